@@ -1,0 +1,112 @@
+"""The benchmark: relations, and for each a grid of scenarios "HEAD words TAIL" that images are made of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from relinv.errors import UserError, unknown
+from relinv.files import read_yaml
+from relinv.settings import Name, Seed, Settings, parse
+
+Entities = Annotated[list[str], Field(min_length=1)]
+
+
+class HeldOutRule(Settings):
+    """The share of triplets that a base was not trained on, and the seed of the hash that picks them."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)]
+    seed: Seed
+
+
+class _RelationEntry(Settings):
+    words: str
+    asymmetric: bool
+    heads: Entities
+    tails: Entities
+
+
+class _BenchmarkFile(Settings):
+    name: str
+    held_out: HeldOutRule | None
+    relations: dict[Name, _RelationEntry]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation: its name in files, its plain words in prompts, and the entities on both of its sides."""
+
+    name: str
+    words: str
+    asymmetric: bool  # "cat inside box" is not "box inside cat", while "cat hugging dog" is "dog hugging cat"
+    heads: tuple[str, ...]
+    tails: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One cell of a relation's grid; `held_out` is None where the base's training set is not known."""
+
+    relation: str
+    index: int
+    head: str
+    tail: str
+    held_out: bool | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All relations of a benchmark file, by name and in its order."""
+
+    name: str
+    relations: dict[str, Relation]
+    held_out: HeldOutRule | None
+
+    def relation(self, name: str) -> Relation:
+        """Return one relation; UserError with the closest name where the benchmark has no such."""
+        if name not in self.relations:
+            raise unknown("relation", name, self.relations)
+        return self.relations[name]
+
+    def scenarios(self, relation_name: str) -> list[Scenario]:
+        """Return a relation's grid row by row: all tails with the first head, then with the next."""
+        relation = self.relation(relation_name)
+        pairs = [(head, tail) for head in relation.heads for tail in relation.tails]
+        return [
+            Scenario(relation_name, index, head, tail, self._is_held_out(head, relation_name, tail))
+            for index, (head, tail) in enumerate(pairs)
+        ]
+
+    def _is_held_out(self, head: str, relation: str, tail: str) -> bool | None:
+        rule = self.held_out
+        if rule is None:
+            return None
+        return is_held_out(head, relation, tail, fraction=rule.fraction, seed=rule.seed)
+
+
+def is_held_out(head: str, relation: str, tail: str, *, fraction: float, seed: int) -> bool:
+    """Return whether a (head, relation, tail) triplet is kept out of a base's training, on any machine alike.
+
+    The order of the two entities does not matter: of a held-out pair neither order is ever seen.
+    """
+    first, second = sorted((head, tail))
+    digest = hashlib.sha256(f"{seed}|{relation}|{first}|{second}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def load_benchmark(path: Path | str) -> Benchmark:
+    """Return the benchmark in a YAML file; UserError where it is missing or not of the benchmark's form."""
+    content = parse(_BenchmarkFile, read_yaml(Path(path), "benchmark"), "", path)
+    for name, entry in content.relations.items():
+        for side in (entry.heads, entry.tails):
+            if len(set(side)) < len(side):
+                raise UserError(f"Relation '{name}' in {path} names an entity twice on one side: remove one.")
+    relations = {
+        name: Relation(name, entry.words, entry.asymmetric, tuple(entry.heads), tuple(entry.tails))
+        for name, entry in content.relations.items()
+    }
+    return Benchmark(content.name, relations, content.held_out)

@@ -1,0 +1,97 @@
+"""Exemplars: a relation's folder of pictures and text.json, and its pictures as a model sees them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CAPTIONS = "text.json"
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A picture and its caption templates, each with one `{}` where the relation's token goes."""
+
+    path: Path
+    templates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExemplarSet:
+    """A relation's exemplars in file-name order; `fingerprint` changes with any byte of pictures or captions."""
+
+    relation: str
+    exemplars: tuple[Exemplar, ...]
+    fingerprint: str
+
+
+def read_exemplars(folder: Path) -> ExemplarSet:
+    """Return the exemplars in a relation's folder; UserError where text.json or a picture it names is missing."""
+    folder = Path(folder)
+    captions = read_captions(folder)
+    missing = [name for name in captions if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder / CAPTIONS} names pictures that are not there: {', '.join(missing)}.")
+    exemplars = tuple(Exemplar(folder / name, captions[name]) for name in captions)
+    return ExemplarSet(folder.name, exemplars, _fingerprint(folder, captions))
+
+
+def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the caption templates of each picture, in file-name order.
+
+    Raises UserError where text.json is missing or does not map file names to lists of templates.
+    """
+    content = read_json(Path(folder) / CAPTIONS, "caption file")
+    if not isinstance(content, Mapping) or not all(map(_is_template_list, content.values())):
+        raise UserError(
+            f"{Path(folder) / CAPTIONS} must map each picture's file name to a list of captions, "
+            'such as {"0.png": ["cat {} box"]}: correct it.'
+        )
+    return {name: tuple(content[name]) for name in sorted(content)}
+
+
+def _is_template_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def _fingerprint(folder: Path, captions: Mapping[str, tuple[str, ...]]) -> str:
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in (*captions, CAPTIONS)]
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+
+def open_upright(path: Path) -> Image:
+    """Return a picture as RGB with its EXIF orientation applied; what is transparent becomes white.
+
+    Raises UserError where the file cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"The picture '{path}' cannot be decoded ({error}): replace it.") from None
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    white = Image.new("RGBA", upright.size, "white")
+    return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+
+
+def load_image(path: Path, resolution: int) -> Image:
+    """Return a picture as a model sees it: upright RGB, the centre square, `resolution` pixels a side, bicubic.
+
+    Never squashed and never flipped: both change what relation is seen. Raises UserError as `open_upright`.
+    """
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(open_upright(path), (resolution, resolution), Image.Resampling.BICUBIC)

@@ -1,0 +1,103 @@
+"""Reading and writing files: results appear whole or not at all, and a bad file is named in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relinv.errors import UserError
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, making its folder; a reader sees the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the process id: writers never share one
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8 with unix line ends, whole or not at all."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place, old content gone, when the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    new, old = workspace / "new", workspace / "old"
+    try:
+        new.mkdir()  # not the 0700 folder of mkdtemp itself: results keep the usual permissions
+        yield new
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_folder(path: Path) -> str:
+    """Return one hex SHA-256 over the relative names and bytes of all files below `path`, in name order."""
+    path = Path(path)
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    lines = [f"{sha256_file(path / name)}  {name}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """Return the UTF-8 text of `path`; `what` names its role in the UserError raised when that fails."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"The {what} '{path}' does not exist.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The {what} '{path}' is not UTF-8 text: save it as UTF-8.") from None
+
+
+def read_json(path: Path, what: str = "JSON file") -> Any:
+    """Return the value in a JSON file; raise UserError with the line at fault where it is missing or broken."""
+    try:
+        return json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"The {what} '{path}' is not valid JSON ({error.msg}, {place}): correct it.") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, keys in the order given, whole or not at all."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_yaml(path: Path, what: str = "YAML file") -> Any:
+    """Return the plain value in a YAML 1.2 file (as DVC reads it: `on` is a word, 1e-3 a number).
+
+    Raises UserError with the line at fault where the file is missing or broken.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(read_text(path, what))
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}" if mark else "somewhere"
+        reason = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"The {what} '{path}' is not valid YAML ({reason}, {place}): correct it.") from None

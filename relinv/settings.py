@@ -1,0 +1,176 @@
+"""Parameters: what each section of params.yaml may hold, read and checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from relinv.checking import parse as parse  # every reader of settings needs it, so it is offered here too
+from relinv.errors import UserError, unknown
+from relinv.files import read_yaml
+
+T = TypeVar("T")
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # names of relations and methods: DVC joins them with "-"
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Settings(BaseModel):
+    """A section of parameters: every key known and present, every value in range, none changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSettings(Settings):
+    """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
+    precision: Literal["fp32", "bf16", "fp16"]
+    resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
+
+
+class JudgeSettings(Settings):
+    """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag."""
+
+    model: Annotated[str, Field(min_length=1)]
+    pretrained: str | None
+
+
+class ExemplarSource(Settings):
+    """Where a base's exemplars come from: rendered from the miniature's world, or a folder you placed."""
+
+    source: Literal["world", "folder"]
+    path: Path | None
+
+
+class BaseSettings(Settings):
+    """One entry of `bases`: a diffusion model, the benchmark it is tested on, its exemplars and its judge."""
+
+    benchmark: Path
+    exemplars: ExemplarSource
+    model: ModelSettings
+    judge: JudgeSettings
+
+
+class ExemplarSettings(Settings):
+    """Which exemplar pictures are rendered: `shared` has one backdrop and tint in all ten, `varied` has not."""
+
+    set: Literal["shared", "varied"]
+    seed: Seed
+
+
+class ValidateSettings(Settings):
+    """What an exemplar folder must satisfy; sides in pixels.
+
+    Two pictures whose small copies differ by at most `duplicate_difference` levels of 255 on the mean count
+    as nearly the same.
+    """
+
+    minimum_images: Annotated[int, Field(ge=1, le=1000)]
+    minimum_side: Annotated[int, Field(ge=16, le=4096)]
+    duplicate_difference: Annotated[float, Field(ge=0, le=64)]
+
+
+class PreviewSettings(Settings):
+    """Pictures made along the way: every so many steps, one for each prompt, `<r>` standing for the relation."""
+
+    every: Positive
+    prompts: list[str]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    seed: Seed
+
+
+class GenerateSettings(Settings):
+    """How the scenarios' images are sampled; batch_size counts images and changes no image."""
+
+    seed: Seed
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    scheduler: Literal["ddim", "pndm", "dpmpp"]
+    batch_size: Positive
+
+
+class ScoreSettings(Settings):
+    """How images are scored; batch_size counts images and changes no score."""
+
+    batch_size: Positive
+
+
+class ReportSettings(Settings):
+    """The report's intervals: bootstrap resamples, their seed, and the level they cover."""
+
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+    seed: Seed
+    level: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Params:
+    """The parameters of one run; a section is checked when it is read, and `sections_read` remembers which.
+
+    DVC re-runs a stage when a section it names changes, so a test compares `sections_read` with dvc.yaml.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+        self._values = values
+        self.file = file
+        self.sections_read: set[str] = set()
+
+    def section(self, name: str, kind: type[T]) -> T:
+        """Return what stands at a dotted name ("generate", "invert.seed"), checked as a `kind`.
+
+        Raises UserError where it is missing or not as `kind` wants it.
+        """
+        node: Any = self._values
+        for part in name.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                raise UserError(f"Parameter '{name}' is missing from {self.file}: add it.")
+            node = node[part]
+        self.sections_read.add(name)
+        return parse(kind, node, name, self.file)
+
+    def base(self) -> str:
+        """Return the name of the base in use; UserError where `bases` holds no such entry."""
+        base = self.section("base", str)
+        bases = self._values.get("bases") or {}
+        if base not in bases:
+            raise UserError(f"{unknown('base', base, bases)} It stands in {self.file} as 'base'.")
+        return base
+
+    def model(self) -> ModelSettings:
+        """Return the diffusion model of the base in use."""
+        return self.section(f"bases.{self.base()}.model", ModelSettings)
+
+    def judge(self) -> JudgeSettings:
+        """Return the judge of the base in use."""
+        return self.section(f"bases.{self.base()}.judge", JudgeSettings)
+
+    def exemplar_source(self) -> ExemplarSource:
+        """Return where the exemplars of the base in use come from."""
+        return self.section(f"bases.{self.base()}.exemplars", ExemplarSource)
+
+    def benchmark(self) -> Path:
+        """Return the benchmark file of the base in use."""
+        return self.section(f"bases.{self.base()}.benchmark", Path)
+
+    def relations(self) -> list[str]:
+        """Return the names of the relations to work on."""
+        return self.section("relations", list[Name])
+
+    def methods(self) -> list[str]:
+        """Return the names of the methods to compare."""
+        return self.section("methods", list[Name])
+
+
+def load_params(file: Path | str = "params.yaml") -> Params:
+    """Return the parameters in `file`; UserError where it is missing, no YAML, or no mapping."""
+    values = read_yaml(Path(file), "parameter file")
+    if not isinstance(values, Mapping):
+        raise UserError(f"The parameter file '{file}' holds no named sections: restore it from git.")
+    return Params(values, Path(file))

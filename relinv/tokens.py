@@ -1,0 +1,33 @@
+"""How many tokens a caption takes, counted without loading a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relinv.errors import UserError
+from relinv.settings import ModelSettings
+
+
+def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]:
+    """Return a base model's token counter and its limit, both with the start and the end token included.
+
+    The counter takes a caption template and counts its `{}` as the one token it becomes. Raises UserError
+    where the model's tokenizer cannot be read.
+    """
+    from transformers import CLIPTokenizer  # takes tokenizer.json and vocab.json + merges.txt; imports no torch
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(model.source, revision=model.revision, subfolder="tokenizer")
+    except Exception as error:  # whatever a damaged file sets off: the libraries below raise many kinds
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"The tokenizer of the base model '{model.source}' cannot be read ({reason}): "
+            "put the whole model folder there, or download it from the hub first."
+        ) from error
+
+    def count(template: str) -> int:
+        pieces = template.split("{}")
+        tokens = sum(len(tokenizer(piece, add_special_tokens=False).input_ids) for piece in pieces)
+        return tokens + len(pieces) - 1 + 2  # each {} becomes one token; a start and an end token frame all
+
+    return count, tokenizer.model_max_length

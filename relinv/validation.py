@@ -1,0 +1,204 @@
+"""Validation of exemplar folders: every problem of a folder at once, in words that say what to do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, open_upright, read_captions
+from relinv.files import write_json
+from relinv.settings import ValidateSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+THUMBNAIL = 32  # pixels a side at which pictures are compared
+EXIF_ORIENTATION = 0x0112
+DEEP_MODES = frozenset({"1", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})  # RGB conversion would clip them
+
+
+@dataclass
+class Verdict:
+    """What validation found in a folder: errors stop the run, warnings go to the report."""
+
+    relation: str
+    images: int = 0
+    captions: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def valid(self) -> bool:
+        """Whether the folder may be learned from."""
+        return not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as plain values, `valid` among them."""
+        return {**asdict(self), "valid": self.valid}
+
+
+def validate_folder(
+    folder: Path,
+    settings: ValidateSettings,
+    *,
+    count_tokens: Callable[[str], int],
+    token_limit: int,
+    resolution: int,
+) -> Verdict:
+    """Return the verdict on a relation's folder of pictures and text.json.
+
+    `count_tokens` counts a caption template's tokens, at most `token_limit`; the base model works on pictures
+    of `resolution` pixels a side.
+    """
+    folder = Path(folder)
+    verdict = Verdict(folder.name)
+    if not folder.is_dir():
+        verdict.errors.append(f"The folder '{folder}' does not exist: put pictures and {CAPTIONS} there.")
+        return verdict
+    names = _image_names(folder, verdict)
+    _check_captions(folder, names, verdict, count_tokens, token_limit)
+    pictures = {name: _check_picture(folder / name, settings, resolution, verdict) for name in names}
+    _check_duplicates({name: p for name, p in pictures.items() if p is not None}, settings, verdict)
+    verdict.images = len(names)
+    if len(names) < settings.minimum_images:
+        verdict.errors.append(
+            f"There are {len(names)} pictures, and at least {settings.minimum_images} are needed: add more."
+        )
+    return verdict
+
+
+def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, **limits: Any) -> None:
+    """Write the verdict on a folder as JSON; `limits` are those of `validate_folder`.
+
+    Raises UserError that lists all errors, where there are any, with the verdict already written.
+    """
+    verdict = validate_folder(folder, settings, **limits)
+    write_json(verdict_file, verdict.to_json())
+    if not verdict.valid:
+        lines = "".join(f"\n  - {error}" for error in verdict.errors)
+        raise UserError(f"The exemplars in '{folder}' cannot be used:{lines}")
+
+
+def _image_names(folder: Path, verdict: Verdict) -> list[str]:
+    """Return the names of the folder's pictures, in order; warn of what is neither picture nor captions."""
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    images = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    for path in visible:
+        if path.name not in images and path.name != CAPTIONS:
+            verdict.warnings.append(f"{path.name} is no picture and not used: remove it.")
+    return images
+
+
+def _check_captions(
+    folder: Path, names: list[str], verdict: Verdict, count_tokens: Callable[[str], int], token_limit: int
+) -> None:
+    """Add what is wrong with text.json: the pictures it names, and every template."""
+    try:
+        captions = read_captions(folder)
+    except UserError as error:
+        verdict.errors.append(str(error))
+        return
+    for name in sorted(captions.keys() - set(names)):
+        verdict.errors.append(f"{CAPTIONS} names '{name}', which is not there: add the picture or drop the entry.")
+    for name in sorted(set(names) - captions.keys()):
+        verdict.errors.append(f"{name} has no captions in {CAPTIONS}: add an entry for it or remove the picture.")
+    verdict.captions = sum(map(len, captions.values()))
+    for name, templates in captions.items():
+        if len(set(templates)) < len(templates):
+            verdict.warnings.append(f"{name} has the same caption twice: change or drop one.")
+        for template in dict.fromkeys(templates):
+            problem = _template_problem(template, count_tokens, token_limit)
+            if problem:
+                verdict.errors.append(f"The caption '{template}' of {name} {problem}.")
+
+
+def _template_problem(template: str, count_tokens: Callable[[str], int], token_limit: int) -> str | None:
+    """Return what is wrong with one caption template and what to do, or None."""
+    slots = template.count("{}")
+    if slots != 1:
+        return f"has {slots} '{{}}': write exactly one, where the relation stands"
+    if set("{}") & set(template.replace("{}", "")):
+        return "has braces besides its '{}': remove them"
+    tokens = count_tokens(template)
+    if tokens > token_limit:
+        return f"takes {tokens} tokens, and the text encoder reads {token_limit}: shorten it"
+    return None
+
+
+def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verdict: Verdict) -> Image | None:
+    """Add what is wrong with one picture; return it upright in RGB, or None where it cannot be decoded."""
+    try:
+        picture = open_upright(path)
+        facts = _file_facts(path)
+    except UserError as error:
+        verdict.errors.append(str(error))
+        return None
+    errors, warnings = _mode_problems(facts)
+    side = min(picture.size)
+    if side < settings.minimum_side:
+        errors.append(f"its shorter side has {side} pixels, at least {settings.minimum_side} are needed: "
+                      "use a larger picture")  # fmt: skip
+    elif side < resolution:
+        warnings.append(f"its shorter side has {side} pixels and is enlarged to {resolution}: "
+                        "a larger picture would be sharper")  # fmt: skip
+    if max(picture.size) > 2 * side:
+        warnings.append("it is more than twice as long as wide, and only the centre square is used: crop it")
+    verdict.errors += [f"{path.name}: {text}." for text in errors]
+    verdict.warnings += [f"{path.name}: {text}." for text in warnings]
+    return picture
+
+
+def _file_facts(path: Path) -> Mapping[str, Any]:
+    """Return the mode, the EXIF orientation, the number of frames and the transparency of a picture's file."""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        return {
+            "mode": opened.mode,
+            "orientation": opened.getexif().get(EXIF_ORIENTATION, 1),
+            "frames": getattr(opened, "n_frames", 1),
+            "transparent": opened.has_transparency_data,
+        }
+
+
+def _mode_problems(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the errors and the warnings that follow from how a picture's file stores it."""
+    errors, warnings = [], []
+    mode = facts["mode"]
+    if mode in DEEP_MODES:
+        errors.append(f"its mode is {mode}: save it in 8-bit RGB")
+    elif facts["transparent"]:
+        warnings.append(f"its mode is {mode} with transparency, which is laid on white: save it in RGB to choose")
+    elif mode != "RGB":
+        warnings.append(f"its mode is {mode} and is converted to RGB: save it in RGB to be sure of its colours")
+    if facts["orientation"] not in (0, 1):
+        warnings.append(f"its EXIF orientation is {facts['orientation']} and is applied: save it upright to be sure")
+    if facts["frames"] > 1:
+        warnings.append(f"it holds {facts['frames']} frames and only the first is used: save that one alone")
+    return errors, warnings
+
+
+def _check_duplicates(pictures: Mapping[str, Image], settings: ValidateSettings, verdict: Verdict) -> None:
+    """Add the pairs of pictures with the same pixels (errors) and with nearly the same (warnings)."""
+    import numpy as np
+
+    thumbnails = {name: _thumbnail(picture) for name, picture in pictures.items()}
+    for first, second in itertools.combinations(pictures, 2):
+        if pictures[first].size == pictures[second].size and pictures[first].tobytes() == pictures[second].tobytes():
+            verdict.errors.append(f"{second} shows the very picture {first} shows: remove one of the two.")
+        elif np.abs(thumbnails[first] - thumbnails[second]).mean() <= settings.duplicate_difference:
+            verdict.warnings.append(f"{second} is nearly the same picture as {first}: different scenes teach more.")
+
+
+def _thumbnail(picture: Image) -> np.ndarray:
+    """Return a picture's colours at a small size, levels 0 to 255: (32, 32, 3)."""
+    import numpy as np
+    from PIL import Image
+
+    small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32)

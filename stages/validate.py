@@ -1,0 +1,39 @@
+"""Stage `validate`: checks one relation's exemplar folder before anything is learned from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.settings import ValidateSettings, load_params
+from relinv.tokens import load_token_counter
+from relinv.validation import check_folder
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.validate inside")
+def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, such as inside.")]) -> None:
+    """Check data/relations/RELATION and write the verdict to data/verdicts/RELATION.json.
+
+    All problems are listed at once. An error fails the stage; a warning is shown in the report.
+    """
+    params = load_params()
+    model = params.model()
+    settings = params.section("validate", ValidateSettings)
+    count_tokens, token_limit = load_token_counter(model)
+    check_folder(
+        Path("data/relations") / relation,
+        Path("data/verdicts") / f"{relation}.json",
+        settings,
+        count_tokens=count_tokens,
+        token_limit=token_limit,
+        resolution=model.resolution,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(app)

@@ -1,0 +1,83 @@
+"""The benchmark files, their grids, and the rule that holds triplets out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relinv.benchmark import is_held_out, load_benchmark
+from relinv.errors import UserError
+
+FILES = ["data/benchmark/miniature.yaml", "data/benchmark/reversion.yaml"]
+NAMES = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from", "wrapped_in",
+         "ride_on"]  # fmt: skip
+WORDS = ["painted on", "carved by", "shaking hands with", "hugging", "back to back with", "inside", "on",
+         "hanging from", "wrapped in", "riding on"]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_benchmark_has_a_thousand_scenarios_in_ten_relations(file: str) -> None:
+    benchmark = load_benchmark(file)
+    assert list(benchmark.relations) == NAMES
+    assert [relation.words for relation in benchmark.relations.values()] == WORDS
+    symmetric = [relation.name for relation in benchmark.relations.values() if not relation.asymmetric]
+    assert symmetric == ["shake_hands", "hug", "back2back"]
+    scenarios = [scenario for name in NAMES for scenario in benchmark.scenarios(name)]
+    assert len({(scenario.relation, scenario.head, scenario.tail) for scenario in scenarios}) == 1000
+
+
+def test_grid_runs_row_by_row() -> None:
+    scenarios = load_benchmark(FILES[0]).scenarios("inside")
+    assert [scenario.index for scenario in scenarios] == list(range(100))
+    assert [(s.head, s.tail) for s in scenarios[:2]] == [("man", "box"), ("man", "basket")]
+    assert (scenarios[10].head, scenarios[10].tail) == ("child", "box")
+
+
+def test_the_miniature_holds_out_about_a_fifth_of_each_relation() -> None:
+    benchmark = load_benchmark(FILES[0])
+    counts = [sum(scenario.held_out is True for scenario in benchmark.scenarios(name)) for name in NAMES]
+    assert all(10 <= count <= 30 for count in counts)
+    assert 170 <= sum(counts) <= 230
+
+
+def test_the_published_benchmark_does_not_know_what_was_held_out() -> None:
+    assert {scenario.held_out for scenario in load_benchmark(FILES[1]).scenarios("on")} == {None}
+
+
+def test_held_out_rule_is_the_same_everywhere_and_blind_to_order() -> None:
+    def rule(head: str, tail: str, fraction: float = 0.2, seed: int = 0) -> bool:
+        return is_held_out(head, "hug", tail, fraction=fraction, seed=seed)
+
+    names = [f"entity{number}" for number in range(60)]
+    chosen = {(head, tail) for head in names for tail in names if rule(head, tail)}
+    assert 0.17 < len(chosen) / 3600 < 0.23
+    assert chosen == {(tail, head) for head, tail in chosen}
+    assert not any(rule(head, "cat", fraction=0.0) for head in names)
+    assert all(rule(head, "cat", fraction=1.0) for head in names)
+    assert chosen != {(head, tail) for head in names for tail in names if rule(head, tail, seed=1)}
+    held_out = [s.tail for s in load_benchmark(FILES[0]).scenarios("inside") if s.head == "cat" and s.held_out]
+    assert held_out == ["basket", "cup", "barrel", "drum"]
+
+
+def test_unknown_relation_is_answered_with_the_closest() -> None:
+    with pytest.raises(UserError, match=r"Unknown relation 'insde'. Did you mean 'inside'\?"):
+        load_benchmark(FILES[0]).scenarios("insde")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nheld_out: null\nrelations: {hug: {words: hugging}}\n", r"'relations\.hug\.asymmetric' is missing"),
+        ("name: x\nheld_out: {fraction: 2, seed: 0}\nrelations: {}\n", r"'held_out\.fraction' is 2"),
+        (
+            "name: x\nheld_out: null\n"
+            "relations: {hug: {words: hugging, asymmetric: false, heads: [cat, cat], tails: [dog]}}\n",
+            "names an entity twice",
+        ),
+    ],
+)
+def test_bad_benchmark_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "benchmark.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_benchmark(tmp_path / "benchmark.yaml")

@@ -1,0 +1,60 @@
+"""A stage's command line: user mistakes become one sentence and exit code 1, bugs keep their traceback."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from relinv import cli
+from relinv.errors import UserError
+
+
+def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = cli.stage_app()
+
+    @app.command()
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    cli.run(app)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("No such cat."), "Error: No such cat.\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "Error: The disk is full while writing 'a.png': "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "Error: The disk is full: "),
+    ],
+)
+def test_mistake_is_one_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(error, monkeypatch)
+    assert caught.value.code == 1
+    text = capsys.readouterr().err
+    assert text.startswith(sentence)
+    assert text.count("\n") == 1
+
+
+def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(ZeroDivisionError(), monkeypatch)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "validate"])
+def test_help_shows_an_example(stage: str) -> None:
+    command = [sys.executable, "-m", f"stages.{stage}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"Example: python -m stages.{stage} inside" in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["fetch", "validate", "report"])
+def test_light_stages_import_no_torch(stage: str) -> None:
+    code = f"import sys, stages.{stage}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,70 @@
+"""Exemplar folders are read in name order, and pictures upright, unsquashed and unflipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relinv.errors import UserError
+from relinv.exemplars import load_image, read_exemplars
+
+LEFT_RED = np.zeros((8, 8, 3), np.uint8)
+LEFT_RED[:, :4, 0] = 255
+
+
+def test_folder_is_read_in_name_order(exemplar_folder: Path) -> None:
+    found = read_exemplars(exemplar_folder)
+    assert found.relation == "inside"
+    assert [exemplar.path.name for exemplar in found.exemplars] == ["0.png", "1.png", "2.png", "3.png"]
+    assert found.exemplars[0].templates == ("cat {} box", "a photo of a cat {} a box in the snow")
+
+
+def test_fingerprint_follows_pictures_and_captions_alone(exemplar_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exemplar_folder, tmp_path / "copy"))
+    expected = read_exemplars(exemplar_folder).fingerprint
+    (folder / "notes.txt").write_text("not used")
+    assert read_exemplars(folder).fingerprint == expected
+    (folder / "0.png").write_bytes((folder / "1.png").read_bytes())
+    assert read_exemplars(folder).fingerprint != expected
+
+
+@pytest.mark.parametrize("content", [["0.png"], {"0.png": "cat {} box"}, {"0.png": []}, {"0.png": [1]}])
+def test_captions_of_another_form_are_refused(tmp_path: Path, content: object) -> None:
+    (tmp_path / "text.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="must map each picture's file name to a list of captions"):
+        read_exemplars(tmp_path)
+
+
+def test_missing_pictures_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text('{"7.png": ["cat {} box"]}')
+    with pytest.raises(UserError, match=r"not there: 7\.png"):
+        read_exemplars(tmp_path)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    Image.fromarray(LEFT_RED).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
+
+
+def test_wide_picture_is_cropped_to_its_centre_and_not_flipped(tmp_path: Path) -> None:
+    wide = np.pad(LEFT_RED, ((0, 0), (4, 4), (0, 0)), constant_values=90)
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), LEFT_RED)
+
+
+def test_transparency_becomes_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert np.asarray(load_image(tmp_path / "a.png", 8)).min() == 255
+
+
+def test_undecodable_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
+    with pytest.raises(UserError, match=r"a\.png' cannot be decoded"):
+        load_image(tmp_path / "a.png", 8)

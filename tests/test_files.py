@@ -1,0 +1,84 @@
+"""Files appear whole or not at all, and hash by content alone."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from relinv import files
+from relinv.errors import UserError
+
+
+def test_text_is_written_with_its_folder(tmp_path: Path) -> None:
+    files.atomic_write_text(tmp_path / "a" / "b.txt", "é\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"\xc3\xa9\n"
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "result.txt"
+    target.write_text("old")
+
+    def full_disk(self: Path, data: bytes) -> int:
+        with self.open("wb") as stream:
+            stream.write(data[:1])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        files.atomic_write_text(target, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.txt"]
+    assert target.read_text() == "old"
+
+
+def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "stale.txt").write_text("stale")
+    with files.atomic_folder(target) as folder:
+        (folder / "new.txt").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["new.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "kept.txt").write_text("kept")
+    with pytest.raises(ZeroDivisionError), files.atomic_folder(target) as folder:
+        (folder / "half.txt").write_text("half")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept.txt"]
+
+
+def test_hashes_follow_names_and_bytes(tmp_path: Path) -> None:
+    assert files.sha256_file(_write(tmp_path / "x", "abc")).startswith("ba7816bf8f01cfea")
+    first = files.sha256_folder(tmp_path)
+    (tmp_path / "x").rename(tmp_path / "y")
+    assert files.sha256_folder(tmp_path) != first
+    (tmp_path / "y").rename(tmp_path / "x")
+    assert files.sha256_folder(tmp_path) == first
+
+
+def test_json_survives_a_round_trip(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "v.json", {"b": [1, None], "a": "é"})
+    assert files.read_json(tmp_path / "v.json") == {"b": [1, None], "a": "é"}
+    assert (tmp_path / "v.json").read_text().endswith("}\n")
+
+
+def test_broken_files_are_named_with_the_place(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The verdict '.*v\.json' is not valid JSON .*line 2"):
+        files.read_json(_write(tmp_path / "v.json", '{\n"a" 1}'), "verdict")
+    with pytest.raises(UserError, match=r"The benchmark '.*b\.yaml' is not valid YAML .*line"):
+        files.read_yaml(_write(tmp_path / "b.yaml", "a: 1\nb: [1\nc: 2\n"), "benchmark")
+    with pytest.raises(UserError, match=r"The concept '.*none\.json' does not exist"):
+        files.read_json(tmp_path / "none.json", "concept")
+    (tmp_path / "latin.json").write_bytes(b'"\xe9"')
+    with pytest.raises(UserError, match="not UTF-8"):
+        files.read_json(tmp_path / "latin.json")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

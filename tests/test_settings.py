@@ -1,0 +1,117 @@
+"""Parameters: what is refused, and that the sentence names the parameter, its value, what is allowed, and the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relinv.errors import UserError
+from relinv.settings import (
+    BaseSettings,
+    ExemplarSettings,
+    GenerateSettings,
+    ModelSettings,
+    Params,
+    PreviewSettings,
+    ReportSettings,
+    ScoreSettings,
+    Seed,
+    ValidateSettings,
+    load_params,
+    parse,
+)
+
+GENERATE = {"seed": 0, "steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}
+MODEL = {"source": "folder", "revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
+
+
+def refusal(kind: Any, values: Any, where: str = "generate") -> str:
+    with pytest.raises(UserError) as caught:
+        parse(kind, values, where)
+    return str(caught.value)
+
+
+def test_value_out_of_range_is_named_with_range_and_file() -> None:
+    assert refusal(GenerateSettings, {**GENERATE, "steps": 0}) == (
+        "Parameter 'generate.steps' is 0 in params.yaml: it must be an integer at least 1 and at most 1000."
+    )
+
+
+def test_unknown_key_is_answered_with_the_closest() -> None:
+    assert refusal(GenerateSettings, {**GENERATE, "stepz": 3}).startswith(
+        "Unknown parameter 'stepz'. Did you mean 'steps'?"
+    )
+
+
+def test_missing_key_says_what_to_add() -> None:
+    message = refusal(ScoreSettings, {}, "score")
+    assert message == (
+        "Parameter 'score.batch_size' is missing from params.yaml: add it; it must be an integer at least 1."
+    )
+
+
+def test_choices_are_listed() -> None:
+    message = refusal(ModelSettings, {**MODEL, "precision": "fp8"}, "bases.miniature.model")
+    assert message.startswith("Parameter 'bases.miniature.model.precision' is 'fp8'")
+    assert message.endswith("one of fp32, bf16, fp16.")
+
+
+def test_every_problem_is_told_in_its_own_sentence() -> None:
+    message = refusal(GenerateSettings, {**GENERATE, "steps": 0, "batch_size": "many"})
+    assert [line.split("'")[1] for line in message.splitlines()] == ["generate.steps", "generate.batch_size"]
+
+
+def test_infinite_numbers_are_refused() -> None:
+    assert "generate.guidance_scale" in refusal(GenerateSettings, {**GENERATE, "guidance_scale": float("nan")})
+
+
+def test_scalars_and_lists_are_checked_too() -> None:
+    assert refusal(Seed, -1, "invert.seed").startswith("Parameter 'invert.seed' is -1 in params.yaml")
+    assert refusal(list[int], [1, "x"], "sizes").startswith("Parameter 'sizes.1' is 'x'")
+
+
+def test_params_remember_the_sections_read() -> None:
+    params = Params({"base": "small", "bases": {"small": {"model": MODEL}}, "generate": GENERATE}, Path("p.yaml"))
+    assert params.model().resolution == 64
+    assert params.section("generate", GenerateSettings).steps == 25
+    assert params.sections_read == {"base", "bases.small.model", "generate"}
+
+
+def test_unknown_base_is_answered_with_the_closest() -> None:
+    params = Params({"base": "minature", "bases": {"miniature": {}}}, Path("p.yaml"))
+    with pytest.raises(UserError, match=r"Unknown base 'minature'. Did you mean 'miniature'\?.* p.yaml"):
+        params.model()
+
+
+def test_missing_section_is_named() -> None:
+    with pytest.raises(UserError, match=r"'invert.seed' is missing from p.yaml"):
+        Params({"invert": {}}, Path("p.yaml")).section("invert.seed", Seed)
+
+
+@pytest.mark.parametrize("text", ["", "- a list\n", "a: [1\n"])
+def test_file_that_holds_no_parameters_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("relations: [on, inside]\nrate: 1e-3\n")
+    params = load_params(tmp_path / "params.yaml")
+    assert params.relations() == ["on", "inside"]
+    assert params.section("rate", float) == 1e-3
+
+
+def test_committed_parameters_are_valid() -> None:
+    params = load_params()
+    for name, base in params.section("bases", dict[str, Any]).items():
+        parse(BaseSettings, base, f"bases.{name}")
+        assert Path(base["benchmark"]).is_file()
+    params.section("exemplars", ExemplarSettings)
+    params.section("validate", ValidateSettings)
+    params.section("invert.preview", PreviewSettings)
+    params.section("generate", GenerateSettings)
+    params.section("score", ScoreSettings)
+    params.section("report", ReportSettings)

@@ -1,0 +1,130 @@
+"""Validation finds each fault of an exemplar folder, all at once, and says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageEnhance
+
+from relinv.errors import UserError
+from relinv.settings import ValidateSettings
+from relinv.validation import Verdict, check_folder, validate_folder
+
+SETTINGS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=4.0)
+
+
+def count_words(template: str) -> int:
+    return len(template.split()) + 2
+
+
+def judge(folder: Path, settings: ValidateSettings = SETTINGS, resolution: int = 64) -> Verdict:
+    return validate_folder(folder, settings, count_tokens=count_words, token_limit=16, resolution=resolution)
+
+
+@pytest.fixture
+def folder(exemplar_folder: Path, tmp_path: Path) -> Path:
+    """A valid relation folder that a test may spoil."""
+    return Path(shutil.copytree(exemplar_folder, tmp_path / "inside"))
+
+
+def edit_captions(folder: Path, **changes: list[str] | None) -> None:
+    """Set (or with None remove) the captions of pictures, named by their number as `p0`."""
+    file = folder / "text.json"
+    captions = json.loads(file.read_text())
+    for key, templates in changes.items():
+        name = f"{key[1:]}.png"
+        captions.pop(name) if templates is None else captions.update({name: templates})
+    file.write_text(json.dumps(captions))
+
+
+def test_valid_folder_has_neither_errors_nor_warnings(folder: Path) -> None:
+    assert judge(folder).to_json() == {
+        "relation": "inside", "images": 4, "captions": 8, "errors": [], "warnings": [], "valid": True,
+    }  # fmt: skip
+
+
+def _truncate(folder: Path) -> None:
+    data = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(data[: len(data) // 2])
+
+
+def _turn(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "0.png").save(folder / "0.png", exif=exif)
+
+
+def _resave(folder: Path, change: Callable[[Image.Image], Image.Image], source: str = "0", target: str = "0") -> None:
+    with Image.open(folder / f"{source}.png") as opened:
+        change(opened.copy()).save(folder / f"{target}.png")
+
+
+ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "damaged": (_truncate, "2.png' cannot be decoded"),
+    "small": (lambda f: _resave(f, lambda p: p.resize((16, 40))), "0.png: its shorter side has 16 pixels"),
+    "deep": (lambda f: _resave(f, lambda p: p.convert("I;16")), "0.png: its mode is I;16: save it in 8-bit RGB."),
+    "identical": (lambda f: _resave(f, lambda p: p, "0", "1"), "1.png shows the very picture 0.png shows: remove"),
+    "unlisted": (lambda f: edit_captions(f, p0=None), "0.png has no captions in text.json: add"),
+    "absent": (lambda f: edit_captions(f, p9=["cat {} box"]), "names '9.png', which is not there: add"),
+    "no slot": (lambda f: edit_captions(f, p0=["cat inside box"]), "'cat inside box' of 0.png has 0 '{}': write"),
+    "two slots": (lambda f: edit_captions(f, p0=["cat {} {} box"]), "of 0.png has 2 '{}': write exactly one"),
+    "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
+    "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
+    "few": (lambda f: (f / "3.png").unlink(), "There are 3 pictures, and at least 4 are needed: add more."),
+    "no captions": (lambda f: (f / "text.json").unlink(), "text.json' does not exist"),
+    "broken captions": (lambda f: (f / "text.json").write_text("{"), "text.json' is not valid JSON"),
+}
+
+WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "turned": (_turn, "0.png: its EXIF orientation is 6 and is applied: save it upright"),
+    "grey": (lambda f: _resave(f, lambda p: p.convert("L")), "0.png: its mode is L and is converted to RGB"),
+    "transparent": (lambda f: _resave(f, lambda p: p.convert("RGBA")), "with transparency, which is laid on white"),
+    "long picture": (lambda f: _resave(f, lambda p: p.resize((64, 160))), "more than twice as long as wide"),
+    "enlarged": (lambda f: _resave(f, lambda p: p.resize((48, 48))), "has 48 pixels and is enlarged to 64"),
+    "brighter": (lambda f: _resave(f, lambda p: ImageEnhance.Brightness(p).enhance(0.99), "0", "1"),
+                 "1.png is nearly the same picture as 0.png"),
+    "resized": (lambda f: _resave(f, lambda p: p.resize((80, 80)), "0", "1"), "1.png is nearly the same picture"),
+    "same caption": (lambda f: edit_captions(f, p0=["cat {} box"] * 2), "0.png has the same caption twice"),
+    "other file": (lambda f: (f / "notes.txt").write_text(""), "notes.txt is no picture and not used: remove it."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), ERRORS.values(), ids=ERRORS.keys())
+def test_fault_is_an_error(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:
+    spoil(folder)
+    verdict = judge(folder)
+    assert not verdict.valid
+    assert any(sentence in error for error in verdict.errors), verdict.errors
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), WARNINGS.values(), ids=WARNINGS.keys())
+def test_oddity_is_a_warning(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:
+    spoil(folder)
+    verdict = judge(folder)
+    assert verdict.valid, verdict.errors
+    assert any(sentence in warning for warning in verdict.warnings), verdict.warnings
+
+
+def test_hidden_files_are_no_matter(folder: Path) -> None:
+    (folder / ".DS_Store").write_text("")
+    assert judge(folder).warnings == []
+
+
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
+    assert "does not exist" in judge(tmp_path / "none").errors[0]
+
+
+def test_all_problems_are_listed_at_once_and_the_verdict_is_written(folder: Path, tmp_path: Path) -> None:
+    edit_captions(folder, p0=["cat box"], p9=["cat {} box"])
+    _truncate(folder)
+    file = tmp_path / "verdict.json"
+    with pytest.raises(UserError) as caught:
+        check_folder(folder, file, SETTINGS, count_tokens=count_words, token_limit=16, resolution=64)
+    assert str(caught.value).count("\n  - ") == 3
+    verdict = json.loads(file.read_text())
+    assert not verdict["valid"]
+    assert len(verdict["errors"]) == 3
