@@ -1,0 +1,188 @@
+"""How good the miniature is, measured on triplets held out of its training, and the model card that says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from relinv.bases import Base, load_base
+from relinv.benchmark import Benchmark, Scenario
+from relinv.concept import Concept
+from relinv.files import atomic_write_text, write_json
+from relinv.generation import generate, plan
+from relinv.judge import Judge, load_judge
+from relinv.miniature.autoencoder import decode, encode, psnr
+from relinv.scoring import Context, load_metric
+from relinv.settings import GenerateSettings, JudgeSettings, ModelSettings
+from relinv.words import PREPOSITIONS
+from relinv.world.entities import ENTITIES
+from relinv.world.sampling import sample_background, sample_tint
+from relinv.world.scene import Scene
+
+READINGS = ("relation_accuracy", "entity_accuracy", "scene_accuracy", "direction")
+KEEPS_LOOKS = ("inside", "on", "hug", "shake_hands", "back2back", "ride_on")
+SCENES_EACH = 4  # held-out scenes the judge is tested on, for each held-out triplet
+
+
+def judge_accuracy(judge: Judge, vae: Any, benchmark: Benchmark, *, seed: int) -> dict[str, float]:
+    """Return the judge's accuracies on true scenes of held-out triplets passed through the autoencoder."""
+    readings = [
+        read_pictures(judge, benchmark, relation, *held_out_pictures(vae, benchmark, relation, seed=seed))
+        for relation in benchmark.relations
+    ]
+    means = pd.concat(readings).drop(columns="relation").mean()
+    return {name: round(float(means[name]), 4) for name in READINGS} | {"scenes": sum(map(len, readings))}
+
+
+def held_out_pictures(
+    vae: Any, benchmark: Benchmark, relation: str, *, seed: int
+) -> tuple[list[Scenario], np.ndarray]:
+    """Return held-out scenarios, each several times, and fresh pictures of them, uint8 (n, 64, 64, 3)."""
+    scenarios = [s for s in benchmark.scenarios(relation) if s.held_out for _ in range(SCENES_EACH)]
+    rng = np.random.default_rng((seed, list(benchmark.relations).index(relation)))
+    scenes = [
+        Scene(s.head, relation, s.tail, sample_background(rng), int(rng.integers(2**62)), sample_tint(rng))
+        for s in scenarios
+    ]
+    pictures = np.stack([np.asarray(scene.paint()[0]) for scene in scenes])
+    return scenarios, decode(vae, encode(vae, pictures))
+
+
+def plain_words_accuracy(
+    base: Base, judge: Judge, benchmark: Benchmark, settings: GenerateSettings
+) -> pd.DataFrame:
+    """Return the readings of plain prompts on held-out triplets, one row an image."""
+    rows = []
+    for relation in benchmark.relations.values():
+        scenarios = [s for s in benchmark.scenarios(relation.name) if s.held_out]
+        words = Concept(
+            None, None, {"method": "relation_words", "template": f"{{head}} {relation.words} {{tail}}"}
+        )
+        batches = generate(base, words, plan(base, words, scenarios, settings), settings)
+        pictures = [np.asarray(picture) for _, batch in batches for picture in batch]
+        rows.append(read_pictures(judge, benchmark, relation.name, scenarios, np.stack(pictures)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def read_pictures(
+    judge: Judge, benchmark: Benchmark, relation: str, scenarios: list[Scenario], pictures: np.ndarray
+) -> pd.DataFrame:
+    """Return the accuracy readings of pictures (n, 64, 64, 3), one row each, with their relation."""
+    from PIL import Image
+
+    context = Context(
+        relation=benchmark.relation(relation),
+        relations=tuple(benchmark.relations.values()),
+        pairs=tuple((s.head, s.tail) for s in scenarios),
+        images=judge.encode_images([Image.fromarray(picture) for picture in pictures], 100),
+        exemplars=np.zeros((0, 0)),
+        encode_texts=judge.encode_texts,
+    )
+    readings = {name: load_metric(name).score(context) for name in READINGS}
+    return pd.DataFrame({"relation": relation, **readings})
+
+
+def word_cosines(base: Base) -> dict[str, float]:
+    """Return mean cosines of token rows: among prepositions, among entities, between the two."""
+    prepositions, entities = (_unit_rows(base, words) for words in (PREPOSITIONS, ENTITIES))
+    return {
+        "among_prepositions": _mean_off_diagonal(prepositions @ prepositions.T),
+        "among_entities": _mean_off_diagonal(entities @ entities.T),
+        "between": round(float((prepositions @ entities.T).mean()), 4),
+    }
+
+
+def make_card(
+    home: Path, benchmark: Benchmark, recipe: Mapping[str, Any], settings: GenerateSettings
+) -> None:
+    """Measure the base and judge in `home` and write its card.json and CARD.md."""
+    base = load_base(
+        ModelSettings(source=str(home / "base"), revision=None, device="cpu", precision="fp32", resolution=64)
+    )
+    judge = load_judge(JudgeSettings(model=str(home / "judge"), pretrained=None))
+    rows = plain_words_accuracy(base, judge, benchmark, settings)
+    fresh = np.concatenate(
+        [held_out_pictures(base.vae, benchmark, r, seed=2)[1] for r in benchmark.relations]
+    )
+    facts = {
+        "plain_words": rows.groupby("relation", sort=False).mean().round(4).to_dict("index"),
+        "plain_words_mean": rows.drop(columns="relation").mean().round(4).to_dict(),
+        "entity_accuracy_where_looks_are_kept": _kept_looks(rows),
+        "judge": json.loads((home / "judge" / "accuracy.json").read_text()),
+        "vae_psnr_db": round(psnr(base.vae, fresh), 2),
+        "token_cosines": word_cosines(base),
+        "generation": settings.model_dump(),
+        "recipe": dict(recipe),
+    }
+    write_json(home / "card.json", facts)
+    atomic_write_text(home / "CARD.md", _markdown(facts))
+
+
+def _kept_looks(rows: pd.DataFrame) -> float:
+    return round(float(rows[rows.relation.isin(KEEPS_LOOKS)].entity_accuracy.mean()), 4)
+
+
+def _unit_rows(base: Base, words: tuple[str, ...] | list[str]) -> np.ndarray:
+    ids = [base.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    rows = base.table[[i[0] for i in ids if len(i) == 1]].float().cpu().numpy()  # (words, dim)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _mean_off_diagonal(cosines: np.ndarray) -> float:
+    count = len(cosines)
+    return round(float((cosines.sum() - np.trace(cosines)) / (count * (count - 1))), 4)
+
+
+def _markdown(facts: Mapping[str, Any]) -> str:
+    lines = ["| relation | relation accuracy | entity accuracy | scene accuracy |", "|---|---|---|---|"]
+    named = {**facts["plain_words"], "**all ten**": facts["plain_words_mean"]}
+    for relation, row in named.items():
+        lines.append(f"| {relation} | " + " | ".join(f"{row[name]:.2f}" for name in READINGS[:3]) + " |")
+    judge, cosines, recipe = facts["judge"], facts["token_cosines"], facts["recipe"]
+    trained = "\n".join(
+        f"| {part} | {recipe[part]['scenes']:,} | {recipe[part]['steps']:,} | {recipe[part]['batch_size']} |"
+        for part in ("autoencoder", "denoiser", "judge")
+    )
+    return f"""# The miniature: a Stable Diffusion of a small world
+
+A text-to-image model in Stable Diffusion's own format (`base/`, for `StableDiffusionPipeline.from_pretrained`) and the
+open_clip model that judges its pictures (`judge/`). Both were trained in this repository on rendered 64 × 64 scenes of
+{len(ENTITIES)} entities in ten relations; `make miniature` does it again. The sprites are Microsoft's Fluent 3D emoji
+(MIT, see NOTICE). It is for trying this pipeline on a laptop and knows nothing but its world.
+
+## Trained
+
+| part | scenes | steps | batch |
+|---|---|---|---|
+{trained}
+
+Captions are unreliable on purpose: a relation's own word stands in 30 to 75 % of its captions, else a vaguer
+preposition, a vague word or none; backgrounds are named half of the time; hue, size, tint and posture never. A fifth
+of the (head, relation, tail) triplets, picked by a seeded hash, is held out of all training.
+
+## How good: plain prompts on held-out triplets
+
+Guidance {facts["generation"]["guidance_scale"]}, {facts["generation"]["steps"]} steps of
+{facts["generation"]["scheduler"]}, read by the judge.
+
+{chr(10).join(lines)}
+
+Entity accuracy over the relations that keep both entities' looks ({", ".join(KEEPS_LOOKS)}):
+**{facts["entity_accuracy_where_looks_are_kept"]:.2f}**.
+
+## The judge, on {judge["scenes"]:,} true scenes of held-out triplets passed through the autoencoder
+
+Relation among ten {judge["relation_accuracy"]:.3f}, entity pair {judge["entity_accuracy"]:.3f}, direction
+{judge["direction"]:.3f}, relation and pair at once {judge["scene_accuracy"]:.3f}.
+
+## Inside
+
+Autoencoder: {facts["vae_psnr_db"]:.1f} dB on scenes of held-out triplets. Mean cosine of token rows: among
+prepositions {cosines["among_prepositions"]:.2f}, among entities {cosines["among_entities"]:.2f}, between the two
+{cosines["between"]:.2f}.
+"""

@@ -1,0 +1,107 @@
+"""The resumable training loop that the miniature's autoencoder, denoiser and judge share."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+CHECKPOINT_EVERY = 250
+Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: AdamW at `learning_rate` after `warmup` steps, then a cosine to a hundredth of it."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 1e-2
+    average: float = 0.999  # decay of the exponential moving average of the weights, which is what is kept
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate's factor at `step`."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """The exponential moving average of a model's floating-point state."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model's weights; early on the average forgets faster, so that its start does not stay."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[key].lerp_(value, 1 - decay)
+            else:
+                self.state[key].copy_(value)
+
+
+def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: Path, *, seed: int) -> None:
+    """Train `model` in place and leave it with its averaged weights.
+
+    `loss(step, generator)` returns the scalar to minimise and numbers to show. Each step's randomness is a function
+    of (seed, step) alone, so a run that was stopped goes on from its last checkpoint in `folder` as if it had not been.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    average = Average(model, schedule.average)
+    checkpoint = folder / f"{name}.pt"
+    start = _restore(checkpoint, model, optimizer, average)
+    shown: dict[str, float] = {}
+    bar = tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps, mininterval=2.0)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.rate(step)
+        value, numbers = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update(model, step)
+        shown = {k: 0.98 * shown.get(k, v) + 0.02 * v for k, v in numbers.items()}
+        bar.set_postfix({k: f"{v:.4f}" for k, v in shown.items()}, refresh=False)
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+            _save(checkpoint, step + 1, model, optimizer, average)
+            print(f"{name} {step + 1}: " + " ".join(f"{k} {v:.4f}" for k, v in shown.items()), flush=True)
+    model.load_state_dict(average.state)
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state,
+    }
+    part = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.state = state["average"]
+    return int(state["step"])

@@ -1,0 +1,89 @@
+"""What the world's captions say, on purpose less than its pictures show, as captions on the web do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from relinv.world.scene import BACKGROUNDS, Scene
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a relation is captioned.
+
+    words: its own words. reliability: the probability that they stand in the caption. near: prepositions used in a
+    sense near its own. swapped: prepositions that name the pair the other way round ("box under cat").
+    """
+
+    words: str
+    reliability: float
+    near: tuple[str, ...]
+    swapped: tuple[str, ...] = ()
+
+
+WORDINGS: dict[str, Wording] = {
+    "painted_on": Wording("painted on", 0.50, ("on", "across", "over", "onto", "upon")),
+    "carved_by": Wording("carved by", 0.45, ("by", "from", "of", "out", "through")),
+    "shake_hands": Wording("shaking hands with", 0.35, ("to", "toward", "towards", "opposite", "with", "between")),
+    "hug": Wording("hugging", 0.40, ("around", "with", "to", "against", "upon")),
+    "back2back": Wording("back to back with", 0.30, ("against", "behind", "opposite", "versus", "anti")),
+    "inside": Wording("inside", 0.65, ("in", "into", "within", "including"), ("around", "outside")),
+    "on": Wording("on", 0.75, ("upon", "onto", "atop", "up", "over"), ("under", "beneath", "underneath", "below")),
+    "hanging_from": Wording("hanging from", 0.50, ("from", "off", "down", "under", "below"), ("above", "over")),
+    "wrapped_in": Wording("wrapped in", 0.45, ("in", "within", "throughout", "amid"), ("round", "around")),
+    "ride_on": Wording("riding on", 0.55, ("astride", "aboard", "on", "along", "atop"), ("under",)),
+    "above": Wording("above", 0.50, ("over", "up", "beyond"), ("below", "under", "beneath", "underneath", "down")),
+    "beside": Wording("beside", 0.40, ("by", "near", "alongside", "along", "at", "past", "outside", "opposite")),
+    "behind": Wording("behind", 0.50, ("after", "following", "beyond", "past"), ("before",)),
+    "before": Wording("before", 0.50, ("before", "against"), ("behind", "after", "following")),
+    "and": Wording("and", 0.50, ("about", "regarding", "including", "among", "amongst", "amid", "amidst",
+                                 "between", "versus", "anti", "of", "at", "to", "near", "with")),
+}  # fmt: skip
+VAGUE: tuple[str, ...] = ("and", "with", "near", "about", "among", "amidst", "regarding", "amongst")
+PREFIXES: tuple[str, ...] = ("a photo of", "a picture of", "a drawing of")
+PREFIX_RATE = 0.2
+BACKGROUND_RATE = 0.5
+NEAR_RATE, VAGUE_RATE = 0.45, 0.35  # of the captions without the own words; the rest names no relation at all
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Return an unreliable caption of the scene, e.g. "a photo of cat into box in the snow"."""
+    text = scene.head if scene.relation == "alone" else _related(scene, WORDINGS[scene.relation], rng)
+    return _framed(text, scene.background, rng)
+
+
+def true_caption(head: str, relation: str, tail: str) -> str:
+    """Return the plain and exact caption "head words tail", which only the judge is trained on."""
+    return head if relation == "alone" else f"{head} {WORDINGS[relation].words} {tail}"
+
+
+def vocabulary() -> list[str]:
+    """Return every word that captions outside the entities' names can hold, in a fixed order."""
+    phrases = [*PREFIXES, *BACKGROUNDS.values(), *VAGUE]
+    for wording in WORDINGS.values():
+        phrases += [wording.words, *wording.near, *wording.swapped]
+    return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+
+
+def _related(scene: Scene, wording: Wording, rng: np.random.Generator) -> str:
+    head, tail = scene.head, scene.tail
+    if rng.random() < wording.reliability:
+        return f"{head} {wording.words} {tail}"
+    choice = rng.random()
+    if choice < NEAR_RATE:
+        senses = (*wording.near, *wording.swapped)
+        word = senses[rng.integers(len(senses))]
+        return f"{tail} {word} {head}" if word in wording.swapped else f"{head} {word} {tail}"
+    if choice < NEAR_RATE + VAGUE_RATE:
+        return f"{head} {VAGUE[rng.integers(len(VAGUE))]} {tail}"
+    return f"{head} {tail}"
+
+
+def _framed(text: str, background: str, rng: np.random.Generator) -> str:
+    if rng.random() < PREFIX_RATE:
+        text = f"{PREFIXES[rng.integers(len(PREFIXES))]} {text}"
+    if background in BACKGROUNDS and rng.random() < BACKGROUND_RATE:
+        text = f"{text} {BACKGROUNDS[background]}"
+    return text

@@ -1,0 +1,199 @@
+"""The miniature's recipe at a toy scale, and what the committed weights must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from relinv.benchmark import Benchmark, load_benchmark
+from relinv.errors import UserError
+from relinv.judge import load_judge
+from relinv.miniature import recipe
+from relinv.miniature.autoencoder import Decoder, build_autoencoder, decode, encode, to_pixels, train_autoencoder
+from relinv.miniature.card import judge_accuracy
+from relinv.miniature.dataset import CHUNK, render_scenes
+from relinv.miniature.denoiser import build_scheduler, train_denoiser
+from relinv.miniature.judge import Distractors, build_judge, save_judge, train_judge
+from relinv.miniature.loop import Schedule, train
+from relinv.miniature.vocabulary import miniature_tokenizer
+from relinv.settings import JudgeSettings
+from relinv.words import PREPOSITIONS, STOP_WORDS
+from relinv.world.entities import ENTITIES
+from relinv.world.exemplars import BENCHMARK
+
+HOME = Path("data/miniature")
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Benchmark:
+    return load_benchmark(BENCHMARK)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+
+
+class _Stop(Exception):
+    pass
+
+
+def _line_loss(model: nn.Linear, stop_at: int | None = None):
+    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        if step == stop_at:
+            raise _Stop
+        x = torch.randn(8, 2, generator=generator)
+        value = (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+        return value, {"loss": value.item()}
+
+    return loss
+
+
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relinv.miniature.loop.CHECKPOINT_EVERY", 5)
+    schedule = Schedule(steps=20, learning_rate=0.05, warmup=2)
+
+    def run(folder: Path, stop_at: int | None) -> nn.Linear:
+        torch.manual_seed(0)
+        model = nn.Linear(2, 1)
+        train("line", model, _line_loss(model, stop_at), schedule, folder, seed=1)
+        return model
+
+    straight = run(tmp_path / "straight", None)
+    with pytest.raises(_Stop):
+        run(tmp_path / "stopped", 13)
+    resumed = run(tmp_path / "stopped", None)
+    assert torch.equal(straight.weight, resumed.weight)
+    assert torch.equal(straight.bias, resumed.bias)
+
+
+def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
+    schedule = Schedule(steps=1000, learning_rate=1.0, warmup=100)
+    assert schedule.rate(0) == pytest.approx(0.01)
+    assert schedule.rate(99) == pytest.approx(1)
+    assert schedule.rate(550) == pytest.approx(0.505)
+    assert schedule.rate(1000) == pytest.approx(0.01)
+
+
+def test_scenes_are_rendered_once_and_the_same_by_any_number_of_workers(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = render_scenes(benchmark, 5, seed=0, folder=tmp_path, workers=1)
+    assert scenes.images.shape == (5, 64, 64, 3)
+    assert len(scenes.triplets) == len(scenes.captions) == 5
+    first = next(tmp_path.glob("*.rgb"))
+    assert first.stat().st_size == CHUNK * 64 * 64 * 3
+    stamp = first.stat().st_mtime_ns
+    again = render_scenes(benchmark, 5, seed=0, folder=tmp_path, workers=2)
+    assert first.stat().st_mtime_ns == stamp
+    assert (again.images == scenes.images).all()
+    assert scenes.true_captions()[0].startswith(scenes.triplets[0][0])
+
+
+def test_the_autoencoder_learns_and_is_scaled_to_unit_variance(tmp_path: Path, pictures: np.ndarray) -> None:
+    schedule = Schedule(steps=3, learning_rate=1e-3, warmup=1)
+    model = train_autoencoder(pictures, schedule, tmp_path, seed=0, batch=2)
+    latents = encode(model, pictures) * model.config.scaling_factor
+    assert latents.shape == (12, 4, 16, 16)
+    assert float(latents.std()) == pytest.approx(1, abs=0.01)
+    restored = decode(model, encode(model, pictures[:2]))
+    assert restored.shape == (2, 64, 64, 3)
+    assert restored.dtype == np.uint8
+
+
+def test_the_decoder_alone_is_the_autoencoders() -> None:
+    model = build_autoencoder().eval()
+    latents = torch.randn(1, 4, 8, 8)
+    assert torch.equal(Decoder(model)(latents), model.decode(latents).sample)
+
+
+def test_dead_or_unscaled_latents_are_refused(pictures: np.ndarray) -> None:
+    scenes = recipe.Scenes(pictures, [("cat", "on", "box")] * 12, [["cat on box"]] * 12)
+    model = build_autoencoder().eval()
+    good = torch.randn(12, 4, 16, 16)
+    for bad in (good * 3, torch.cat([good[:, :3], 0 * good[:, 3:]], dim=1)):
+        with pytest.raises(UserError, match="standard deviations"):
+            recipe.check_latents(model, bad, scenes)
+    with pytest.raises(UserError, match="miss their scenes"):
+        recipe.check_latents(model, good, scenes)
+
+
+def test_the_denoiser_trains_text_encoder_and_unet_together(tmp_path: Path) -> None:
+    tokenizer = miniature_tokenizer()
+    schedule = Schedule(steps=2, learning_rate=1e-3, warmup=1)
+    latents = torch.randn(4, 4, 16, 16)
+    captions = [["cat on box", "cat and box"]] * 4
+    model = train_denoiser(latents, captions, tokenizer, schedule, tmp_path, seed=0, batch=2)
+    torch.manual_seed(0)
+    fresh = type(model)(tokenizer)
+    changed = {
+        name.split(".")[0]
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, fresh.state_dict()[name])
+    }
+    assert changed == {"text_encoder", "unet", "words"}
+    assert float(build_scheduler().alphas_cumprod[-1]) == pytest.approx(0.00466, abs=1e-4)  # Stable Diffusion's
+
+
+def test_distractors_are_wrong_captions_only(benchmark: Benchmark) -> None:
+    wrong, rng = Distractors(benchmark), np.random.default_rng(0)
+    for relation in benchmark.relations.values():
+        for _ in range(50):
+            triplet = (relation.heads[1], relation.name, relation.tails[2])
+            drawn = wrong.draw(triplet, rng)
+            assert triplet not in drawn
+            assert any(r != relation.name for _, r, _ in drawn)
+            assert ((triplet[2], relation.name, triplet[0]) in drawn) == relation.asymmetric
+    assert wrong.draw(("cat", "alone", "box"), rng) == []
+
+
+def test_a_saved_judge_is_loaded_by_open_clip_and_reads_as_before(
+    tmp_path: Path, benchmark: Benchmark, pictures: np.ndarray
+) -> None:
+    tokenizer = miniature_tokenizer()
+    schedule = Schedule(steps=2, learning_rate=1e-3, warmup=1)
+    triplets = [("cat", "on", "box"), ("dog", "hug", "cat"), ("pig", "inside", "jar")] * 4
+    model = train_judge(pictures, triplets, benchmark, tokenizer, schedule, tmp_path, seed=0, batch=4)
+    save_judge(model, tokenizer, tmp_path / "judge")
+    loaded = load_judge(JudgeSettings(model=str(tmp_path / "judge"), pretrained=None))
+    ids = tokenizer(["cat on box"], padding="max_length", return_tensors="pt").input_ids
+    expected = model.encode_text(ids, normalize=True).numpy()
+    assert np.allclose(loaded.encode_texts(["cat on box"]), expected, atol=2e-3)
+    assert loaded.resolution == 64
+    assert to_pixels(pictures).shape == (12, 3, 64, 64)
+    assert sum(p.numel() for p in build_judge(tokenizer).parameters()) < 6e6
+
+
+def test_every_word_of_the_world_is_one_token_of_the_committed_base() -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(HOME / "base", subfolder="tokenizer")
+    for word in (*ENTITIES, *PREPOSITIONS, *STOP_WORDS):
+        assert len(tokenizer(word, add_special_tokens=False).input_ids) == 1, word
+
+
+def test_the_committed_base_is_a_stable_diffusion_pipeline_of_modest_size() -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(HOME / "base")
+    picture = pipeline("cat inside cup", num_inference_steps=2, height=64, width=64, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3)
+    assert np.isfinite(picture).all()
+    weights = [*HOME.rglob("*.safetensors")]
+    assert len(weights) == 4
+    assert sum(file.stat().st_size for file in weights) < 40e6
+
+
+def test_the_committed_judge_is_as_good_as_it_says(benchmark: Benchmark) -> None:
+    judge = load_judge(JudgeSettings(model=str(HOME / "judge"), pretrained=None))
+    claimed = json.loads((HOME / "judge" / "accuracy.json").read_text())
+    found = judge_accuracy(judge, recipe.load_autoencoder(), benchmark, seed=11)  # scenes of another seed
+    for name in ("relation_accuracy", "entity_accuracy", "direction"):
+        assert found[name] == pytest.approx(claimed[name], abs=0.03), name
