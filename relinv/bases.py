@@ -1,0 +1,227 @@
+"""Base models: a Stable Diffusion in diffusers' folder format, loaded frozen from a folder or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.files import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from relinv.settings import ModelSettings
+
+COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+PLACEHOLDER = re.compile(r"<[^<>\s]+>")
+
+
+class Base:
+    """A frozen base model in a local `folder`; `fingerprint` is the hex SHA-256 of the files it is made of.
+
+    A component is loaded when it is first asked for, in evaluation mode and with no gradient for any weight,
+    so that a command which needs none of them starts at once. `tokenizer` is swapped for a copy while learned
+    tokens are in place; the rest never changes. Asking raises UserError where a component cannot be loaded.
+    """
+
+    def __init__(self, settings: ModelSettings, folder: Path, fingerprint: str) -> None:
+        self.id = settings.source
+        self.fingerprint = fingerprint
+        self.resolution = settings.resolution  # pixels a side of the images
+        self.precision = settings.precision
+        self.device_name = settings.device
+        self._folder = folder
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Return the device the networks are on."""
+        return find_device(self.device_name)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the networks' weights."""
+        import torch
+
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """Return the tokenizer; inside a `PlaceholderTokens` block it knows the learned tokens."""
+        from transformers import CLIPTokenizer
+
+        return self._load("tokenizer", CLIPTokenizer)
+
+    @cached_property
+    def scheduler(self) -> DDPMScheduler:
+        """Return the noise schedule of training; samplers are made from its config."""
+        from diffusers import DDPMScheduler
+
+        return self._load("scheduler", DDPMScheduler)
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        """Return the text encoder."""
+        from transformers import CLIPTextModel
+
+        return self._load_network("text_encoder", CLIPTextModel)
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """Return the autoencoder between images and latents."""
+        from diffusers import AutoencoderKL
+
+        return self._load_network("vae", AutoencoderKL)
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        """Return the network that predicts the noise."""
+        from diffusers import UNet2DConditionModel
+
+        return self._load_network("unet", UNet2DConditionModel)
+
+    @property
+    def dim(self) -> int:
+        """Return the width of a row of the token table."""
+        return self.text_encoder.get_input_embeddings().embedding_dim
+
+    @property
+    def table(self) -> torch.Tensor:
+        """Return the token table, (vocabulary, dim)."""
+        return self.text_encoder.get_input_embeddings().weight
+
+    def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the padded ids of `prompts`, (prompts, tokens), on the base's device; `<R>` is read as `<r>`.
+
+        Raises UserError for a token in angle brackets that nothing has learned, and for a prompt that is too
+        long.
+        """
+        import torch
+
+        prompts = [PLACEHOLDER.sub(lambda match: match[0].lower(), prompt) for prompt in prompts]
+        known = self.tokenizer.get_added_vocab()
+        for prompt in prompts:
+            for token in PLACEHOLDER.findall(prompt):
+                if token not in known:
+                    raise UserError(f"The prompt '{prompt}' names {token}, which no concept in use has learned.")
+        ids = self.tokenizer(prompts, padding="max_length").input_ids
+        limit = self.tokenizer.model_max_length
+        for prompt, row in zip(prompts, ids, strict=True):
+            if len(row) > limit:
+                raise UserError(f"The prompt '{prompt}' has {len(row)} tokens and the limit is {limit}: shorten it.")
+        return torch.tensor(ids, device=self.device)
+
+    def encode(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the text encodings of token `ids`: (prompts, tokens) to (prompts, tokens, dim)."""
+        return self.text_encoder(ids).last_hidden_state
+
+    def _load_network(self, name: str, kind: Any) -> Any:
+        """Return a frozen network; a file that lacks weights is refused, for the libraries fill them at random."""
+        options = {"torch_dtype": self.dtype, "use_safetensors": True, "output_loading_info": True}
+        network, report = self._load(name, kind, **options)
+        if report["missing_keys"]:
+            lacking = ", ".join(sorted(report["missing_keys"])[:3])
+            raise UserError(f"The weights of {name} in '{self._folder}' lack {lacking} and more: restore the folder.")
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def _load(self, name: str, kind: Any, **options: Any) -> Any:
+        """Return the component `name`; UserError where its files do not fit together."""
+        try:
+            return kind.from_pretrained(self._folder / name, local_files_only=True, **options)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            text = f"The {name} in '{self._folder}' cannot be loaded ({reason}): restore the folder."
+            raise UserError(text) from error
+
+
+def load_base(settings: ModelSettings) -> Base:
+    """Return the base model that `settings` names; its components are loaded on demand.
+
+    Raises UserError where the folder, the hub id or a weight file is missing, or a weight file is damaged.
+    """
+    folder = locate(settings.source, settings.revision)
+    files = model_files(folder)
+    check_weights(folder, files)
+    return Base(settings, folder, _fingerprint(folder, files))
+
+
+def locate(source: str, revision: str | None) -> Path:
+    """Return the local folder of a base: `source` itself, or the hub's snapshot, downloaded if need be.
+
+    Raises UserError where it is neither a pipeline folder nor to be had from the hub.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"The base model folder '{source}' lacks {', '.join(missing)}: restore it.")
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise UserError(f"There is no base model folder '{source}': build it, or name a folder or hub id that exists.")
+    return _download(source, revision)
+
+
+def _download(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["model_index.json", *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt"))]
+    patterns += [f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")]
+    variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=variants))
+    except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"The base model '{source}' is no folder, and the hub does not give it: {reason}") from error
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files that make the base in `folder`, in order: configurations and the weights that are loaded.
+
+    A second dot in a name marks a variant (model.fp16.safetensors), which is not loaded.
+    """
+    found = [
+        path
+        for name in COMPONENTS
+        for path in (folder / name).iterdir()
+        if path.suffix in {".json", ".txt", ".safetensors"} and path.name.count(".") == 1
+    ]
+    return sorted(found)
+
+
+def check_weights(folder: Path, files: Sequence[Path]) -> None:
+    """Raise UserError where a component has no safetensors file among `files`, or one of them is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    for name in ("text_encoder", "vae", "unet"):
+        if not any(path.parent.name == name for path in weights):
+            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): restore them.")
+    for path in weights:
+        try:
+            with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.") from None
+
+
+def _fingerprint(folder: Path, files: Sequence[Path]) -> str:
+    """Return one hex SHA-256 over the names and bytes of a base's `files`."""
+    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of that name; UserError where this machine has none such."""
+    import torch
+
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = name.partition(":")
+    if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"The device '{name}' is not available on this machine: set model.device to cpu.")
+    return torch.device(name)

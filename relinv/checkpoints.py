@@ -1,0 +1,69 @@
+"""Checkpoints: a scratch folder from which a stopped training goes on, to the same bytes as straight through."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relinv.files import atomic_write_bytes
+
+STATE = "state.pt"
+INTERVAL = 5.0  # seconds between two saves
+
+
+class Checkpoints:
+    """A folder below `scratch` named by a hash of `identity`: everything that determines the training's result.
+
+    DVC deletes a stage's outputs before each run, so the folder lies elsewhere; a run with any other
+    parameter, base, exemplar or code has another folder. Files appear whole or not at all. A second process
+    with the same identity may write here at the same time: it writes the same content, and each keeps in
+    memory what it needs to finish.
+    """
+
+    def __init__(self, scratch: Path, name: str, identity: Mapping[str, Any], interval: float = INTERVAL) -> None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(scratch) / f"{name}-{digest[:16]}"
+        self._interval = interval
+        self._saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether it is time to save again."""
+        return time.monotonic() - self._saved >= self._interval
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write `state`: tensors and plain values in dicts and lists."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        atomic_write_bytes(self.folder / STATE, buffer.getvalue())
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state saved last, on the CPU, or None where there is none that can be read."""
+        import torch
+
+        try:
+            return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None  # none yet, or damaged by a failing disk: start again
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Keep a finished file beside the state."""
+        atomic_write_bytes(self.folder / name, data)
+
+    def read_file(self, name: str) -> bytes | None:
+        """Return a kept file, or None where it is gone."""
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def remove(self) -> None:
+        """Delete the folder; done when the result stands."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""Concepts: what an inversion leaves on disk, and the one reader and writer of that folder.
+
+`learned_embeds.safetensors` holds one key, "<r>", with a 1-D float32 row: the form that diffusers, A1111,
+ComfyUI and InvokeAI all read. `concept.json` holds the same metadata in readable form, also for a method that
+learned no row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.bases import Base
+
+EMBEDDING = "learned_embeds.safetensors"
+METADATA = "concept.json"
+REQUIRED = ("relation", "method", "base", "base_hash", "exemplars_hash", "token", "template", "params", "seed", "steps",
+            "versions")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A learned relation: its token and row, or neither where plain words are all, and where it came from."""
+
+    token: str | None
+    embedding: torch.Tensor | None  # (dim,) float32 on the CPU
+    metadata: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """Return the name of the method that learned it."""
+        return self.metadata["method"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hex SHA-256 over metadata and row."""
+        digest = hashlib.sha256(json.dumps(dict(self.metadata), sort_keys=True).encode())
+        if self.embedding is not None:
+            digest.update(self.embedding.numpy().tobytes())
+        return digest.hexdigest()
+
+    def prompt(self, head: str, tail: str) -> str:
+        """Return the prompt for two entities, such as "cat <r> box"."""
+        template: str = self.metadata["template"]
+        return template.replace("{head}", head).replace("{tail}", tail)
+
+
+def save_concept(folder: Path, concept: Concept) -> None:
+    """Write a concept into an existing `folder`; the same concept gives the same bytes."""
+    if concept.embedding is not None:
+        from safetensors.torch import save_file
+
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in concept.metadata.items()}
+        save_file({str(concept.token): concept.embedding.contiguous()}, folder / EMBEDDING, metadata=texts)
+    write_json(folder / METADATA, dict(concept.metadata))
+
+
+def load_concept(folder: Path, base: Base) -> Concept:
+    """Return the concept in `folder`, to be used with `base`.
+
+    Raises UserError where a file is missing or damaged, or where the concept was learned for another base:
+    rows of one token table mean nothing in another.
+    """
+    folder = Path(folder)
+    metadata = read_json(folder / METADATA, "concept")
+    missing = [key for key in REQUIRED if key not in metadata]
+    if missing:
+        raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: invert the relation again.")
+    token = metadata["token"]
+    embedding = _read_row(folder / EMBEDDING, token) if token else None
+    if embedding is not None and len(embedding) != base.dim:
+        raise UserError(
+            f"The concept in '{folder}' has {len(embedding)} numbers and the base '{base.id}' takes {base.dim}: "
+            f"it was learned for '{metadata['base']}'; invert the relation again with this base."
+        )
+    if metadata["base_hash"] != base.fingerprint:
+        raise UserError(
+            f"The concept in '{folder}' was learned for the base '{metadata['base']}' ({metadata['base_hash'][:12]}), "
+            f"not for '{base.id}' ({base.fingerprint[:12]}): invert the relation again with this base."
+        )
+    return Concept(token, embedding, metadata)
+
+
+def _read_row(path: Path, token: str) -> torch.Tensor:
+    """Return the row stored under `token`, (dim,) float32; UserError where the file is missing or another kind."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"The learned token '{path}' is missing: invert the relation again.") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"The learned token '{path}' is damaged ({error}): invert the relation again.") from None
+    if list(tensors) != [token] or tensors[token].dim() != 1:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise UserError(f"'{path}' holds {shapes}, not one row named {token}: it is no concept of this project.")
+    return tensors[token].float()

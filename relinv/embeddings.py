@@ -1,0 +1,88 @@
+"""Learned tokens: rows kept outside the token table and put in its place by hooks while they are in use."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.bases import Base
+
+
+class PlaceholderTokens:
+    """Tokens that a base knows inside a `with` block: `tokens` maps each name ("<r>") to its row, (dim,).
+
+    Gradients reach `rows` alone, (tokens, dim) float32; the table is neither grown nor touched, so optimiser
+    and checkpoint hold a few KB and there is nothing to restore afterwards (Gal et al. 2022 train one row of
+    the table). Blocks nest: inside another's, the base knows both sets. No token at all is a block that
+    changes nothing. Raises UserError for a name the tokenizer knows already, or for a row that does not fit
+    the base.
+    """
+
+    def __init__(self, base: Base, tokens: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
+        self._base = base
+        self._names = list(tokens)
+        rows = torch.zeros(len(tokens), base.dim)
+        for index, (name, row) in enumerate(tokens.items()):
+            if name != name.lower():
+                raise UserError(f"The token '{name}' must be lower case: tokenizers of CLIP fold case.")
+            if row.shape != (base.dim,):
+                raise UserError(f"{name} has shape {tuple(row.shape)} and the base '{base.id}' takes ({base.dim},).")
+            rows[index] = row.detach()
+        self.rows = torch.nn.Parameter(rows.to(base.device))
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> PlaceholderTokens:
+        """Make the base know the tokens."""
+        self._outer = self._base.tokenizer
+        self._base.tokenizer = self._extended(self._outer)
+        self._ids = self._base.tokenizer.convert_tokens_to_ids(self._names)
+        table = self._base.text_encoder.get_input_embeddings()
+        self._hooks = [
+            table.register_forward_pre_hook(self._hide),
+            table.register_forward_hook(self._substitute),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the base as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self._base.tokenizer = self._outer
+
+    def _extended(self, tokenizer: Any) -> Any:
+        """Return a copy of `tokenizer` that takes each name as one token."""
+        from tokenizers import AddedToken
+
+        for name in set(self._names) & set(tokenizer.get_vocab()):
+            raise UserError(f"The base '{self._base.id}' knows the token '{name}' already: choose another name.")
+        extended = copy.deepcopy(tokenizer)
+        # normalized=False: else the tokenizer lower-cases the name it looks for, and diffusers misses it.
+        extended.add_tokens([AddedToken(name, normalized=False) for name in self._names])
+        return extended
+
+    def _hide(self, table: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        """Remember where the tokens stand, and look up row 0 there: the table has no row of theirs."""
+        import torch
+
+        (ids,) = inputs  # (prompts, tokens)
+        known = torch.tensor(self._ids, dtype=ids.dtype, device=ids.device)
+        self._found = ids[..., None] == known  # (prompts, tokens, names)
+        return (ids.masked_fill(self._found.any(-1), 0),)
+
+    def _substitute(self, table: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """Return the table's rows with the learned ones in their places, (prompts, tokens, dim)."""
+        import torch
+
+        learned = (self._found.to(self.rows.dtype) @ self.rows).to(output.dtype)
+        return torch.where(self._found.any(-1, keepdim=True), learned, output)

@@ -1,0 +1,66 @@
+"""Exemplars as training sees them: latents drawn anew at each visit, from moments that are computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from relinv.exemplars import ExemplarSet, load_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relinv.bases import Base
+
+
+@dataclass(frozen=True)
+class ExemplarLatents:
+    """The autoencoder's mean and deviation of each picture, (pictures, channels, h, w), scaled for the UNet.
+
+    Pictures are neither flipped nor cropped at random, so the moments are exact for every visit.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def draw(self, pictures: list[int], generator: torch.Generator) -> torch.Tensor:
+        """Return a fresh sample for each of `pictures`, (batch, channels, h, w); `generator` is on the CPU."""
+        index = torch.tensor(pictures, device=self.mean.device)
+        noise = torch.randn(len(pictures), *self.mean.shape[1:], generator=generator).to(self.mean.device)
+        return self.mean[index] + self.deviation[index] * noise
+
+
+def encode_exemplars(base: Base, exemplars: ExemplarSet) -> ExemplarLatents:
+    """Return the moments of all exemplars, float32 on the base's device."""
+    with torch.inference_mode():
+        moments = [_encode(base, exemplar.path) for exemplar in exemplars.exemplars]
+    means, deviations = zip(*moments, strict=True)
+    return ExemplarLatents(torch.cat(means).clone(), torch.cat(deviations).clone())
+
+
+def _encode(base: Base, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and deviation of one picture's latents, each (1, channels, h, w)."""
+    import numpy
+
+    levels = torch.from_numpy(numpy.array(load_image(path, base.resolution)))  # (side, side, 3)
+    pixels = (levels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(base.device, base.dtype)
+    distribution = base.vae.encode(pixels).latent_dist
+    scale = base.vae.config.scaling_factor
+    return distribution.mean.float() * scale, distribution.std.float() * scale
+
+
+def visits(total: int, count: int, step: int, seed: int) -> list[int]:
+    """Return which of `total` pictures the `count` samples of a step show, a function of seed and step alone.
+
+    The visits of all steps in a row are one shuffled pass over the pictures after another.
+    """
+    from relinv.randomness import generator
+
+    chosen: list[int] = []
+    for position in range(step * count, (step + 1) * count):
+        epoch, place = divmod(position, total)
+        order = torch.randperm(total, generator=generator(seed, "pictures", epoch))
+        chosen.append(int(order[place]))
+    return chosen

@@ -1,0 +1,124 @@
+"""Inversion from start to end: exemplars and a base in, a concept folder out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.files import atomic_folder, atomic_write_bytes, read_json, sha256_file
+
+if TYPE_CHECKING:
+    from relinv.bases import Base
+    from relinv.checkpoints import Checkpoints
+    from relinv.exemplars import ExemplarSet
+    from relinv.methods import InversionMethod
+    from relinv.settings import PreviewSettings, Settings
+
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One relation to be learned by one method; `words` are the relation's plain words."""
+
+    base: Base
+    exemplars: ExemplarSet
+    words: str
+    method: str
+    settings: Settings
+    seed: int
+    preview: PreviewSettings
+
+
+def require_valid(verdict_file: Path) -> None:
+    """Raise UserError unless the validate stage passed this relation's exemplars."""
+    verdict = read_json(verdict_file, "verdict")
+    if not verdict["valid"]:
+        errors = "".join(f"\n  - {error}" for error in verdict["errors"])
+        raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{errors}")
+
+
+def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
+    """Learn the relation and write its concept folder: concept.json, token, losses.csv and previews.
+
+    Killed and run again it goes on from the last checkpoint below `scratch`, to the same bytes as straight
+    through.
+    """
+    from relinv.checkpoints import Checkpoints
+    from relinv.plugins import find_plugin
+
+    plugin = find_plugin("relinv.methods", problem.method)
+    method: InversionMethod = plugin.Method(problem.base, problem.words, problem.settings)
+    name = f"invert-{problem.exemplars.relation}-{problem.method}"
+    checkpoints = Checkpoints(scratch, name, identity(problem))
+    learn(problem, method, folder, checkpoints)
+    checkpoints.remove()
+
+
+def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: Checkpoints) -> None:
+    """Train `method` and write the concept folder, whole or not at all."""
+    from relinv.concept import Concept, save_concept
+
+    files: dict[str, bytes] = {}
+    if method.steps:
+        from relinv.training import train  # imports torch, which a method of no steps does without
+
+        files = train(method, problem.exemplars, problem.seed, problem.preview, checkpoints).files()
+    with atomic_folder(folder) as new:
+        save_concept(new, Concept(method.token, method.embedding(), metadata(problem, method)))
+        for name, content in files.items():
+            atomic_write_bytes(new / name, content)
+
+
+def metadata(problem: Problem, method: InversionMethod) -> dict[str, Any]:
+    """Return what a concept says of itself: all that determines it, and no clock time."""
+    return {
+        "relation": problem.exemplars.relation,
+        "method": problem.method,
+        "token": method.token,
+        "template": method.template,
+        "params": problem.settings.model_dump(mode="json"),
+        "seed": problem.seed,
+        "steps": method.steps,
+        "base": problem.base.id,
+        "base_hash": problem.base.fingerprint,
+        "resolution": problem.base.resolution,
+        "precision": problem.base.precision,
+        "exemplars_hash": problem.exemplars.fingerprint,
+        "versions": versions(),
+    }
+
+
+def identity(problem: Problem) -> Mapping[str, Any]:
+    """Return everything that determines the result to the last bit, code included; checkpoints are filed by it."""
+    return {
+        "relation": problem.exemplars.relation,
+        "exemplars": problem.exemplars.fingerprint,
+        "words": problem.words,
+        "method": problem.method,
+        "settings": problem.settings.model_dump(mode="json"),
+        "seed": problem.seed,
+        "preview": problem.preview.model_dump(mode="json"),
+        "base": problem.base.fingerprint,
+        "run": [problem.base.resolution, problem.base.precision, problem.base.device_name],
+        "versions": versions(),
+        "code": _code_hash(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that numbers depend on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in LIBRARIES}
+
+
+def _code_hash() -> str:
+    """Return one hash over this package's modules that training may use."""
+    package = Path(__file__).parent
+    files = sorted([*package.glob("*.py"), *package.glob("methods/*.py")])
+    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

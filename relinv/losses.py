@@ -1,0 +1,36 @@
+"""The losses of inversion, each a function of tensors that returns a scalar tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import cosine_similarity, mse_loss
+
+
+def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of the UNet's output, both (batch, channels, height, width).
+
+    Ho et al. 2020, equation 14; the loss of Textual Inversion (Gal et al. 2022, equation 2).
+    """
+    return mse_loss(prediction.float(), target.float())
+
+
+def steering(
+    row: torch.Tensor,
+    positives: torch.Tensor,
+    negatives: torch.Tensor,
+    present: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Return ReVersion's relation-steering loss (Huang et al. 2024), a multi-instance InfoNCE over token rows.
+
+    For a caption with positives P and negatives N, similarity s the cosine and temperature g:
+        -log( sum_P exp(s(row, p) / g)  /  sum_{P u N} exp(s(row, .) / g) )
+    averaged over the captions. `row` is (dim,), `positives` (captions, n_p, dim), `negatives` (captions, n_n,
+    dim) with `present` (captions, n_n) false for padding. A caption without negatives adds 0. Gradient for
+    `row` alone.
+    """
+    attract = cosine_similarity(positives.detach(), row, dim=-1) / temperature  # (captions, n_p)
+    repel = cosine_similarity(negatives.detach(), row, dim=-1) / temperature  # (captions, n_n)
+    repel = repel.masked_fill(~present, -torch.inf)
+    everything = torch.cat([attract, repel], dim=-1)
+    return (everything.logsumexp(-1) - attract.logsumexp(-1)).mean()

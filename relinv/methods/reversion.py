@@ -1,0 +1,109 @@
+"""ReVersion (Huang et al., SIGGRAPH Asia 2024): a token's row, steered to prepositions and learned at noisy timesteps.
+
+L = denoise_weight * L_denoise + steer_weight * L_steer, with timesteps drawn by relation-focal importance
+sampling.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field
+
+from relinv.losses import denoising, steering
+from relinv.methods import Term, Visit
+from relinv.timesteps import importance
+from relinv.token_row import TokenRowMethod, TokenRowSettings
+from relinv.words import PREPOSITIONS, STOP_WORDS
+
+if TYPE_CHECKING:
+    from relinv.bases import Base
+
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Word = re.compile(r"<[^<>\s]+>|'\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or a run of letters
+
+
+class Settings(TokenRowSettings):
+    """The section `invert.reversion`; steer_positives counts prepositions drawn for each caption."""
+
+    denoise_weight: Weight
+    steer_weight: Weight
+    steer_positives: Annotated[int, Field(ge=1, le=len(PREPOSITIONS))]
+    steer_temperature: Annotated[float, Field(gt=0, le=100)]
+    importance_alpha: Annotated[float, Field(ge=0, le=1)]
+
+
+class Method(TokenRowMethod):
+    """Denoising, the relation-steering contrastive loss, and importance sampling."""
+
+    settings: Settings
+
+    def __init__(self, base: Base, words: str, settings: Settings) -> None:
+        super().__init__(base, words, settings)
+        self._prepositions = preposition_ids(base)
+        self._negatives: dict[str, list[int]] = {}  # a caption's content words, found once
+
+    def timestep_law(self, total: int) -> torch.Tensor:
+        """Return the relation-focal law, (total,)."""
+        return importance(total, self.settings.importance_alpha)
+
+    def losses(self, visit: Visit) -> dict[str, Term]:
+        """Return the denoising and the steering term."""
+        denoise = denoising(visit.prediction, visit.target)
+        return {
+            "denoise": Term(self.settings.denoise_weight, denoise),
+            "steer": Term(self.settings.steer_weight, self._steer(visit)),
+        }
+
+    def _steer(self, visit: Visit) -> torch.Tensor:
+        """Return the steering loss over the batch, each caption against its own words and its own draw."""
+        drawn = [self._draw(visit.generator) for _ in visit.prompts]
+        contents = [self._content(prompt) for prompt in visit.prompts]
+        longest = max(map(len, contents))
+        padded = [ids + [0] * (longest - len(ids)) for ids in contents]
+        present = [[True] * len(ids) + [False] * (longest - len(ids)) for ids in contents]
+        device = self.base.device
+        positives = self._rows(drawn)  # (batch, n_p, dim)
+        negatives = self._rows(padded)  # (batch, n_n, dim)
+        return steering(
+            self.row,
+            positives,
+            negatives,
+            torch.tensor(present, device=device),
+            self.settings.steer_temperature,
+        )
+
+    def _draw(self, generator: torch.Generator) -> list[int]:
+        """Return the ids of `steer_positives` prepositions, drawn without replacement."""
+        order = torch.randperm(len(self._prepositions), generator=generator)
+        return [self._prepositions[index] for index in order[: self.settings.steer_positives].tolist()]
+
+    def _content(self, prompt: str) -> list[int]:
+        if prompt not in self._negatives:
+            self._negatives[prompt] = content_ids(self.base, prompt)
+        return self._negatives[prompt]
+
+    def _rows(self, ids: list[list[int]]) -> torch.Tensor:
+        """Return the table's rows for equally long lists of ids, (lists, ids, dim) float32."""
+        index = torch.tensor(ids, dtype=torch.long, device=self.base.device)  # empty lists are no integers by default
+        return self.base.table[index].float()
+
+
+def preposition_ids(base: Base) -> list[int]:
+    """Return the ids of the prepositions that are one token; "astride" is two in CLIP's own vocabulary, so none."""
+    pieces = [base.tokenizer(word, add_special_tokens=False).input_ids for word in PREPOSITIONS]
+    return [ids[0] for ids in pieces if len(ids) == 1]
+
+
+def content_ids(base: Base, caption: str) -> list[int]:
+    """Return the ids of a caption's content words, each once: the negatives of the steering loss.
+
+    Neither placeholder, preposition, stop word, contraction, number nor punctuation; never padding or another
+    mark of the tokenizer. The filter is by whole words, so no fragment of a long preposition slips through.
+    """
+    skipped = {*PREPOSITIONS, *STOP_WORDS}
+    words = [word for word in Word.findall(caption.lower()) if word[0] not in "<'" and word not in skipped]
+    ids = [piece for word in words for piece in base.tokenizer(word, add_special_tokens=False).input_ids]
+    return list(dict.fromkeys(ids))

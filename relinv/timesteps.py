@@ -1,0 +1,34 @@
+"""Laws by which training draws timesteps: probabilities over 0..T-1, and draws from them."""
+
+from __future__ import annotations
+
+import torch
+
+
+def uniform(total: int) -> torch.Tensor:
+    """Return equal probabilities for `total` timesteps, (total,) float64."""
+    return torch.full((total,), 1 / total, dtype=torch.float64)
+
+
+def importance(total: int, alpha: float) -> torch.Tensor:
+    """Return ReVersion's relation-focal probabilities, (total,) float64; alpha in [0, 1], 0 being uniform.
+
+    p(t) is proportional to 1 - alpha cos(pi t / T) (Huang et al. 2024, section 4.3): relations are decided at
+    the noisy end, so more of the training goes there.
+    """
+    steps = torch.arange(total, dtype=torch.float64)
+    density = 1 - alpha * torch.cos(torch.pi * steps / total)
+    return density / density.sum()
+
+
+def draw(probabilities: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return `count` timesteps, (count,) int64, each distributed by `probabilities`, (total,).
+
+    The draws are stratified: one in each of `count` equal slices of probability, in random order. Every
+    timestep keeps its law, while a batch always covers the whole range, which lowers the variance of its
+    gradient.
+    """
+    slices = torch.randperm(count, generator=generator).double()
+    levels = (slices + torch.rand(count, generator=generator, dtype=torch.float64)) / count
+    timesteps = torch.searchsorted(probabilities.cumsum(0), levels, right=True)
+    return timesteps.clamp(max=len(probabilities) - 1)  # the last sum may fall short of 1 by rounding

@@ -1,0 +1,93 @@
+"""What methods that learn one token share: the row's start, its norm, its place in the base, its artefact."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from relinv.embeddings import PlaceholderTokens
+from relinv.errors import UserError
+from relinv.methods import InversionMethod
+from relinv.settings import Positive, Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.bases import Base
+
+TOKEN = "<r>"  # the relation's placeholder; lower case, for CLIP's tokenizer folds case
+
+
+class TokenRowSettings(Settings):
+    """How one token's row is learned: AdamW at a constant rate, from the row of a word the base knows."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)]  # 0: the published 0.01 only shrinks the row
+    initializer_token: Annotated[str, Field(min_length=1)]
+    norm: Literal["free", "vocabulary"]  # vocabulary: held at the mean norm of the table's rows
+
+
+class TokenRowMethod(InversionMethod):
+    """Learns the row of `<r>` and nothing else."""
+
+    settings: TokenRowSettings
+    token = TOKEN
+
+    def __init__(self, base: Base, words: str, settings: TokenRowSettings) -> None:
+        super().__init__(base, words, settings)
+        self.steps, self.batch_size = settings.steps, settings.batch_size
+        self._tokens = PlaceholderTokens(base, {TOKEN: initial_row(base, settings.initializer_token)})
+        self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" else None
+        self.after_step()
+
+    @property
+    def row(self) -> torch.Tensor:
+        """Return the learned row, (dim,), with its gradient."""
+        return self._tokens.rows[0]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the one row at its learning rate."""
+        settings = self.settings
+        rate, decay = settings.learning_rate, settings.weight_decay
+        return [{"params": [self._tokens.rows], "lr": rate, "weight_decay": decay}]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the row as (1, dim)."""
+        return {TOKEN: self._tokens.rows}
+
+    def attached(self) -> AbstractContextManager[Any]:
+        """Return the block in which the base knows `<r>`."""
+        return self._tokens
+
+    def after_step(self) -> None:
+        """Put the row back on the sphere of the vocabulary's mean norm, where that is asked for.
+
+        A row far longer than any word's drowns the position it stands at, and the prompt's other words with
+        it; on the sphere only its direction is learned (Directional Textual Inversion).
+        """
+        if self._norm is not None:
+            rows = self._tokens.rows.data
+            rows.mul_(self._norm / rows.norm(dim=-1, keepdim=True))
+
+    def embedding(self) -> torch.Tensor:
+        """Return a copy of the row, (dim,) float32 on the CPU."""
+        return self.row.detach().float().cpu().clone()
+
+
+def initial_row(base: Base, word: str) -> torch.Tensor:
+    """Return a copy of a word's row in the token table, (dim,); UserError where the word is not one token."""
+    ids = base.tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise UserError(
+            f"The initializer_token '{word}' is {len(ids)} tokens for '{base.id}': name a word that is one."
+        )
+    return base.table[ids[0]].detach().clone()
+
+
+def vocabulary_norm(base: Base) -> float:
+    """Return the mean Euclidean norm of the rows of the token table."""
+    return base.table.detach().float().norm(dim=-1).mean().item()

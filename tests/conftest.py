@@ -1,0 +1,71 @@
+"""Shared fixtures: a tiny base model and a folder of drawn exemplars, each made once a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: tests never reach for the network
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from relinv.bases import Base
+    from relinv.settings import ModelSettings
+
+SIDE = 64  # pixels
+PAIRS = (
+    ("cat", "box", "red"),
+    ("dog", "basket", "blue"),
+    ("rabbit", "bowl", "orange"),
+    ("panda", "cup", "green"),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `StableDiffusionPipeline` folder of random weights for 64x64 images; see tests/tiny.py."""
+    from tests.tiny import build_tiny_base
+
+    return build_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def base(tiny_base: Path) -> Base:
+    """The tiny base, loaded. Tests leave it as it is."""
+    from relinv.bases import load_base
+
+    return load_base(tiny_settings(tiny_base))
+
+
+def tiny_settings(folder: Path) -> ModelSettings:
+    """Return how the base in `folder` is run in tests."""
+    from relinv.settings import ModelSettings
+
+    return ModelSettings(source=str(folder), revision=None, device="cpu", precision="fp32", resolution=SIDE)
+
+
+@pytest.fixture(scope="session")
+def exemplar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid relation folder, `inside`: four drawn pictures and text.json with two templates for each."""
+    folder = tmp_path_factory.mktemp("relations") / "inside"
+    folder.mkdir()
+    return draw_exemplars(folder)
+
+
+def draw_exemplars(folder: Path) -> Path:
+    """Draw a disc inside a box for each of `PAIRS` into `folder`, with text.json; return `folder`."""
+    templates = {}
+    for index, (head, tail, colour) in enumerate(PAIRS):
+        picture = Image.new("RGB", (SIDE, SIDE), "ivory")
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle((8, 24, 56, 60), fill="sienna")
+        draw.ellipse((16 + 4 * index, 12, 36 + 4 * index, 36), fill=colour)
+        picture.save(folder / f"{index}.png")
+        templates[f"{index}.png"] = [f"{head} {{}} {tail}", f"a photo of a {head} {{}} a {tail} in the snow"]
+    (folder / "text.json").write_text(json.dumps(templates, indent=2) + "\n", encoding="utf-8")
+    return folder
