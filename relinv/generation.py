@@ -1,0 +1,161 @@
+"""Generation: the scenarios of a relation drawn with a learned concept, prompts batched, a seed an image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from relinv.embeddings import PlaceholderTokens
+from relinv.errors import UserError
+from relinv.files import sha256_file
+from relinv.images import ImageRecord, ImageWriter, Workspace
+from relinv.randomness import deterministic
+from relinv.sampling import Sampler, initial_latents, sample, to_pictures
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from relinv.bases import Base
+    from relinv.benchmark import Scenario
+    from relinv.concept import Concept
+    from relinv.settings import GenerateSettings
+
+PROMPTS_AT_ONCE = 100  # encoded together, whatever the batch size, so that it changes no encoding
+# The code that decides the pixels: an unfinished run is never finished by other code.
+CODE = ("bases.py", "embeddings.py", "generation.py", "images.py", "randomness.py", "sampling.py")
+
+
+def generate_folder(
+    base: Base,
+    concept: Concept,
+    scenarios: Sequence[Scenario],
+    settings: GenerateSettings,
+    folder: Path,
+    scratch: Path,
+) -> None:
+    """Draw `scenarios` into `folder`: a PNG each and records.jsonl, there at once when all are done.
+
+    Killed and run again, it draws only the batches that are not whole yet in the `scratch` folder, and ends
+    with the same bytes as a run straight through. Raises UserError as `generate` does.
+    """
+    records = plan(base, concept, scenarios, settings)
+    workspace = Workspace(scratch, records, _version(base, settings))
+    label = f"{records[0].relation} by {records[0].method}"
+    with (
+        ImageWriter(workspace.folder) as writer,
+        tqdm(total=len(records), desc=label, unit="image") as progress,
+    ):
+        for batch, pictures in generate(base, concept, records, settings, skip=workspace.is_done):
+            for record, picture in zip(batch, pictures, strict=True):
+                writer.write(record.file, picture)
+            progress.update(len(batch))
+    workspace.publish(folder)
+
+
+def plan(
+    base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings
+) -> list[ImageRecord]:
+    """Return the record of each image to be drawn, in the order of `scenarios`; nothing is drawn yet."""
+    shared = {
+        **settings.model_dump(exclude={"batch_size"}),
+        "resolution": base.resolution,
+        "base": base.id,
+        "base_sha256": base.fingerprint,
+        "concept_sha256": concept.fingerprint,
+    }
+    return [
+        ImageRecord(
+            file=f"{scenario.index:03d}.png",
+            prompt=concept.prompt(scenario.head, scenario.tail),
+            head=scenario.head,
+            tail=scenario.tail,
+            relation=scenario.relation,
+            index=scenario.index,
+            seed=image_seed(settings.seed, scenario.relation, scenario.index),
+            held_out=scenario.held_out,
+            method=concept.method,
+            settings=shared,
+        )
+        for scenario in scenarios
+    ]
+
+
+def image_seed(seed: int, relation: str, index: int) -> int:
+    """Return the 32-bit seed of one image's noise: the same for every method, on every machine.
+
+    Methods share it so that their images of one scenario differ by the method alone.
+    """
+    digest = hashlib.sha256(f"{seed}|{relation}|{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def generate(
+    base: Base,
+    concept: Concept,
+    records: Sequence[ImageRecord],
+    settings: GenerateSettings,
+    skip: Callable[[Sequence[ImageRecord]], bool] = lambda batch: False,
+) -> Iterator[tuple[Sequence[ImageRecord], list[Image.Image]]]:
+    """Yield each batch of `records`, `batch_size` at a time, with its pictures; `skip` tells which are done.
+
+    Raises UserError for a prompt with an unknown `<token>` or too many tokens, when the device's memory is
+    too small for a batch, and when the base's precision is too low for its numbers.
+    """
+    import torch
+
+    sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
+    encodings = encode_prompts(base, concept, ["", *(record.prompt for record in records)])
+    for start in range(0, len(records), settings.batch_size):
+        batch = records[start : start + settings.batch_size]
+        if skip(batch):
+            continue
+        prompts = torch.stack([encodings[record.prompt] for record in batch])  # (batch, tokens, dim)
+        negatives = encodings[""].expand_as(prompts)
+        latents = initial_latents(base, [record.seed for record in batch])
+        try:
+            with deterministic():
+                images = sample(base, prompts, negatives, latents, sampler)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"The memory of '{base.device}' is too small for {len(batch)} images at once: "
+                "lower generate.batch_size."
+            ) from None
+        if not images.isfinite().all():
+            raise UserError(
+                f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32."
+            )
+        yield batch, to_pictures(images)
+
+
+def encode_prompts(base: Base, concept: Concept, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the encoding of each distinct prompt, (tokens, dim), with the concept's row for its token.
+
+    Raises UserError for a prompt with another `<token>`, or with more tokens than the base reads.
+    """
+    import torch
+
+    unique = list(dict.fromkeys(prompts))
+    tokens = PlaceholderTokens(base, {concept.token: concept.embedding}) if concept.token else nullcontext()
+    with torch.inference_mode(), tokens:
+        parts = [
+            base.encode(base.tokenize(unique[i : i + PROMPTS_AT_ONCE]))
+            for i in range(0, len(unique), PROMPTS_AT_ONCE)
+        ]
+    return dict(zip(unique, torch.cat(parts), strict=True))
+
+
+def _version(base: Base, settings: GenerateSettings) -> list[str]:
+    """Return what the bits of pixels depend on beside the records: code, libraries, device and batches."""
+    import diffusers
+    import torch
+    import transformers
+
+    code = [sha256_file(Path(__file__).with_name(name)) for name in CODE]
+    libraries = [torch.__version__, diffusers.__version__, transformers.__version__]
+    return [*code, *libraries, str(base.device), str(base.dtype), str(settings.batch_size)]

@@ -1,0 +1,141 @@
+"""Generated images on disk: a PNG each beside records.jsonl, which says line by line how each was made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from relinv.errors import UserError
+from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, read_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+RECORDS = "records.jsonl"
+WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image: its file, what it should show, and everything it was made with."""
+
+    file: str
+    prompt: str
+    head: str
+    tail: str
+    relation: str
+    index: int  # of the scenario in the relation's grid
+    seed: int  # of this image's starting noise: torch.Generator().manual_seed(seed), float32 on the CPU
+    held_out: bool | None
+    method: str
+    settings: dict[str, Any]  # sampler settings, resolution, base with its hash, concept hash
+
+
+def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
+    """Write `records` to the folder's records.jsonl, one line each, whole or not at all."""
+    lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
+    atomic_write_text(Path(folder) / RECORDS, "".join(lines))
+
+
+def read_records(folder: Path) -> list[ImageRecord]:
+    """Return an image folder's records in their order; UserError where they are missing, damaged or none."""
+    path = Path(folder) / RECORDS
+    lines = read_text(path, "image records").splitlines()
+    try:
+        records = [ImageRecord(**json.loads(line)) for line in lines]
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(
+            f"The image records '{path}' are damaged ({error}): delete the folder and generate again."
+        ) from None
+    if not records:
+        raise UserError(f"The image records '{path}' are empty: delete the folder and generate again.")
+    return records
+
+
+def read_pictures(folder: Path, records: Sequence[ImageRecord]) -> list[Image.Image]:
+    """Return the RGB picture of each record; UserError naming the first file that is missing or damaged."""
+    return [_read_picture(Path(folder) / record.file) for record in records]
+
+
+def _read_picture(path: Path) -> Image.Image:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"The image '{path}' cannot be read ({error}): delete its folder and generate again."
+        ) from None
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Return the picture as PNG; the same pixels give the same bytes, for nothing but pixels is stored."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+class ImageWriter:
+    """Writes pictures into a folder on threads of its own, so that sampling does not wait for compression.
+
+    Use it as a context manager: leaving it waits for every file, and raises what went wrong with one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="png")
+        self._pending: list[Future[None]] = []
+
+    def write(self, file: str, picture: Image.Image) -> None:
+        """Queue `picture` to be written as `file`, whole or not at all."""
+        self._pending.append(self._threads.submit(self._write, file, picture))
+
+    def _write(self, file: str, picture: Image.Image) -> None:
+        atomic_write_bytes(self._folder / file, encode_png(picture))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(wait=True)
+        if error is None:
+            for future in self._pending:
+                future.result()
+
+
+class Workspace:
+    """A scratch folder in which an image folder grows, so that a killed run goes on where it stopped.
+
+    DVC deletes the output folder before each run; this one lies elsewhere, named by a hash of everything that
+    determines the images, and so is never taken up by a run that would draw others.
+    """
+
+    def __init__(self, scratch: Path, records: Sequence[ImageRecord], version: Sequence[str]) -> None:
+        """Take up or make the folder for `records` below `scratch`; `version`: what else decides pixels."""
+        text = json.dumps([*version, *map(asdict, records)], sort_keys=True)
+        self.folder = Path(scratch) / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._records = records
+
+    def is_done(self, records: Iterable[ImageRecord]) -> bool:
+        """Return whether the files of all `records` are there; each appears only when it is whole."""
+        return all((self.folder / record.file).is_file() for record in records)
+
+    def publish(self, folder: Path) -> None:
+        """Let finished images and records take the place of `folder` at once, and remove the workspace."""
+        with atomic_folder(folder) as new:
+            for record in self._records:
+                shutil.copyfile(self.folder / record.file, new / record.file)
+            write_records(new, self._records)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,170 @@
+"""The judge: an open_clip model that embeds images and texts as unit vectors, whose cosine is a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relinv.errors import UserError, unknown
+from relinv.settings import JudgeSettings
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in open_clip's order
+TEXTS_AT_ONCE = 256
+
+
+class Judge:
+    """A loaded open_clip model with the preprocessing and the tokenizer that belong to it."""
+
+    def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: str) -> None:
+        self.name = name
+        self._model, self._preprocess, self._tokenizer, self._device = model, preprocess, tokenizer, device
+        self._texts: dict[str, np.ndarray] = {}
+
+    @property
+    def resolution(self) -> int:
+        """The side, in pixels, of the images the model looks at."""
+        size = self._model.visual.image_size
+        return size if isinstance(size, int) else size[0]
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of each of the model's weights."""
+        return {name: tensor.shape for name, tensor in self._model.state_dict().items()}
+
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int) -> np.ndarray:
+        """Return one unit vector for each RGB image, (images, dim) float32."""
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                batch = torch.stack([self._preprocess(image) for image in images[start : start + batch_size]])
+                parts.append(_to_numpy(self._model.encode_image(batch.to(self._device), normalize=True)))
+        return np.concatenate(parts)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return one unit vector for each text, (texts, dim) float32; each distinct text is encoded once.
+
+        Raises UserError for a text longer than the model reads, which it would cut in silence.
+        """
+        import torch
+
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        with torch.inference_mode():
+            for start in range(0, len(new), TEXTS_AT_ONCE):
+                part = new[start : start + TEXTS_AT_ONCE]
+                tokens = self._tokenize(part).to(self._device)  # (texts, tokens)
+                vectors = _to_numpy(self._model.encode_text(tokens, normalize=True))
+                self._texts.update(zip(part, vectors, strict=True))
+        return np.stack([self._texts[text] for text in texts])
+
+    def _tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Return token ids (texts, tokens); UserError where a text does not fit."""
+        length = self._tokenizer.context_length
+        tokens = self._tokenizer(texts)
+        # A text that is cut ends in the end token; given one place more, another token stands there.
+        cut = (self._tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
+        if cut.any():
+            text = texts[int(cut.int().argmax())]
+            raise UserError(
+                f"The judge '{self.name}' reads {length} tokens at most; shorten the entities in '{text}'."
+            )
+        return tokens
+
+
+def load_judge(settings: JudgeSettings) -> Judge:
+    """Return the judge that `settings` name, on a GPU where there is one.
+
+    `model` is a folder in open_clip's "local-dir" layout (open_clip_config.json, open_clip_model.safetensors
+    and the tokenizer's files), or an open_clip architecture whose weights `pretrained` names. Raises
+    UserError, before any image is scored, for an unknown name or tag, weights that are missing, damaged or
+    made for another architecture, and weights trained with another activation function than the architecture
+    has.
+    """
+    folder = Path(settings.model)
+    if not folder.is_dir():
+        _check_name(settings)
+        return _load(settings.model, settings.pretrained, f"{settings.model}/{settings.pretrained}")
+    if settings.pretrained is not None:
+        raise UserError(
+            f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null."
+        )
+    weights = _weights(folder)
+    judge = _load(f"local-dir:{folder}", None, settings.model)
+    _check_shapes(judge, weights)
+    return judge
+
+
+def _load(source: str, pretrained: str | None, name: str) -> Judge:
+    """Return the judge open_clip loads from `source`; whatever it raises becomes one UserError."""
+    import open_clip
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            source, pretrained=pretrained, device=device
+        )
+        tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in a way of its own
+        raise UserError(f"The judge '{name}' cannot be loaded: {_reason(error)}") from error
+    return Judge(name, model.eval().requires_grad_(False), preprocess, tokenizer, device)
+
+
+def _weights(folder: Path) -> Path:
+    """Return the weights in a judge's folder; UserError where they or the configuration are missing."""
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None or not (folder / CONFIG).is_file():
+        raise UserError(f"The judge '{folder}' is incomplete: put {CONFIG} and {WEIGHTS[0]} in that folder.")
+    return weights
+
+
+def _check_shapes(judge: Judge, weights: Path) -> None:
+    """Refuse weights that open_clip would stretch in silence: position embeddings made for another size."""
+    from open_clip.factory import load_state_dict
+
+    expected = judge.shapes()
+    for name, tensor in load_state_dict(str(weights)).items():
+        if name in expected and tensor.shape != expected[name]:
+            shapes = f"{tuple(tensor.shape)} where {CONFIG} makes it {tuple(expected[name])}"
+            raise UserError(f"The weights '{weights}' do not fit their architecture: '{name}' is {shapes}.")
+
+
+def _check_name(settings: JudgeSettings) -> None:
+    """Refuse names, tags and activation mismatches, before anything is downloaded."""
+    import open_clip
+
+    name, tag = settings.model, settings.pretrained
+    if "/" in name:
+        raise UserError(
+            f"The judge's folder '{name}' does not exist: restore it, or correct the judge's model."
+        )
+    if name not in open_clip.list_models():
+        raise unknown("open_clip model", name, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag is None or tag not in tags:
+        raise unknown(f"pretrained tag of the judge {name}", str(tag), tags)
+    wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    if wants != open_clip.get_model_config(name).get("quick_gelu", False):
+        other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")
+        raise UserError(
+            f"The weights '{tag}' were trained with{'' if wants else 'out'} QuickGELU, unlike "
+            f"the architecture '{name}': set the judge's model to '{other}'."
+        )
+
+
+def _to_numpy(vectors: torch.Tensor) -> np.ndarray:
+    """Return `vectors` as a float32 array."""
+    return vectors.float().cpu().numpy()
+
+
+def _reason(error: Exception) -> str:
+    """Return the first lines of an error's message on one line, at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

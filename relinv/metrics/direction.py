@@ -1,0 +1,34 @@
+"""Who does what to whom? The scene's phrase against the same phrase with head and tail swapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from relinv.scoring import phrase, ranked_first
+
+if TYPE_CHECKING:
+    from relinv.scoring import Context
+
+TITLE = "Direction"
+DESCRIPTION = (
+    'Share of images in which "HEAD relation TAIL" scores above "TAIL relation HEAD" (chance 1 in 2). It '
+    "sees the roles of the two entities, which no bag of words can; it cannot be asked of symmetric "
+    "relations and of one entity twice."
+)
+SOURCE = "Word order as ARO (Yuksekgonul et al., ICLR 2023) and What'sUp (Kamath et al., EMNLP 2023) test it."
+HIGHER_IS_BETTER = True
+BOUNDS = (0.0, 1.0)
+
+
+def score(context: Context) -> np.ndarray:
+    """Return 1.0 where the direction is right and 0.0 elsewhere, shape (images,).
+
+    NaN for every image of a symmetric relation, and where head and tail are the same.
+    """
+    if not context.relation.asymmetric:
+        return np.full(len(context.pairs), np.nan)
+    swapped = context.similarity([[phrase(tail, context.relation, head)] for head, tail in context.pairs])
+    same = np.array([head == tail for head, tail in context.pairs], dtype=bool)
+    return np.where(same, np.nan, ranked_first(context.scene(), swapped))

@@ -1,0 +1,30 @@
+"""Is the scene right? Relation and both entities at once: the headline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from relinv.scoring import ranked_first
+
+if TYPE_CHECKING:
+    from relinv.scoring import Context
+
+TITLE = "Scene accuracy"
+DESCRIPTION = (
+    "Share of images that are right in relation accuracy and in entity accuracy at once. It sees a relation "
+    "bought with the entities, or the entities with the relation; it cannot see who does what to whom (see "
+    "direction)."
+)
+SOURCE = "Both halves right at once, as Winoground scores a group (Thrush et al., CVPR 2022)."
+HIGHER_IS_BETTER = True
+BOUNDS = (0.0, 1.0)
+
+
+def score(context: Context) -> np.ndarray:
+    """Return 1.0 where the scene outranks other relations and other entities, else 0.0, shape (images,).
+
+    NaN if there is neither another relation in the benchmark nor another cell in the grid.
+    """
+    return ranked_first(context.scene(), np.hstack([context.other_relations(), context.other_entities()]))

@@ -1,0 +1,127 @@
+"""All that the report is made of, read from the stages' results for the relations and methods in params."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from relinv.benchmark import Benchmark, load_benchmark
+from relinv.errors import UserError
+from relinv.exemplars import read_exemplars
+from relinv.files import read_json, sha256_folder
+from relinv.report.rows import read_arms
+from relinv.settings import BaseSettings, JudgeSettings, Params, ReportSettings
+
+SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
+METRICS = Path(__file__).parent.parent / "metrics"
+
+Arm = tuple[str, str]  # relation, method
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one run, in the order of params: rows, and what stands behind each arm."""
+
+    relations: list[str]
+    methods: list[str]
+    benchmark: Benchmark
+    settings: ReportSettings
+    parameters: dict[str, Any]  # every section that determines the numbers, under its dotted name's path
+    rows: pd.DataFrame
+    exemplars: dict[str, list[Path]]
+    warnings: dict[str, list[str]]
+    concepts: dict[Arm, Mapping[str, Any]]
+    losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column a loss term
+    images: Path
+    judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), accuracy ({} where none is known)
+    readings: list[dict[str, str]]  # title, description, source of each metric file
+
+
+def collect(root: Path, params: Params) -> Run:
+    """Return the run whose results lie below `root`; raises UserError naming what is missing."""
+    data, relations, methods = Path(root) / "data", params.relations(), params.methods()
+    arms = [(relation, method) for relation in relations for method in methods]
+    concepts = {arm: data / "concepts" / arm[0] / arm[1] for arm in arms}
+    base = params.section(f"bases.{params.base()}", BaseSettings)
+    sets = {relation: read_exemplars(data / "relations" / relation) for relation in relations}
+    return Run(
+        relations=relations,
+        methods=methods,
+        benchmark=load_benchmark(Path(root) / base.benchmark),
+        settings=params.section("report", ReportSettings),
+        parameters=used_parameters(params),
+        rows=read_arms(data / "scores", relations, methods),
+        exemplars={name: [exemplar.path for exemplar in found.exemplars] for name, found in sets.items()},
+        warnings={name: read_warnings(data / "verdicts" / f"{name}.json") for name in relations},
+        concepts={arm: read_json(folder / "concept.json", "concept") for arm, folder in concepts.items()},
+        losses={
+            arm: read_losses(folder / "losses.csv")
+            for arm, folder in concepts.items()
+            if (folder / "losses.csv").is_file()
+        },
+        images=data / "images",
+        judge=judge_facts(Path(root), base.judge),
+        readings=[describe(path) for path in sorted(METRICS.glob("[!_]*.py"))],
+    )
+
+
+def used_parameters(params: Params) -> dict[str, Any]:
+    """Return the parameters that determine the numbers: only the base in use, only the methods in use."""
+    base = params.base()
+    entry = params.section(f"bases.{base}", dict[str, Any])
+    used = {
+        "base": base,
+        "bases": {base: entry},
+        "relations": params.relations(),
+        "methods": params.methods(),
+    }
+    used |= {name: params.section(name, dict[str, Any]) for name in SECTIONS}
+    shared = {key: value for key, value in used["invert"].items() if key in ("seed", "preview")}
+    used["invert"] = shared | {method: used["invert"].get(method) for method in used["methods"]}
+    return used | {"report": params.section("report", dict[str, Any])}
+
+
+def read_warnings(path: Path) -> list[str]:
+    """Return the warnings of a validation verdict."""
+    return list(read_json(path, "verdict")["warnings"])
+
+
+def read_losses(path: Path) -> pd.DataFrame:
+    """Return the loss curve of an inversion: `step`, then a column a term; UserError where it is damaged."""
+    try:
+        losses = pd.read_csv(path).astype(float)
+    except ValueError as error:
+        raise UserError(f"The losses '{path}' are damaged ({error}): delete them and run `dvc repro`.") from None
+    if "step" not in losses.columns or losses.empty:
+        raise UserError(f"The losses '{path}' hold no steps: delete them and run `dvc repro`.")
+    return losses
+
+
+def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
+    """Return which judge scored, and what its own folder says of its accuracy on held-out real scenes."""
+    folder = root / settings.model
+    local = folder.is_dir()
+    known = local and (folder / "accuracy.json").is_file()
+    return {
+        "model": settings.model,
+        "pretrained": settings.pretrained,
+        "sha256": sha256_folder(folder) if local else None,
+        "accuracy": read_json(folder / "accuracy.json", "judge's accuracy") if known else {},
+    }
+
+
+def describe(path: Path) -> dict[str, str]:
+    """Return title, description and source of a metric file, read from its text: an import may need torch."""
+    wanted = {"TITLE": "title", "DESCRIPTION": "description", "SOURCE": "source"}
+    found = {"title": path.stem, "description": "", "source": ""}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        name = wanted.get(getattr(target, "id", ""))
+        if name and getattr(node, "value", None) is not None:
+            found[name] = " ".join(str(ast.literal_eval(node.value)).split())
+    return found

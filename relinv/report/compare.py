@@ -1,0 +1,76 @@
+"""Revisions and experiments beside each other: metrics with intervals, differences on the same scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from relinv.errors import UserError
+from relinv.report.pages import fill
+from relinv.report.revisions import params_at, scores_at
+from relinv.report.rows import READINGS
+from relinv.report.tables import Table, as_text, between, by_method, label
+from relinv.statistics import Bootstrap
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What sets revisions apart: parameters {dotted name: value in each}, and tables by method."""
+
+    revisions: list[str]
+    parameters: dict[str, list[Any]]
+    methods: dict[str, list[Table]]
+
+
+def compare(root: Path, revisions: Sequence[str], bootstrap: Bootstrap) -> Comparison:
+    """Return the comparison of two or more revisions of the repository at `root`; the first is the reference.
+
+    A method is compared among the revisions that ran it. Raises UserError for fewer than two revisions, for
+    an unknown one, and for one without scores.
+    """
+    revisions = list(dict.fromkeys(revisions))
+    if len(revisions) < 2:
+        raise UserError("A comparison needs two revisions at least: name commits, branches or experiments.")
+    scores = {revision: scores_at(root, revision) for revision in revisions}
+    methods = list(dict.fromkeys(method for rows in scores.values() for method in rows["method"]))
+    return Comparison(
+        revisions,
+        _changed([params_at(root, revision) for revision in revisions]),
+        {label(method): _tables(scores, method, bootstrap) for method in methods},
+    )
+
+
+def as_lines(comparison: Comparison) -> str:
+    """Return a comparison for a terminal."""
+    parts = [f"{name}: {' | '.join(map(str, values))}" for name, values in comparison.parameters.items()]
+    for method, tables in comparison.methods.items():
+        parts += ["", f"== {method}", "", *map(as_text, tables)]
+    return "\n".join(parts)
+
+
+def as_html(comparison: Comparison) -> str:
+    """Return a comparison as one HTML document that needs nothing else."""
+    return fill("compare.html.jinja", comparison=comparison)
+
+
+def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) -> list[Table]:
+    """Return means by revision, and differences from the first of them, for one method."""
+    ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
+    ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
+    rows, (first, *others), metrics = pd.concat(ran.values()), ran, list(READINGS)
+    tables = [by_method(rows, list(ran), metrics, bootstrap, "Means with intervals", name=str)]
+    if others:
+        pairs = {f"{other} − {first}": (other, first) for other in others}
+        tables.append(between(rows, pairs, metrics, bootstrap, "Differences on the same scenarios"))
+    return tables
+
+
+def _changed(parameters: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the parameters whose value differs between revisions, "–" where one has no such parameter."""
+    names = dict.fromkeys(name for values in parameters for name in values)
+    found = {name: [values.get(name, "–") for values in parameters] for name in names}
+    return {name: values for name, values in found.items() if any(value != values[0] for value in values)}

@@ -1,0 +1,60 @@
+"""Files as they stand in another revision: a commit, a branch or a DVC experiment, nothing checked out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from relinv.errors import UserError
+from relinv.report.rows import parse_rows
+
+WORKSPACE = "workspace"  # the name of the files as they lie here now
+SCORES = "reports/scores.csv"
+
+
+def read_at(root: Path, revision: str, path: str) -> str:
+    """Return the text of `path` in a revision of the repository at `root`.
+
+    Raises UserError where the revision is unknown or does not hold the file.
+    """
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+    from dvc_data.index.index import DataIndexDirError
+    from scmrepo.exceptions import SCMError as GitError
+
+    rev = None if revision == WORKSPACE else revision
+    try:
+        return DVCFileSystem(str(root), rev=rev).read_text(path, encoding="utf-8")
+    except (FileNotFoundError, DataIndexDirError):
+        raise UserError(
+            f"Revision '{revision}' holds no {path}: run `dvc repro` there and commit what it wrote."
+        ) from None
+    except (SCMError, GitError, DvcException):
+        raise UserError(
+            f"There is no revision '{revision}': name a commit, a branch, an experiment that `dvc exp list` "
+            f"shows, or {WORKSPACE}."
+        ) from None
+
+
+def scores_at(root: Path, revision: str) -> pd.DataFrame:
+    """Return the report's score rows of a revision, leakage among them."""
+    return parse_rows(read_at(root, revision, SCORES), f"{SCORES} of {revision}")
+
+
+def params_at(root: Path, revision: str) -> dict[str, Any]:
+    """Return the parameters of a revision, {dotted name: value}."""
+    from ruamel.yaml import YAML
+
+    return flatten(YAML(typ="safe", pure=True).load(read_at(root, revision, "params.yaml")))
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as {dotted name: value}; lists and empty sections stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat

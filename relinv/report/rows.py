@@ -1,0 +1,104 @@
+"""Score rows: one row an image, as `score` wrote them for each arm and `report` joins them in one file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from relinv.errors import UserError
+from relinv.scoring import KEYS
+
+BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
+SUBJECT = "reversion"  # the method whose lead over each other is printed
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric of the report: its column in score rows, what to call it, and which way is better."""
+
+    column: str
+    title: str
+    higher_is_better: bool = True
+
+
+READINGS = {
+    "scene_accuracy": Reading("scene_accuracy", "scene accuracy"),
+    "relation_accuracy": Reading("relation_accuracy", "relation accuracy"),
+    "entity_accuracy": Reading("entity_accuracy", "entity accuracy"),
+    "relation": Reading("relation_score", "relation similarity"),
+    "relation_margin": Reading("relation_margin", "relation margin"),
+    "entity": Reading("entity", "entity similarity"),
+    "direction": Reading("direction", "direction"),
+    "leakage": Reading("leakage", "leakage", higher_is_better=False),
+}
+SCORED = [reading.column for name, reading in READINGS.items() if name != "leakage"] + ["exemplar_similarity"]
+
+
+def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of the given relations and methods below a score folder, in that order, with leakage.
+
+    Only what parameters name is read: folders may still hold arms of earlier runs. Raises UserError where the
+    rows of one are missing or lack a column.
+    """
+    arms = []
+    for relation in relations:
+        for method in methods:
+            path = Path(folder) / relation / f"{method}.csv"
+            if not path.is_file():
+                raise UserError(f"The scores '{path}' do not exist: run `dvc repro` to make them.")
+            arms.append(parse_rows(path.read_text(encoding="utf-8"), str(path)))
+    return with_leakage(pd.concat(arms, ignore_index=True))
+
+
+def parse_rows(text: str, where: str) -> pd.DataFrame:
+    """Return the rows in CSV `text`, NaN for a blank metric; UserErrors call the text `where`."""
+    try:
+        rows = pd.read_csv(
+            io.StringIO(text),
+            dtype={"head": str, "tail": str, "file": str},
+            keep_default_na=False,
+            na_values={column: [""] for column in [*SCORED, "leakage", "held_out"]},
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"The scores '{where}' are damaged ({error}): delete them and run `dvc repro`.") from None
+    missing = [column for column in KEYS + SCORED if column not in rows.columns]
+    if missing or rows.empty:
+        fault = f"lack the column '{missing[0]}'" if missing else "hold no row"
+        raise UserError(f"The scores '{where}' {fault}: delete them and run `dvc repro`.")
+    rows[SCORED] = rows[SCORED].astype(float)
+    return rows
+
+
+def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` with `leakage`: exemplar similarity minus the baseline's on the same scenario and seed.
+
+    NaN where the baseline has no row for the scenario.
+    """
+    place = ["relation", "index", "seed"]
+    baseline = rows.loc[rows["method"] == BASELINE, [*place, "exemplar_similarity"]]
+    joined = rows.merge(baseline, on=place, how="left", suffixes=("", "_baseline"), validate="many_to_one")
+    return rows.assign(leakage=rows["exemplar_similarity"] - joined["exemplar_similarity_baseline"].to_numpy())
+
+
+def format_rows(rows: pd.DataFrame) -> str:
+    """Return `rows` as CSV text: keys, metrics with six digits, leakage last; same rows, same bytes."""
+    columns = KEYS + [column for column in rows.columns if column not in [*KEYS, "leakage"]] + ["leakage"]
+    return rows[columns].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def means(rows: pd.DataFrame, methods: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """Return {method: {metric: mean over the images it is defined for}}, None for none."""
+    groups = {method: rows[rows["method"] == method] for method in methods}
+    return {
+        method: {name: _mean(group[reading.column]) for name, reading in READINGS.items()}
+        for method, group in groups.items()
+    }
+
+
+def _mean(values: pd.Series) -> float | None:
+    mean = values.mean()
+    return None if pd.isna(mean) else round(float(mean), 6)

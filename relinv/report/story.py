@@ -1,0 +1,185 @@
+"""What the report says, in order, as plain values: both pages, HTML and Markdown, are filled from it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from relinv.report import charts
+from relinv.report.collect import Run
+from relinv.report.rows import READINGS, SUBJECT
+from relinv.report.sheets import Sheet, build
+from relinv.report.tables import (
+    HEADLINE,
+    Table,
+    by_method,
+    by_relation,
+    difference,
+    groups,
+    label,
+    leads,
+    relation_table,
+    verdict,
+)
+from relinv.statistics import Bootstrap
+
+RIVAL = "textual_inversion"
+CURVE_POINTS = 120  # of a loss curve, so that ten relations stay a small drawing
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with its caption; `svg` is inline SVG."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """The report's contents in the order a reader meets them."""
+
+    title: str
+    facts: dict[str, Any]  # base, benchmark, relations, methods, images, level, baseline
+    headline: Table
+    verdicts: list[str]
+    metrics: Table
+    groups: list[Table]
+    leads: Table | None
+    relations: Table
+    bars: list[Chart]
+    sheets: list[Sheet]
+    curves: list[Chart]
+    judge: dict[str, Any]
+    readings: list[dict[str, str]]
+    warnings: dict[str, list[str]]
+    hashes: list[tuple[str, str]]
+    parameters: str
+
+
+def tell(run: Run) -> Story:
+    """Return the story of a run: every table, chart and sheet, computed once for both pages."""
+    settings = run.settings
+    bootstrap = Bootstrap(settings.resamples, settings.seed, settings.level)
+    every = f"All {len(run.rows) // len(run.methods)} scenarios of {len(run.relations)} relations"
+    return Story(
+        title=f"Relation inversion on {run.parameters['base']}",
+        facts=_facts(run),
+        headline=by_method(run.rows, run.methods, HEADLINE, bootstrap, every),
+        verdicts=_verdicts(run, bootstrap),
+        metrics=by_method(run.rows, run.methods, list(READINGS), bootstrap, every),
+        groups=groups(run.rows, run.methods, bootstrap),
+        leads=leads(run.rows, run.methods, list(READINGS), bootstrap),
+        relations=relation_table(run.rows, run.relations, run.methods, HEADLINE[0], bootstrap),
+        bars=_bars(run, bootstrap),
+        sheets=[build(run, relation) for relation in run.relations],
+        curves=_curves(run),
+        judge=run.judge,
+        readings=run.readings,
+        warnings={relation: warnings for relation, warnings in run.warnings.items() if warnings},
+        hashes=_hashes(run),
+        parameters=as_yaml(run.parameters),
+    )
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {
+        "base": run.parameters["base"],
+        "benchmark": run.benchmark.name,
+        "relations": [run.benchmark.relation(name).words for name in run.relations],
+        "methods": [label(method) for method in run.methods],
+        "images": len(run.rows),
+        "exemplars": sum(map(len, run.exemplars.values())),
+        "level": f"{run.settings.level:.0%}".replace("%", " %"),
+    }
+
+
+def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
+    """Return in words how the subject compares with its rival, metric by metric of the headline."""
+    if not {SUBJECT, RIVAL} <= set(run.methods):
+        return []
+    found = {metric: difference(run.rows, SUBJECT, RIVAL, metric, bootstrap) for metric in HEADLINE}
+    return [
+        verdict(label(SUBJECT), label(RIVAL), READINGS[metric].title, interval, bootstrap.level)
+        for metric, interval in found.items()
+        if interval is not None
+    ]
+
+
+def _bars(run: Run, bootstrap: Bootstrap) -> list[Chart]:
+    """Return per-relation bars of the three accuracies."""
+    names = [label(relation) for relation in run.relations]
+    chance = {"relation_accuracy": 1 / len(run.benchmark.relations)}
+    drawn = []
+    for metric in HEADLINE[:3]:
+        title = READINGS[metric].title
+        series = by_relation(run.rows, run.relations, run.methods, metric, bootstrap)
+        drawn.append(Chart(title, charts.bars(f"{title} by relation", names, series, chance.get(metric))))
+    return drawn
+
+
+def _curves(run: Run) -> list[Chart]:
+    """Return one chart a method and loss term: a thin line a relation, a bold one their mean."""
+    drawn = []
+    for place, method in enumerate(run.methods):
+        tables = {
+            relation: run.losses[relation, method] for relation in run.relations if (relation, method) in run.losses
+        }
+        for term in _terms(list(tables.values())):
+            lines = {label(relation): _smooth(losses["step"], losses[term]) for relation, losses in tables.items()}
+            lines["mean"] = _mean(list(lines.values()))
+            caption = f"{label(method)}: {label(term)}"
+            drawn.append(Chart(caption, charts.curves(f"{caption} by step", lines, "mean", place)))
+    return drawn
+
+
+def _terms(tables: list[pd.DataFrame]) -> list[str]:
+    """Return the loss terms worth a chart: a total that equals its only term is drawn once."""
+    terms = [term for term in tables[0].columns if term != "step"] if tables else []
+    if len(terms) == 2 and all(np.allclose(losses[terms[0]], losses[terms[1]]) for losses in tables):
+        return terms[:1]
+    return terms
+
+
+def _smooth(steps: pd.Series, values: pd.Series) -> list[tuple[float, float]]:
+    """Return a loss curve as points, averaged over a centred window of a fifteenth of its length.
+
+    A single step's loss is mostly the luck of its timesteps and noise.
+    """
+    window = max(1, len(values) // 15)
+    smooth = values.rolling(window, center=True, min_periods=1).mean()
+    kept = np.unique(np.linspace(0, len(values) - 1, CURVE_POINTS).round().astype(int))
+    return [(float(steps.iloc[place]), float(smooth.iloc[place])) for place in kept]
+
+
+def _mean(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Return the mean of curves at the steps of the first, straight lines between their points."""
+    steps = [step for step, _ in lines[0]]
+    values = [np.interp(steps, *zip(*line, strict=True)) for line in lines]
+    return list(zip(steps, np.mean(values, axis=0).tolist(), strict=True))
+
+
+def _hashes(run: Run) -> list[tuple[str, str]]:
+    """Return what each model and exemplar folder was, by hash, to compare another run with this one."""
+    found = {}
+    for (relation, _), concept in run.concepts.items():
+        found[f"base {concept['base']}"] = concept["base_hash"]
+        found[f"exemplars {relation}"] = concept["exemplars_hash"]
+    judge = run.judge
+    found[f"judge {judge['model']}"] = judge["sha256"] or f"pretrained {judge['pretrained']}"
+    return sorted(found.items(), key=lambda item: (item[0].startswith("exemplars"), item[0]))
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Return plain values as block-style YAML text in the order given."""
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.dump(values, stream)
+    return stream.getvalue()

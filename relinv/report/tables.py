@@ -1,0 +1,201 @@
+"""The report's tables: methods by metrics with intervals, groups of triplets, and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from relinv.report.rows import READINGS, SUBJECT
+from relinv.statistics import Bootstrap, Interval, mean_interval, paired_difference
+
+HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: its name, its cells (None where undefined), and which of them are set in bold."""
+
+    name: str
+    cells: list[Interval | None]
+    bold: list[bool]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of intervals: a heading a column, a line a method; `signed` where they are differences."""
+
+    caption: str
+    headings: list[str]
+    lines: list[Line]
+    signed: bool = False
+
+
+def figure(value: float, signed: bool = False) -> str:
+    """Return a figure with three decimals, a true minus sign, and where `signed` a plus sign too."""
+    return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
+
+
+def label(method: str) -> str:
+    """Return a method's or relation's name as words."""
+    return method.replace("_", " ")
+
+
+def by_method(
+    rows: pd.DataFrame,
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    bootstrap: Bootstrap,
+    caption: str,
+    name: Callable[[str], str] = label,
+) -> Table:
+    """Return the mean and interval of each metric for each method, the best mean of a column marked.
+
+    `name` turns a value of the rows' method column into the words of its line.
+    """
+    columns = [[interval(rows, method, metric, bootstrap) for method in methods] for metric in metrics]
+    best = [_best(column, READINGS[metric].higher_is_better) for column, metric in zip(columns, metrics, strict=True)]
+    lines = [
+        Line(name(method), [column[row] for column in columns], [row == place for place in best])
+        for row, method in enumerate(methods)
+    ]
+    return Table(caption, [heading(metric) for metric in metrics], lines)
+
+
+def by_relation(
+    rows: pd.DataFrame, relations: Sequence[str], methods: Sequence[str], metric: str, bootstrap: Bootstrap
+) -> dict[str, list[Interval | None]]:
+    """Return {method: its interval of `metric` on each relation}, for bars."""
+    groups = [rows[rows["relation"] == relation] for relation in relations]
+    return {label(method): [interval(group, method, metric, bootstrap) for group in groups] for method in methods}
+
+
+def between(
+    rows: pd.DataFrame,
+    pairs: Mapping[str, tuple[str, str]],
+    metrics: Sequence[str],
+    bootstrap: Bootstrap,
+    caption: str,
+) -> Table:
+    """Return a line a named pair (a, b) of methods: a − b on the same scenarios, bold where not zero."""
+    lines = []
+    for name, (method, other) in pairs.items():
+        cells = [difference(rows, method, other, metric, bootstrap) for metric in metrics]
+        lines.append(Line(name, cells, [found is not None and not found.low <= 0 <= found.high for found in cells]))
+    return Table(caption, [heading(metric) for metric in metrics], lines, signed=True)
+
+
+def relation_table(
+    rows: pd.DataFrame, relations: Sequence[str], methods: Sequence[str], metric: str, bootstrap: Bootstrap
+) -> Table:
+    """Return the intervals of `by_relation` as a table, a line a relation, the best method of each marked."""
+    columns = by_relation(rows, relations, methods, metric, bootstrap)
+    lines = []
+    for row, relation in enumerate(relations):
+        cells = [column[row] for column in columns.values()]
+        best = _best(cells, READINGS[metric].higher_is_better)
+        lines.append(Line(label(relation), cells, [place == best for place in range(len(cells))]))
+    return Table(heading(metric), list(columns), lines)
+
+
+def groups(rows: pd.DataFrame, methods: Sequence[str], bootstrap: Bootstrap) -> list[Table]:
+    """Return one table for triplets held out of the base's training and one for those seen in it.
+
+    Empty where no row says: the training set of a published base is not known.
+    """
+    held_out = rows["held_out"].map(as_flag)
+    kinds = {"held out of the base’s training": True, "seen in the base’s training": False}
+    found = {words: rows[held_out == flag] for words, flag in kinds.items()}
+    return [
+        by_method(group, methods, HEADLINE, bootstrap, f"Triplets {words}: {_scenarios(group)} scenarios")
+        for words, group in found.items()
+        if not group.empty
+    ]
+
+
+def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bootstrap: Bootstrap) -> Table | None:
+    """Return the paired differences of the subject from each other method, bold where not zero.
+
+    None where the subject, or any other method, did not run.
+    """
+    others = [method for method in methods if method != SUBJECT]
+    if SUBJECT not in methods or not others:
+        return None
+    pairs = {f"{label(SUBJECT)} − {label(other)}": (SUBJECT, other) for other in others}
+    return between(rows, pairs, metrics, bootstrap, "Paired differences on the same scenarios")
+
+
+def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
+    """Return the mean and interval of a metric for a method, None where it is defined for no row."""
+    found = mean_interval(rows[rows["method"] == method], READINGS[metric].column, bootstrap)
+    return None if math.isnan(found.mean) else found
+
+
+def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
+    """Return the paired difference `method` − `other` of a metric, None where either has no defined row."""
+    column = READINGS[metric].column
+    defined = rows.dropna(subset=[column])
+    if not {method, other} <= set(defined["method"]):
+        return None
+    return paired_difference(defined, method, other, column, bootstrap)
+
+
+def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
+    """Return a paired difference in words, saying plainly when it cannot be told from zero."""
+    span = f"{level:.0%} interval {figure(found.low, True)} to {figure(found.high, True)}".replace("%", " %")
+    if found.low <= 0 <= found.high:
+        return (
+            f"The {what} of {name} differs from that of {other} by {figure(found.mean, True)} ({span}). "
+            "The interval includes zero: this run cannot tell the two apart."
+        )
+    way = "higher" if found.mean > 0 else "lower"
+    return (
+        f"The {what} of {name} is {abs(found.mean):.3f} {way} than that of {other} ({span}; "
+        "the interval excludes zero)."
+    )
+
+
+def heading(metric: str) -> str:
+    """Return a metric's column heading, with an arrow towards better."""
+    reading = READINGS[metric]
+    return f"{reading.title}\u00a0{'↑' if reading.higher_is_better else '↓'}"
+
+
+def as_text(table: Table) -> str:
+    """Return a table for a terminal: each mean above its interval, `*` where the page has bold."""
+    grid = [["", *table.headings]]
+    for line in table.lines:
+        cells = list(zip(line.cells, line.bold, strict=True))
+        grid.append(
+            [
+                line.name,
+                *(f"{figure(c.mean, table.signed)}{'*' if b else ' '}" if c else "– " for c, b in cells),
+            ]
+        )
+        grid.append(
+            [
+                "",
+                *(f"{figure(c.low, table.signed)}…{figure(c.high, table.signed)} " if c else "" for c, _ in cells),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    rows = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid)
+    return "\n".join([table.caption, *rows, ""])
+
+
+def as_flag(value: object) -> bool | None:
+    """Return what a score row says of its triplet: held out, seen, or None for not known."""
+    return {"true": True, "false": False, "1": True, "0": False}.get(str(value).lower())
+
+
+def _best(column: Sequence[Interval | None], higher: bool) -> int | None:
+    defined = [row for row, found in enumerate(column) if found is not None]
+    if len(defined) < 2:
+        return None
+    return max(defined, key=lambda row: column[row].mean if higher else -column[row].mean)
+
+
+def _scenarios(rows: pd.DataFrame) -> int:
+    return len(rows[["relation", "index"]].drop_duplicates())

@@ -1,0 +1,140 @@
+"""Sampling: from text encodings and starting noise to images, by classifier-free guidance.
+
+The loop is `StableDiffusionPipeline`'s (Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, equation
+6), kept here because a concept may condition on the timestep, which that pipeline cannot express. It lies
+below both training, for its previews, and generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import unknown
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from relinv.bases import Base
+
+    # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.
+    Conditioning = torch.Tensor | Callable[[int], torch.Tensor]
+
+# Scheduler classes of diffusers, with what each must be told beside the base's own noise schedule.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),  # Song et al. 2020; latents have no bound to clip to
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # Liu et al. 2022, as Stable Diffusion 1.5 uses it
+    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),  # Lu et al. 2022, order 2
+}
+
+DECODED_AT_ONCE = 8 * 512 * 512  # pixels: the decoder's memory grows with the batch far more than the UNet's
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How noise becomes an image: UNet steps, guidance scale (1 or less: none), a name among `SCHEDULERS`."""
+
+    steps: int
+    guidance_scale: float
+    scheduler: str = "ddim"
+
+
+def sample(
+    base: Base,
+    prompt_embeds: Conditioning,
+    negative_embeds: Conditioning,
+    latents: torch.Tensor,
+    sampler: Sampler,
+) -> torch.Tensor:
+    """Return the images that `latents`, unit noise (batch, channels, height, width), are denoised to.
+
+    Shape (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]. Each conditioning is (batch, tokens, dim),
+    or a function that gives it for a timestep; the same inputs give the same images. The pair that guidance
+    compares goes through the UNet together; at a guidance scale of 1 or less there is no pair, as in
+    diffusers. Raises UserError for a scheduler that is not in `SCHEDULERS`.
+    """
+    import torch
+
+    with torch.inference_mode():
+        return decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler))
+
+
+def denoise(
+    base: Base,
+    prompt_embeds: Conditioning,
+    negative_embeds: Conditioning,
+    latents: torch.Tensor,
+    sampler: Sampler,
+) -> torch.Tensor:
+    """Return denoised latents, float32, of the shape of `latents`; see `sample` for the arguments."""
+    scheduler = build_scheduler(base, sampler.scheduler)
+    scheduler.set_timesteps(sampler.steps, device=base.device)
+    guided = sampler.guidance_scale > 1
+    # The scheduler's own arithmetic stays in float32, whatever precision the UNet runs in.
+    latents = latents.to(base.device).float() * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        conditions = [negative_embeds, prompt_embeds] if guided else [prompt_embeds]
+        noise = _predict(base, scheduler, latents, timestep, conditions)
+        if guided:
+            unconditional, conditional = noise.chunk(2)
+            noise = unconditional + sampler.guidance_scale * (conditional - unconditional)
+        latents = scheduler.step(noise, timestep, latents).prev_sample
+    return latents
+
+
+def build_scheduler(base: Base, name: str) -> Any:
+    """Return a fresh diffusers scheduler with the base's noise schedule; UserError for an unknown `name`."""
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise unknown("scheduler", name, SCHEDULERS)
+    kind, overrides = SCHEDULERS[name]
+    return getattr(diffusers, kind).from_config(base.scheduler.config, **overrides)
+
+
+def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:
+    """Return the images of `latents`, (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]."""
+    import torch
+
+    latents = (latents / base.vae.config.scaling_factor).to(base.dtype)
+    chunk = max(1, DECODED_AT_ONCE // base.resolution**2)
+    pixels = [base.vae.decode(part).sample.float().cpu() for part in latents.split(chunk)]
+    return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
+
+
+def initial_latents(base: Base, seeds: Sequence[int]) -> torch.Tensor:
+    """Return unit noise (images, channels, height, width), each image's from a CPU generator of its own.
+
+    So an image does not depend on the batch it is made in, nor its noise on the device.
+    """
+    import torch
+
+    side = base.resolution // 2 ** (len(base.vae.config.block_out_channels) - 1)
+    shape = (base.unet.config.in_channels, side, side)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def to_pictures(images: torch.Tensor) -> list[Image.Image]:
+    """Return one RGB picture for each of `images`, (batch, 3, height, width) in [0, 1]."""
+    from PIL import Image
+
+    levels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()  # (batch, height, width, 3)
+    return [Image.fromarray(picture) for picture in levels]
+
+
+def _predict(
+    base: Base, scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor, conditions: list
+) -> torch.Tensor:
+    """Return the UNet's output under each condition in one pass, (conditions * batch, channels, h, w)."""
+    import torch
+
+    inputs = scheduler.scale_model_input(torch.cat([latents] * len(conditions)), timestep).to(base.dtype)
+    embeds = torch.cat([_at(condition, timestep) for condition in conditions]).to(base.device, base.dtype)
+    return base.unet(inputs, timestep, encoder_hidden_states=embeds).sample.float()
+
+
+def _at(condition: Conditioning, timestep: torch.Tensor) -> torch.Tensor:
+    """Return the encoding that holds at `timestep`, (batch, tokens, dim)."""
+    return condition(int(timestep)) if callable(condition) else condition

@@ -1,0 +1,122 @@
+"""Scores: from images, as a judge embeds them, to one row of readings an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from relinv.benchmark import Benchmark, Relation
+from relinv.exemplars import load_image, read_exemplars
+from relinv.files import atomic_write_text
+from relinv.images import ImageRecord, read_pictures, read_records
+from relinv.plugins import find_plugin, plugin_names
+
+if TYPE_CHECKING:
+    from relinv.judge import Judge
+
+METRICS = "relinv.metrics"
+KEYS = ["relation", "method", "index", "head", "tail", "held_out", "seed", "file"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What metrics see of one relation's images: unit embeddings and scenarios' words, never the method."""
+
+    relation: Relation
+    relations: tuple[Relation, ...]  # all of the benchmark, `relation` among them
+    pairs: tuple[tuple[str, str], ...]  # head and tail of each image
+    images: np.ndarray  # (images, dim)
+    exemplars: np.ndarray  # (exemplars, dim)
+    encode_texts: Callable[[Sequence[str]], np.ndarray]  # (texts, dim); asked often, so it remembers
+
+    def similarity(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return each image's cosine to each of its own texts, (images, texts), equally many for each."""
+        flat = [text for row in texts for text in row]
+        if not flat:
+            return np.zeros((len(texts), 0))
+        embeddings = self.encode_texts(flat).reshape(
+            len(texts), -1, self.images.shape[1]
+        )  # (images, texts, dim)
+        return np.einsum("id,itd->it", self.images, embeddings)
+
+    def scene(self) -> np.ndarray:
+        """Return each image's cosine to its own "HEAD relation TAIL", (images,)."""
+        return self.similarity([[phrase(head, self.relation, tail)] for head, tail in self.pairs])[:, 0]
+
+    def other_relations(self) -> np.ndarray:
+        """Return each image's cosine to its own entities in each other relation, (images, relations - 1)."""
+        others = [relation for relation in self.relations if relation.name != self.relation.name]
+        return self.similarity([[phrase(head, other, tail) for other in others] for head, tail in self.pairs])
+
+    def other_entities(self) -> np.ndarray:
+        """Return each image's cosine to its phrase with one entity replaced, (images, heads - 1 + tails - 1).
+
+        The head is replaced by each other head of the relation's grid, then the tail by each other tail.
+        """
+        return self.similarity([self._replaced(head, tail) for head, tail in self.pairs])
+
+    def _replaced(self, head: str, tail: str) -> list[str]:
+        heads = [phrase(other, self.relation, tail) for other in self.relation.heads if other != head]
+        tails = [phrase(head, self.relation, other) for other in self.relation.tails if other != tail]
+        return heads + tails
+
+
+def phrase(head: str, relation: Relation, tail: str) -> str:
+    """Return the plain words of a scene, as in "cat inside box"."""
+    return f"{head} {relation.words} {tail}"
+
+
+def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return 1.0 where `true` (images,) is above all `others` (images, choices), else 0.0; NaN without any.
+
+    A tie counts as wrong: an image that fits two phrases alike tells neither.
+    """
+    if not others.shape[1]:
+        return np.full(len(true), np.nan)
+    return (true > others.max(axis=1)).astype(float)
+
+
+def load_metric(name: str) -> ModuleType:
+    """Return the metric of that file name; UserError with the closest names where there is none."""
+    return find_plugin(METRICS, name)
+
+
+def score_folder(
+    folder: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, batch_size: int
+) -> pd.DataFrame:
+    """Return one row for each image of a generated folder: what it shows, then every metric there is.
+
+    Raises UserError where records and images disagree, or the benchmark lacks the relation or the records'
+    entities.
+    """
+    records = read_records(folder)
+    relation = benchmark.relation(records[0].relation)
+    exemplars = [
+        load_image(exemplar.path, judge.resolution) for exemplar in read_exemplars(exemplar_folder).exemplars
+    ]
+    context = Context(
+        relation=relation,
+        relations=tuple(benchmark.relations.values()),
+        pairs=tuple((record.head, record.tail) for record in records),
+        images=judge.encode_images(read_pictures(folder, records), batch_size),
+        exemplars=judge.encode_images(exemplars, batch_size),
+        encode_texts=judge.encode_texts,
+    )
+    return score_rows(records, context)
+
+
+def score_rows(records: Sequence[ImageRecord], context: Context) -> pd.DataFrame:
+    """Return one row for each record: the columns `KEYS`, then one for each metric in alphabetical order."""
+    rows = pd.DataFrame([{key: getattr(record, key) for key in KEYS} for record in records])
+    return rows.assign(**{name: load_metric(name).score(context) for name in plugin_names(METRICS)})
+
+
+def write_scores(path: Path, rows: pd.DataFrame) -> None:
+    """Write score rows as CSV, whole or not at all: six digits, blank where a metric is undefined."""
+    atomic_write_text(path, rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -1,0 +1,136 @@
+"""Means with bootstrap intervals over score rows, one row an image, grouped into clusters: the scenarios.
+
+The images of one scenario share its prompt, and the scenarios of one relation share its difficulty, so images
+are not independent. The cluster bootstrap (Davison & Hinkley, "Bootstrap Methods and their Application",
+1997, section 3.8) respects both: it draws relations with replacement and, within each drawn relation,
+scenarios with replacement; every image of a drawn scenario comes along, whatever its seed. Methods are scored
+on the same scenarios, so a difference between two of them draws the same clusters for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from relinv.errors import UserError, unknown
+
+CLUSTER = ["relation", "index"]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %."""
+
+    resamples: int = 2000
+    seed: int = 0
+    level: float = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean, or a difference of means, between the two ends of its percentile interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def summarise(
+    rows: pd.DataFrame,
+    metrics: Sequence[str],
+    *,
+    by: Sequence[str] = ("method",),
+    bootstrap: Bootstrap = Bootstrap(),
+) -> pd.DataFrame:
+    """Return one line per group of `by` and metric, in the order of first appearance in `rows`.
+
+    Columns: those of `by`, then metric, mean, low, high and count, the number of images the metric is defined
+    for. Rows where a metric is NaN are left out of that metric; where none is left, mean and interval are
+    NaN.
+    """
+    lines = []
+    for key, group in rows.groupby(list(by), sort=False, dropna=False):
+        for metric in metrics:
+            values = group.dropna(subset=[metric])
+            interval = mean_interval(values, metric, bootstrap)
+            lines.append((*key, metric, *interval, len(values)))
+    return pd.DataFrame(lines, columns=[*by, "metric", *Interval._fields, "count"])
+
+
+def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootstrap()) -> Interval:
+    """Return the mean of `metric` over the images it is defined for, with its cluster bootstrap interval."""
+    rows = rows.dropna(subset=[metric])
+    if rows.empty:
+        return Interval(np.nan, np.nan, np.nan)
+    mean, resampled = _means(rows, metric, bootstrap)
+    return _interval(mean, resampled, bootstrap)
+
+
+def paired_difference(
+    rows: pd.DataFrame, method_a: str, method_b: str, metric: str, bootstrap: Bootstrap = Bootstrap()
+) -> Interval:
+    """Return the mean of `metric` for `method_a` minus that for `method_b`, with its paired interval.
+
+    Only scenarios scored under both methods count. Raises UserError when a method has no rows, or no scenario
+    is shared.
+    """
+    rows = rows.dropna(subset=[metric])
+    a, b = (_of_method(rows, method).set_index(CLUSTER, drop=False) for method in (method_a, method_b))
+    shared = a.index.intersection(b.index)
+    if shared.empty:
+        raise UserError(
+            f"No scenario has a '{metric}' score under both '{method_a}' and '{method_b}'; score both first."
+        )
+    mean_a, resampled_a = _means(a[a.index.isin(shared)], metric, bootstrap)
+    mean_b, resampled_b = _means(b[b.index.isin(shared)], metric, bootstrap)
+    return _interval(mean_a - mean_b, resampled_a - resampled_b, bootstrap)
+
+
+def _of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return the rows of `method`; raises UserError, naming the methods there are, when it has none."""
+    chosen = rows[rows["method"] == method]
+    if chosen.empty:
+        raise unknown("method", method, set(rows["method"]))
+    return chosen
+
+
+def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> tuple[float, np.ndarray]:
+    """Return the mean over `rows` and the mean of each resample, shape (resamples,)."""
+    # Measured from one of the values, constant data gives exactly that value, without rounding noise.
+    origin = float(rows[metric].iloc[0])
+    offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in CLUSTER])
+    sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index
+    sizes = tuple(int(size) for size in counts.groupby(level=0).size())
+    weights = resample_weights(sizes, bootstrap.resamples, bootstrap.seed)  # (resamples, clusters)
+    resampled = (weights @ sums.to_numpy()) / (weights @ counts.to_numpy())
+    return origin + float(sums.sum() / counts.sum()), origin + resampled
+
+
+def _interval(mean: float, resampled: np.ndarray, bootstrap: Bootstrap) -> Interval:
+    """Return `mean` between the percentiles of `resampled` that leave out half of 1 - level at each end."""
+    tail = (1 - bootstrap.level) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Interval(mean, float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def resample_weights(sizes: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+    """Return how often each cluster is drawn in each resample, shape (resamples, sum of sizes).
+
+    `sizes` holds the number of scenarios of each relation. Drawing a relation m times, and its n scenarios n
+    times anew at each, draws its scenarios m * n times in all, so counts are multinomial and need no loop
+    over resamples. The same arguments give the same draws, which is what pairs methods.
+    """
+    generator = np.random.default_rng(seed)
+    relations = len(sizes)
+    chances = np.full(relations, 1 / relations)
+    times = generator.multinomial(relations, chances, size=resamples)  # (resamples, relations)
+    draws = [
+        generator.multinomial(times[:, i] * size, np.full(size, 1 / size))  # (resamples, size)
+        for i, size in enumerate(sizes)
+    ]
+    return np.concatenate(draws, axis=1).astype(float)

@@ -1,0 +1,1 @@
+"""A study: named parameter changes, each a DVC experiment under several seeds, read back and compared."""

@@ -1,0 +1,118 @@
+"""What a study runs: its arms times its seeds, each a set of parameter overrides and an experiment's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from relinv.checking import parse
+from relinv.errors import UserError, unknown
+from relinv.files import read_yaml, sha256_file, sha256_folder
+from relinv.settings import Name, Seed, Settings
+
+# What decides scores besides parameters; DVC's own dependencies are finer, these only name experiments.
+DECIDING = ("dvc.yaml", "data/benchmark", "data/miniature/base", "data/miniature/judge")
+PRESENTING = ("report", "study")  # packages of relinv that read scores and change none
+
+
+class Contrast(Settings):
+    """A paired difference, left − right; either side is "arm/method"."""
+
+    title: str
+    left: Annotated[str, Field(pattern=r"^\w+/\w+$")]
+    right: Annotated[str, Field(pattern=r"^\w+/\w+$")]
+
+
+class Plan(Settings):
+    """A study: each arm's overrides of params.yaml, run once a seed, with the seed put into `seeded`."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeded: Annotated[list[str], Field(min_length=1)]
+    arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    contrasts: list[Contrast]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment of a study: an arm under one seed. `name` changes with all that decides its scores."""
+
+    arm: str
+    seed: int
+    overrides: dict[str, Any]
+    name: str
+    work: int  # inversions to make: what a trial's time is roughly proportional to
+
+
+def load_plan(path: Path) -> Plan:
+    """Return the plan in a YAML file; raises UserError where it is missing or a contrast names no arm."""
+    plan = parse(Plan, read_yaml(path, "study plan"), "", path)
+    for contrast in plan.contrasts:
+        for side in (contrast.left, contrast.right):
+            arm = side.split("/")[0]
+            if arm not in plan.arms:
+                raise unknown(f"arm in contrast '{contrast.title}' of {path}", arm, plan.arms)
+    return plan
+
+
+def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]) -> list[Trial]:
+    """Return the trials of the named arms (all where none is named), arms in the plan's order, seeds within.
+
+    `relations` narrows every trial to a few. Raises UserError for an arm that the plan, or a parameter that
+    params.yaml, does not have.
+    """
+    for arm in arms:
+        if arm not in plan.arms:
+            raise unknown("arm", arm, plan.arms)
+    parameters = read_yaml(root / "params.yaml", "parameter file")
+    code = _code_hash(root)
+    narrowed = {"relations": list(relations)} if relations else {}
+    chosen = [arm for arm in plan.arms if not arms or arm in arms]
+    return [
+        _trial(arm, seed, plan.arms[arm] | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
+        for arm in chosen
+        for seed in plan.seeds
+    ]
+
+
+def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `parameters` with dotted `overrides` put in; UserError for one that is not there to override."""
+    changed = deepcopy(dict(parameters))
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        node = changed
+        for part in path:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if not isinstance(node, dict) or last not in node:
+            raise UserError(f"The study overrides '{dotted}', which params.yaml does not have: correct its name.")
+        node[last] = value
+    return changed
+
+
+def _trial(arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], code: str) -> Trial:
+    values = overridden(parameters, overrides)
+    work = len(values["relations"]) * len(values["methods"])
+    values.pop("report", None)  # intervals are drawn anew from the scores
+    digest = hashlib.sha256((code + json.dumps(values, sort_keys=True)).encode("utf-8")).hexdigest()
+    name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
+    return Trial(arm, seed, overrides, name, work)
+
+
+def _code_hash(root: Path) -> str:
+    """Return one hash over code, pipeline, benchmark and models."""
+    code = [
+        path
+        for path in sorted((root / "relinv").rglob("*.py"))
+        if path.relative_to(root / "relinv").parts[0] not in PRESENTING
+    ]
+    parts = [f"{path.relative_to(root).as_posix()} {sha256_file(path)}" for path in code]
+    for path in (root / name for name in DECIDING):
+        if path.exists():
+            parts.append(f"{path.name} {sha256_folder(path) if path.is_dir() else sha256_file(path)}")
+    return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()

@@ -1,0 +1,82 @@
+"""A study's results: one table of rows over arms and seeds, contrasts with intervals, a page, a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from relinv.files import atomic_write_text
+from relinv.report import charts
+from relinv.report.pages import fill
+from relinv.report.revisions import scores_at
+from relinv.report.rows import READINGS
+from relinv.report.tables import HEADLINE, Table, between, by_method, label, verdict
+from relinv.statistics import Bootstrap
+from relinv.study.plan import Contrast, Plan, Trial
+
+COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
+
+
+def gather(root: Path, planned: Sequence[Trial], commits: Mapping[str, str]) -> pd.DataFrame:
+    """Return the score rows of all trials: arm, trial (its seed), keys, and the headline's metrics."""
+    parts = [scores_at(root, commits[trial.name]).assign(arm=trial.arm, trial=trial.seed) for trial in planned]
+    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *(READINGS[metric].column for metric in HEADLINE)]]
+
+
+def write_study(folder: Path, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
+    """Write study.csv (all rows), study.md (tables) and study.svg (contrasts) to `folder`; deterministic.
+
+    A scenario's images under all seeds form one cluster, so that seeds do not pass for independent scenarios.
+    """
+    pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
+    contrasts = [contrast for contrast in plan.contrasts if {contrast.left, contrast.right} <= set(pooled["method"])]
+    table = _contrast_table(pooled, contrasts, bootstrap)
+    atomic_write_text(folder / "study.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    atomic_write_text(folder / "study.svg", draw(table))
+    page = fill(
+        "study.md.jinja",
+        seeds=sorted(rows["trial"].unique()),
+        relations=rows["relation"].nunique(),
+        scenarios=len(rows[["relation", "index"]].drop_duplicates()),
+        level=f"{bootstrap.level:.0%}".replace("%", " %"),
+        verdicts=_verdicts(contrasts, table, bootstrap),
+        contrasts=table,
+        arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
+    )
+    atomic_write_text(folder / "study.md", page)
+
+
+def draw(table: Table) -> str:
+    """Return the contrasts as one SVG document, a panel a metric."""
+    panels, headings = [], []
+    for place, metric in enumerate(HEADLINE):
+        entries = [(line.name, line.cells[place]) for line in table.lines if line.cells[place] is not None]
+        if entries:
+            panels.append(charts.differences(f"Differences in {READINGS[metric].title}", entries))
+            headings.append(f"{READINGS[metric].title}, difference")
+    return charts.stack(panels, headings)
+
+
+def _contrast_table(pooled: pd.DataFrame, contrasts: Sequence[Contrast], bootstrap: Bootstrap) -> Table:
+    pairs = {contrast.title: (contrast.left, contrast.right) for contrast in contrasts}
+    return between(pooled, pairs, HEADLINE, bootstrap, "Paired differences over scenarios and seeds")
+
+
+def _verdicts(contrasts: Sequence[Contrast], table: Table, bootstrap: Bootstrap) -> list[str]:
+    """Return each contrast's headline metric in words."""
+    title = READINGS[HEADLINE[0]].title
+    return [
+        f"**{contrast.title}.** " + verdict(contrast.left, contrast.right, title, line.cells[0], bootstrap.level)
+        for contrast, line in zip(contrasts, table.lines, strict=True)
+        if line.cells[0] is not None
+    ]
+
+
+def _arm_table(rows: pd.DataFrame, arm: str, plan: Plan, bootstrap: Bootstrap) -> Table:
+    """Return the means of one arm, captioned with what it changes."""
+    chosen = rows[rows["arm"] == arm]
+    changes = ", ".join(f"{name} = {value}" for name, value in plan.arms[arm].items() if name != "methods")
+    caption = f"{label(arm)} ({changes or 'the parameters as they are'})"
+    return by_method(chosen, list(chosen["method"].unique()), HEADLINE, bootstrap, caption)

@@ -1,0 +1,34 @@
+"""Command `compare`: revisions and experiments side by side. No pipeline stage: it reads other revisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.settings import ReportSettings, load_params
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.compare main my-experiment workspace --html comparison.html")
+def compare(
+    revisions: Annotated[list[str], typer.Argument(help="Commits, branches, experiments, or workspace.")],
+    html: Annotated[Path | None, typer.Option(help="Also write the tables to this HTML file.")] = None,
+) -> None:
+    """Print what sets revisions apart: parameters, metrics, and paired differences from the first."""
+    from relinv.files import atomic_write_text
+    from relinv.report.compare import as_html, as_lines, compare
+    from relinv.statistics import Bootstrap
+
+    settings = load_params().section("report", ReportSettings)
+    comparison = compare(Path(), revisions, Bootstrap(settings.resamples, settings.seed, settings.level))
+    print(as_lines(comparison))
+    if html:
+        atomic_write_text(html, as_html(comparison))
+
+
+if __name__ == "__main__":
+    cli.run(app)

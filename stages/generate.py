@@ -1,0 +1,42 @@
+"""Stage `generate`: draws every scenario of one relation with what one method learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.benchmark import load_benchmark
+from relinv.settings import GenerateSettings, load_params
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.generate inside reversion")
+def generate(
+    relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
+    method: Annotated[str, typer.Argument(help="A method that has learned it, such as reversion.")],
+) -> None:
+    """Draw the relation's 100 scenarios into data/images/RELATION/METHOD: a PNG each, and records.jsonl.
+
+    The concept is read from data/concepts/RELATION/METHOD. Killed and run again, it goes on where it stopped.
+    """
+    params = load_params()
+    settings = params.section("generate", GenerateSettings)
+    scenarios = load_benchmark(params.benchmark()).scenarios(relation)
+    model = params.model()
+
+    from relinv.bases import load_base  # after the parameters were found good: these import torch
+    from relinv.concept import load_concept
+    from relinv.generation import generate_folder
+
+    base = load_base(model)
+    concept = load_concept(Path("data/concepts") / relation / method, base)
+    folder = Path("data/images") / relation / method
+    generate_folder(base, concept, scenarios, settings, folder, Path(".scratch"))
+
+
+if __name__ == "__main__":
+    cli.run(app)

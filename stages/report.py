@@ -1,0 +1,25 @@
+"""Stage `report`: tables with intervals, charts, contact sheets, and the two pages that hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relinv import cli
+from relinv.settings import load_params
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.report")
+def report() -> None:
+    """Write reports/: metrics.json, scores.csv, grids/, report.html and report.md.
+
+    It reads the results of the relations and methods that params.yaml names.
+    """
+    from relinv.report.build import write_report
+
+    write_report(Path(), load_params())
+
+
+if __name__ == "__main__":
+    cli.run(app)

@@ -1,0 +1,38 @@
+"""Stage `score`: lets the judge read every image of one relation and method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.benchmark import load_benchmark
+from relinv.settings import ScoreSettings, load_params
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.score inside reversion")
+def score(
+    relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
+    method: Annotated[str, typer.Argument(help="A method whose images were generated, such as reversion.")],
+) -> None:
+    """Score data/images/RELATION/METHOD by every metric: data/scores/RELATION/METHOD.csv, a row an image."""
+    params = load_params()
+    settings = params.section("score", ScoreSettings)
+    benchmark = load_benchmark(params.benchmark())
+    benchmark.relation(relation)  # a wrong name is told before the judge is loaded
+
+    from relinv.judge import load_judge  # imports torch
+    from relinv.scoring import score_folder, write_scores
+
+    judge = load_judge(params.judge())
+    images = Path("data/images") / relation / method
+    rows = score_folder(images, Path("data/relations") / relation, benchmark, judge, settings.batch_size)
+    write_scores(Path("data/scores") / relation / f"{method}.csv", rows)
+
+
+if __name__ == "__main__":
+    cli.run(app)

@@ -1,0 +1,44 @@
+"""Command `study`: the arms of study.yaml as DVC experiments, and what they show. It resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.settings import ReportSettings, load_params
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.study --arms shared,varied --relations inside,hug --output quick")
+def study(
+    arms: Annotated[str, typer.Option(help="Only these arms of the plan, joined by commas.")] = "",
+    relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
+    plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("study.yaml"),
+    output: Annotated[Path, typer.Option(help="The folder for tables and drawing.")] = Path("reports/study"),
+) -> None:
+    """Run what is not finished yet, then write study.csv, study.md and study.svg.
+
+    Experiments see committed and changed files that git tracks; a new file must be added to git first.
+    """
+    from relinv.statistics import Bootstrap
+    from relinv.study.plan import load_plan, trials
+    from relinv.study.running import run_pending
+    from relinv.study.summary import gather, write_study
+
+    settings = load_params().section("report", ReportSettings)
+    loaded = load_plan(plan)
+    planned = trials(Path(), loaded, _names(arms), _names(relations))
+    rows = gather(Path(), planned, run_pending(Path(), planned))
+    write_study(output, loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
+
+
+def _names(joined: str) -> list[str]:
+    return [name.strip() for name in joined.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    cli.run(app)

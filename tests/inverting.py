@@ -1,0 +1,25 @@
+"""Small inversions for tests: every method with its section of params.yaml, cut down to a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from relinv.bases import Base
+from relinv.exemplars import read_exemplars
+from relinv.inversion import Problem
+from relinv.plugins import find_plugin, plugin_names
+from relinv.settings import PreviewSettings, load_params
+
+METHODS = plugin_names("relinv.methods")
+SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03}
+PREVIEW = PreviewSettings(every=4, prompts=["cat <r> box", "dog <R> cup"], steps=2, guidance_scale=5.0, seed=0)
+
+
+def problem(base: Base, exemplar_folder: Path, method: str, seed: int = 0, **changes: Any) -> Problem:
+    """Return a short inversion of `inside` by `method`; `changes` are to its own parameters."""
+    kind = find_plugin("relinv.methods", method).Settings
+    values = load_params().section(f"invert.{method}", dict[str, Any])
+    small = {name: value for name, value in (SMALL | changes).items() if name in kind.model_fields}
+    settings = kind(**(values | small))
+    return Problem(base, read_exemplars(exemplar_folder), "inside", method, settings, seed, PREVIEW)

@@ -1,0 +1,88 @@
+"""Base models: loaded frozen, and refused in one sentence when something is missing or damaged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from relinv.bases import Base, load_base
+from relinv.errors import UserError
+from tests.conftest import tiny_settings
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copied(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "base"))
+
+
+def test_networks_are_frozen_and_evaluated(base: Base) -> None:
+    for network in (base.text_encoder, base.vae, base.unet):
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: Path) -> None:
+    assert load_base(tiny_settings(copied)).fingerprint == base.fingerprint
+    (copied / "README.md").write_text("about")
+    (copied / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a variant")
+    assert load_base(tiny_settings(copied)).fingerprint == base.fingerprint
+    tensors = load_file(copied / UNET)
+    tensors[min(tensors)].add_(1e-3)
+    save_file(tensors, copied / UNET)
+    assert load_base(tiny_settings(copied)).fingerprint != base.fingerprint
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no base model folder"):
+        load_base(tiny_settings(tmp_path / "nowhere"))
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(UserError, match="'nobody/nothing' is no folder, and the hub does not give it"):
+        load_base(tiny_settings(Path("nobody/nothing")))
+
+
+def test_a_missing_component_is_named(copied: Path) -> None:
+    shutil.rmtree(copied / "vae")
+    with pytest.raises(UserError, match="lacks vae: restore it"):
+        load_base(tiny_settings(copied))
+
+
+def test_missing_weights_are_named(copied: Path) -> None:
+    (copied / UNET).unlink()
+    with pytest.raises(UserError, match="weights of unet are missing"):
+        load_base(tiny_settings(copied))
+
+
+def test_damaged_weights_are_named(copied: Path) -> None:
+    (copied / UNET).write_bytes((copied / UNET).read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"'{copied / UNET}' is damaged .* restore it"):
+        load_base(tiny_settings(copied))
+
+
+def test_incomplete_weights_are_refused_and_not_filled_at_random(copied: Path) -> None:
+    path = copied / "text_encoder/model.safetensors"
+    tensors = load_file(path)
+    del tensors[max(tensors)]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"weights of text_encoder .* lack"):
+        _ = load_base(tiny_settings(copied)).text_encoder
+
+
+def test_a_damaged_configuration_is_refused(copied: Path) -> None:
+    (copied / "unet/config.json").write_text("{")
+    with pytest.raises(UserError, match=r"The unet in .* cannot be loaded"):
+        _ = load_base(tiny_settings(copied)).unet
+
+
+def test_a_device_this_machine_lacks_is_refused(tiny_base: Path) -> None:
+    settings = tiny_settings(tiny_base).model_copy(update={"device": "cuda:99"})
+    with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
+        _ = load_base(settings).device

@@ -1,0 +1,128 @@
+"""Concept folders: read as they were written, by us and by diffusers, and refused when something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from relinv.bases import Base
+from relinv.concept import EMBEDDING, METADATA, Concept, load_concept, save_concept
+from relinv.embeddings import PlaceholderTokens
+from relinv.errors import UserError
+from relinv.files import sha256_folder
+
+
+def made(base: Base, **changes: object) -> Concept:
+    """Return a learned concept for `base`; `changes` are to its metadata."""
+    row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
+    metadata = {
+        "relation": "inside",
+        "method": "reversion",
+        "token": "<r>",
+        "template": "{head} <r> {tail}",
+        "params": {"steps": 3},
+        "seed": 0,
+        "steps": 3,
+        "base": base.id,
+        "base_hash": base.fingerprint,
+        "exemplars_hash": "e" * 64,
+        "versions": {"torch": "2"},
+    }
+    return Concept("<r>", row, metadata | changes)
+
+
+@pytest.fixture
+def folder(base: Base, tmp_path: Path) -> Path:
+    save_concept(tmp_path, made(base))
+    return tmp_path
+
+
+def test_it_comes_back_as_it_was(base: Base, folder: Path) -> None:
+    written, read = made(base), load_concept(folder, base)
+    assert read.embedding is not None and torch.equal(read.embedding, written.embedding)
+    assert read.metadata == written.metadata
+    assert read.fingerprint == written.fingerprint
+    assert read.prompt("toy truck", "box") == "toy truck <r> box"
+
+
+def test_another_row_or_another_word_of_metadata_is_another_concept(base: Base) -> None:
+    concept = made(base)
+    moved = Concept("<r>", concept.embedding + 1, concept.metadata)
+    assert len({concept.fingerprint, moved.fingerprint, made(base, seed=1).fingerprint}) == 3
+
+
+def test_the_tensor_file_is_what_other_programs_read(base: Base, folder: Path) -> None:
+    with safe_open(folder / EMBEDDING, "pt") as file:
+        assert list(file.keys()) == ["<r>"]
+        row = file.get_tensor("<r>")
+        assert row.dtype == torch.float32 and row.shape == (base.dim,)
+        assert file.metadata()["method"] == "reversion" and file.metadata()["params"] == '{"steps": 3}'
+
+
+def test_diffusers_takes_the_folder_as_it_is(base: Base, folder: Path, tiny_base: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.load_textual_inversion(folder)
+    theirs, _ = pipeline.encode_prompt("a cat <r> box", "cpu", 1, False)
+    concept = load_concept(folder, base)
+    with torch.no_grad(), PlaceholderTokens(base, {"<r>": concept.embedding}):
+        ours = base.encode(base.tokenize(["a cat <r> box"]))
+    assert torch.allclose(theirs, ours, atol=1e-6)
+
+
+def test_saving_twice_gives_the_same_bytes(base: Base, folder: Path) -> None:
+    before = sha256_folder(folder)
+    save_concept(folder, made(base))
+    assert sha256_folder(folder) == before
+
+
+def test_plain_words_need_no_tensor(base: Base, tmp_path: Path) -> None:
+    words = made(base, token=None, template="{head} hanging from {tail}", method="relation_words").metadata
+    save_concept(tmp_path, Concept(None, None, words))
+    assert [path.name for path in tmp_path.iterdir()] == [METADATA]
+    assert load_concept(tmp_path, base).prompt("bag", "hand") == "bag hanging from hand"
+
+
+def test_a_foreign_base_is_refused(base: Base, tmp_path: Path) -> None:
+    save_concept(tmp_path, made(base, base="another/model", base_hash="f" * 64))
+    with pytest.raises(UserError, match=r"was learned for the base 'another/model' \(ffffffffffff\)"):
+        load_concept(tmp_path, base)
+
+
+def test_a_row_of_another_width_is_refused(base: Base, tmp_path: Path) -> None:
+    save_concept(tmp_path, Concept("<r>", torch.zeros(768), made(base).metadata))
+    with pytest.raises(UserError, match=r"has 768 numbers and the base .* takes 32"):
+        load_concept(tmp_path, base)
+
+
+def test_a_damaged_file_is_named(base: Base, folder: Path) -> None:
+    path = folder / EMBEDDING
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=rf"'{path}' is damaged .* invert the relation again"):
+        load_concept(folder, base)
+
+
+def test_a_missing_file_is_named(base: Base, folder: Path) -> None:
+    (folder / EMBEDDING).unlink()
+    with pytest.raises(UserError, match=r"learned_embeds\.safetensors' is missing"):
+        load_concept(folder, base)
+    (folder / METADATA).unlink()
+    with pytest.raises(UserError, match=r"concept\.json' does not exist"):
+        load_concept(folder, base)
+
+
+@pytest.mark.parametrize("tensors", [{"<x>": torch.zeros(32)}, {"<r>": torch.zeros(1, 32)}])
+def test_a_file_of_another_kind_is_refused(base: Base, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, folder / EMBEDDING)
+    with pytest.raises(UserError, match="not one row named <r>"):
+        load_concept(folder, base)
+
+
+def test_incomplete_metadata_is_refused(base: Base, folder: Path) -> None:
+    (folder / METADATA).write_text('{"token": "<r>"}')
+    with pytest.raises(UserError, match="lacks relation, method, base"):
+        load_concept(folder, base)

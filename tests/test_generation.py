@@ -1,0 +1,197 @@
+"""Generation with a learned concept: diffusers' own images, batches, resuming, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from relinv import generation
+from relinv.bases import Base, load_base
+from relinv.benchmark import Scenario
+from relinv.concept import Concept, save_concept
+from relinv.errors import UserError
+from relinv.generation import encode_prompts, generate_folder, image_seed, plan
+from relinv.images import ImageRecord, read_pictures, read_records
+from relinv.sampling import initial_latents
+from relinv.settings import GenerateSettings, ModelSettings
+
+PAIRS = [("cat", "box"), ("dog", "cup"), ("panda", "bowl"), ("cat", "box"), ("man", "wall")]
+SCENARIOS = [Scenario("inside", index, head, tail, index == 1) for index, (head, tail) in enumerate(PAIRS)]
+SETTINGS = GenerateSettings(seed=3, steps=4, guidance_scale=5.0, scheduler="ddim", batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> Base:
+    return load_base(
+        ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64)
+    )
+
+
+@pytest.fixture(scope="module")
+def concept(base: Base) -> Concept:
+    row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
+    return Concept("<r>", row, metadata(base, "<r>", "{head} <r> {tail}"))
+
+
+def metadata(base: Base, token: str | None, template: str) -> dict[str, object]:
+    return {"relation": "inside", "method": "reversion", "base": base.id, "base_hash": base.fingerprint,
+            "exemplars_hash": "", "token": token, "template": template, "params": {}, "seed": 0, "steps": 0,
+            "versions": {}}  # fmt: skip
+
+
+def pixels(folder: Path) -> np.ndarray:
+    """Return all images of a folder, (images, side, side, 3)."""
+    return np.stack([np.asarray(image) for image in read_pictures(folder, read_records(folder))]).astype(int)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def straight(base: Base, concept: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of all scenarios, drawn without interruption."""
+    root = tmp_path_factory.mktemp("straight")
+    generate_folder(base, concept, SCENARIOS, SETTINGS, root / "images", root / "scratch")
+    return root / "images"
+
+
+def test_images_are_those_diffusers_draws_with_the_concept_loaded(
+    base: Base, concept: Concept, straight: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    save_concept(tmp_path, concept)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.load_textual_inversion(tmp_path)
+    records = read_records(straight)
+    theirs = pipeline(
+        [record.prompt for record in records],
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        latents=initial_latents(base, [record.seed for record in records]),
+        output_type="np",
+    ).images
+    assert np.abs(pixels(straight) - np.round(theirs * 255)).max() <= 2
+
+
+def test_records_say_how_each_image_was_made(base: Base, concept: Concept, straight: Path) -> None:
+    records = read_records(straight)
+    assert [record.file for record in records] == [f"{index:03d}.png" for index in range(5)]
+    assert records[1] == ImageRecord(
+        file="001.png",
+        prompt="dog <r> cup",
+        head="dog",
+        tail="cup",
+        relation="inside",
+        index=1,
+        seed=image_seed(3, "inside", 1),
+        held_out=True,
+        method="reversion",
+        settings={
+            "seed": 3,
+            "steps": 4,
+            "guidance_scale": 5.0,
+            "scheduler": "ddim",
+            "resolution": 64,
+            "base": base.id,
+            "base_sha256": base.fingerprint,
+            "concept_sha256": concept.fingerprint,
+        },
+    )
+
+
+def test_the_batch_size_moves_no_pixel_by_more_than_two(
+    base: Base, concept: Concept, straight: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"batch_size": 5})
+    generate_folder(base, concept, SCENARIOS, settings, tmp_path / "images", tmp_path / "scratch")
+    assert np.abs(pixels(tmp_path / "images") - pixels(straight)).max() <= 2
+    assert read_records(tmp_path / "images") == read_records(straight)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    base: Base, concept: Concept, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sampled = generation.sample, []
+
+    def dying(*arguments: object) -> torch.Tensor:
+        sampled.append(1)
+        if len(sampled) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(generation, "sample", dying)
+    run = (base, concept, SCENARIOS, SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    with pytest.raises(KeyboardInterrupt):
+        generate_folder(*run)
+    assert not (tmp_path / "images").exists()  # nothing half-written to be mistaken for a result
+    (workspace,) = (tmp_path / "scratch").iterdir()
+    assert sorted(path.name for path in workspace.iterdir()) == ["000.png", "001.png"]
+    generate_folder(*run)
+    assert len(sampled) == 2 + 2  # the first batch was kept
+    assert contents(tmp_path / "images") == contents(straight)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_seeds_belong_to_seed_relation_and_scenario_on_every_machine() -> None:
+    assert image_seed(0, "inside", 0) == 611771291
+    seeds = {
+        image_seed(seed, relation, i) for seed in (0, 1) for relation in ("inside", "on") for i in range(100)
+    }
+    assert len(seeds) == 400
+
+
+def test_methods_share_seeds(base: Base, concept: Concept) -> None:
+    plain = Concept(None, None, {**metadata(base, None, "{head} inside {tail}"), "method": "relation_words"})
+    ours, theirs = plan(base, concept, SCENARIOS, SETTINGS), plan(base, plain, SCENARIOS, SETTINGS)
+    assert [record.seed for record in ours] == [record.seed for record in theirs]
+    assert theirs[0].prompt == "cat inside box" and theirs[0].method == "relation_words"
+
+
+def test_plain_words_need_no_token(base: Base, tmp_path: Path) -> None:
+    plain = Concept(None, None, metadata(base, None, "{head} inside {tail}"))
+    generate_folder(base, plain, SCENARIOS[:1], SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    assert pixels(tmp_path / "images").shape == (1, 64, 64, 3)
+
+
+def test_the_token_is_read_in_either_case_and_no_other_is(base: Base, concept: Concept) -> None:
+    encodings = encode_prompts(base, concept, ["cat <r> box", "cat <R> box", "cat in box"])
+    assert torch.equal(encodings["cat <r> box"], encodings["cat <R> box"])
+    assert not torch.equal(encodings["cat <r> box"], encodings["cat in box"])
+    with pytest.raises(UserError, match="<s>"):
+        encode_prompts(base, concept, ["cat <s> box"])
+    with pytest.raises(UserError, match="limit is 24"):
+        encode_prompts(base, concept, ["cat " * 30])
+
+
+def test_each_distinct_prompt_is_encoded_once(
+    base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = Base.encode
+    monkeypatch.setattr(Base, "encode", lambda self, ids: (seen.append(len(ids)), encode(self, ids))[1])
+    records = plan(base, concept, SCENARIOS, SETTINGS)
+    drawn: Iterator[object] = generation.generate(base, concept, records, SETTINGS)
+    assert len(list(drawn)) == 3
+    assert seen == [5]  # four distinct prompts and the empty one
+
+
+def test_memory_and_precision_are_told_in_a_sentence(
+    base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = plan(base, concept, SCENARIOS, SETTINGS)
+
+    def full(*arguments: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generation, "sample", full)
+    with pytest.raises(UserError, match=r"too small for 2 images at once: lower generate\.batch_size"):
+        list(generation.generate(base, concept, records, SETTINGS))
+    monkeypatch.setattr(generation, "sample", lambda *arguments: torch.full((2, 3, 64, 64), torch.nan))
+    with pytest.raises(UserError, match="set the model's precision to bf16 or fp32"):
+        list(generation.generate(base, concept, records, SETTINGS))

@@ -1,0 +1,114 @@
+"""Image folders: the same pixels give the same bytes, folders appear whole, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relinv.errors import UserError
+from relinv.images import (
+    RECORDS,
+    ImageRecord,
+    ImageWriter,
+    Workspace,
+    encode_png,
+    read_pictures,
+    read_records,
+    write_records,
+)
+
+
+def record(index: int, **changes: object) -> ImageRecord:
+    fields = {
+        "file": f"{index:03d}.png",
+        "prompt": "cat <r> box",
+        "head": "cat",
+        "tail": "box",
+        "relation": "inside",
+        "index": index,
+        "seed": 2**32 - 1,
+        "held_out": None,
+        "method": "reversion",
+        "settings": {"steps": 25, "guidance_scale": 5.0},
+    }
+    return ImageRecord(**{**fields, **changes})
+
+
+def picture(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    records = [record(0), record(1, head="café", held_out=True)]
+    write_records(tmp_path, records)
+    assert read_records(tmp_path) == records
+    lines = (tmp_path / RECORDS).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "damaged"), ('{"file": "0.png"}\n', "damaged"), ("", "empty"), ("[1]\n", "damaged")],
+)
+def test_damaged_records_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / RECORDS).write_text(text)
+    with pytest.raises(UserError, match=f"{RECORDS}.*{message}"):
+        read_records(tmp_path)
+
+
+def test_missing_records_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_records(tmp_path)
+
+
+def test_the_same_pixels_give_the_same_bytes_and_come_back(tmp_path: Path) -> None:
+    data = encode_png(picture())
+    assert encode_png(picture()) == data != encode_png(picture(1))
+    (tmp_path / "000.png").write_bytes(data)
+    np.testing.assert_array_equal(np.asarray(read_pictures(tmp_path, [record(0)])[0]), np.asarray(picture()))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:300])]
+)
+def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -> None:
+    (tmp_path / "000.png").write_bytes(encode_png(picture()))
+    damage(tmp_path / "000.png")
+    with pytest.raises(UserError, match=r"000\.png' cannot be read"):
+        read_pictures(tmp_path, [record(0)])
+
+
+def test_writer_raises_what_went_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "001.png").mkdir()  # in the way
+    with pytest.raises(OSError), ImageWriter(tmp_path) as writer:
+        writer.write("000.png", picture())
+        writer.write("001.png", picture())
+    assert (tmp_path / "000.png").read_bytes() == encode_png(picture())
+
+
+def test_workspace_is_found_again_by_all_that_decides_the_images(tmp_path: Path) -> None:
+    first = Workspace(tmp_path, [record(0)], ["v1"]).folder
+    assert Workspace(tmp_path, [record(0)], ["v1"]).folder == first
+    assert Workspace(tmp_path, [record(0)], ["v2"]).folder != first
+    assert Workspace(tmp_path, [record(0, settings={"steps": 50})], ["v1"]).folder != first
+
+
+def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "images"
+    target.mkdir()
+    (target / "old.png").touch()
+    records = [record(0), record(1)]
+    workspace = Workspace(tmp_path / "scratch", records, [])
+    assert not workspace.is_done(records)
+    with ImageWriter(workspace.folder) as writer:
+        for each in records:
+            writer.write(each.file, picture(each.index))
+    assert workspace.is_done(records)
+    workspace.publish(target)
+    assert sorted(path.name for path in target.iterdir()) == ["000.png", "001.png", RECORDS]
+    assert read_records(target) == records
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -1,0 +1,93 @@
+"""The invert stage around the loop: what it refuses, and where it puts its result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from relinv.errors import UserError
+from relinv.files import read_yaml
+from stages.invert import invert
+
+BENCHMARK = """\
+name: tiny
+held_out: null
+relations:
+  inside:
+    words: inside
+    asymmetric: true
+    heads: [cat]
+    tails: [box]
+"""
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, exemplar_folder: Path
+) -> dict[str, Any]:
+    """A working folder with a benchmark of one relation, its exemplars and a good verdict; the parameters."""
+    params = read_yaml(Path("params.yaml"))
+    monkeypatch.chdir(tmp_path)
+    entry = params["bases"][params["base"]]
+    entry["benchmark"], entry["model"]["source"] = "benchmark.yaml", str(tiny_base)
+    Path("benchmark.yaml").write_text(BENCHMARK)
+    shutil.copytree(exemplar_folder, "data/relations/inside")
+    write_verdict()
+    write_params(params)
+    return params
+
+
+def write_verdict(*errors: str) -> None:
+    Path("data/verdicts").mkdir(exist_ok=True)
+    Path("data/verdicts/inside.json").write_text(json.dumps({"valid": not errors, "errors": errors}))
+
+
+def write_params(params: dict[str, Any]) -> None:
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+
+
+def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) -> None:
+    invert("inside", "relation_words")
+    folder = Path("data/concepts/inside/relation_words")
+    assert [path.name for path in folder.iterdir()] == ["concept.json"]
+    assert json.loads((folder / "concept.json").read_text())["template"] == "{head} inside {tail}"
+
+
+def test_exemplars_that_failed_validation_are_refused(project: dict[str, Any]) -> None:
+    write_verdict("3.png cannot be decoded: replace it.")
+    with pytest.raises(UserError, match=r"data/verdicts/inside\.json(.|\n)*3\.png cannot be decoded"):
+        invert("inside", "reversion")
+
+
+def test_exemplars_that_were_never_validated_are_refused(project: dict[str, Any]) -> None:
+    Path("data/verdicts/inside.json").unlink()
+    with pytest.raises(UserError, match=r"inside\.json' does not exist"):
+        invert("inside", "reversion")
+
+
+def test_unknown_names_are_answered_with_the_closest(project: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="Did you mean 'reversion'"):
+        invert("inside", "revrsion")
+    with pytest.raises(UserError, match="Did you mean 'inside'"):
+        invert("insde", "reversion")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steer_weight", -1.0, r"'invert\.reversion\.steer_weight' is -1\.0 .* at least 0"),
+        ("steer_wieght", 1.0, "Did you mean 'steer_weight'"),
+        ("norm", "long", "one of free, vocabulary"),
+    ],
+)
+def test_a_bad_parameter_is_named(project: dict[str, Any], name: str, value: Any, message: str) -> None:
+    project["invert"]["reversion"][name] = value
+    write_params(project)
+    with pytest.raises(UserError, match=message):
+        invert("inside", "reversion")

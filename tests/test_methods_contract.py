@@ -1,0 +1,178 @@
+"""What every method must keep to, tested over each file in relinv/methods."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relinv.bases import Base
+from relinv.checkpoints import Checkpoints
+from relinv.concept import REQUIRED, load_concept
+from relinv.errors import UserError
+from relinv.files import sha256_folder
+from relinv.generation import encode_prompts
+from relinv.inversion import Problem, identity, invert_relation, learn
+from relinv.methods import InversionMethod
+from relinv.plugins import find_plugin
+from relinv.training import train
+from tests.inverting import METHODS, problem
+from tests.tiny import weights
+
+Folders = dict[str, Path]
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+def build(task: Problem) -> InversionMethod:
+    return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
+
+
+def no_checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(folder, "unused", {}, interval=1e9)
+
+
+@pytest.fixture(scope="module")
+def concepts(base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """One concept folder of each method, straight through."""
+    root = tmp_path_factory.mktemp("concepts")
+    for name in METHODS:
+        invert_relation(problem(base, exemplar_folder, name), root / name, root / "scratch")
+    assert list((root / "scratch").glob("*")) == []  # a finished inversion leaves no checkpoint
+    return {name: root / name for name in METHODS}
+
+
+def test_gradients_reach_its_own_state_alone(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    method, before, words = build(problem(base, exemplar_folder, name)), weights(base), base.tokenizer.get_vocab()
+    if method.steps:
+        train_shortly(method, exemplar_folder, tmp_path)
+    own = [tensor for group in method.groups() for tensor in group["params"]]
+    assert all(tensor.grad is not None for tensor in own)
+    networks = (base.text_encoder, base.vae, base.unet)
+    frozen = [tensor for network in networks for tensor in network.parameters()]
+    assert not any(tensor.requires_grad or tensor.grad is not None for tensor in frozen)
+    assert weights(base) == before
+    assert base.tokenizer.get_vocab() == words
+
+
+def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path, seed: int = 0) -> Any:
+    task = problem(method.base, exemplar_folder, "relation_words")
+    return train(method, task.exemplars, seed, task.preview, no_checkpoints(scratch))
+
+
+def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    """Learned on some draws of noise and timesteps, the loss is lower on others."""
+    before = build(problem(base, exemplar_folder, name, steps=8, learning_rate=1e-9, batch_size=4))
+    if not before.steps:
+        pytest.skip("it learns nothing")
+    after = build(problem(base, exemplar_folder, name, steps=25, learning_rate=0.1, batch_size=4))
+    train_shortly(after, exemplar_folder, tmp_path, seed=1)
+    unseen = train_shortly(before, exemplar_folder, tmp_path).losses
+    for tensor, learned in zip(before.state().values(), after.state().values(), strict=True):
+        tensor.data.copy_(learned)
+    seen = train_shortly(before, exemplar_folder, tmp_path).losses
+    assert torch.stack(seen)[:, -1].mean() < torch.stack(unseen)[:, -1].mean()
+
+
+def test_the_same_seed_gives_the_same_bytes(
+    name: str, base: Base, exemplar_folder: Path, tmp_path: Path, concepts: Folders
+) -> None:
+    invert_relation(problem(base, exemplar_folder, name), tmp_path / "again", tmp_path / "scratch")
+    invert_relation(problem(base, exemplar_folder, name, seed=1), tmp_path / "other", tmp_path / "scratch")
+    assert sha256_folder(tmp_path / "again") == sha256_folder(concepts[name])
+    assert sha256_folder(tmp_path / "other") != sha256_folder(concepts[name])
+
+
+def test_killed_and_resumed_equals_straight_through(
+    name: str, base: Base, exemplar_folder: Path, tmp_path: Path, concepts: Folders
+) -> None:
+    task = problem(base, exemplar_folder, name)
+    method = build(task)
+    for _ in range(2 if method.steps else 0):
+        assert killed_in_third_step(task, tmp_path) == -signal.SIGKILL
+        assert not (tmp_path / "concept").exists()
+    taken: list[int] = []
+    method.after_step = counted(method.after_step, taken)  # type: ignore[method-assign]
+    learn(task, method, tmp_path / "concept", eager_checkpoints(task, tmp_path))
+    assert len(taken) == max(0, method.steps - 4)  # two processes took two whole steps each
+    assert sha256_folder(tmp_path / "concept") == sha256_folder(concepts[name])
+
+
+def eager_checkpoints(task: Problem, scratch: Path) -> Checkpoints:
+    """Return checkpoints that are saved after each step."""
+    return Checkpoints(scratch, "killed", identity(task), interval=0.0)
+
+
+def counted(function: Any, calls: list[int]) -> Any:
+    def call() -> None:
+        calls.append(1)
+        function()
+
+    return call
+
+
+def killed_in_third_step(task: Problem, scratch: Path) -> int:
+    """Run `task` in a process of its own that SIGKILL ends before its third step is saved; return how it ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            method = build(task)
+            taken: list[int] = []
+            update = counted(method.after_step, taken)
+
+            def step_or_die() -> None:
+                if len(taken) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                update()
+
+            method.after_step = step_or_die  # type: ignore[method-assign]
+            learn(task, method, scratch / "concept", eager_checkpoints(task, scratch))
+        finally:
+            os._exit(0)  # never back into the test run
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_saved_and_loaded_it_conditions_images(name: str, base: Base, concepts: Folders) -> None:
+    concept = load_concept(concepts[name], base)
+    prompt = concept.prompt("cat", "box")
+    encoding = encode_prompts(base, concept, [prompt])[prompt]
+    plain = encode_prompts(base, concept, ["cat inside box"])["cat inside box"]
+    assert encoding.isfinite().all()
+    assert torch.equal(encoding, plain) == (concept.token is None)
+
+
+def test_metadata_is_complete(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
+    metadata = json.loads((concepts[name] / "concept.json").read_text())
+    task = problem(base, exemplar_folder, name)
+    assert set(REQUIRED) <= set(metadata)
+    assert metadata["method"] == name and metadata["relation"] == "inside" and metadata["seed"] == 0
+    assert metadata["params"] == task.settings.model_dump(mode="json")
+    assert metadata["base_hash"] == base.fingerprint and metadata["exemplars_hash"] == task.exemplars.fingerprint
+    assert set(metadata["versions"]) == {"torch", "diffusers", "transformers"}
+
+
+def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
+    from PIL import Image
+
+    steps = build(problem(base, exemplar_folder, name)).steps
+    table = concepts[name] / "losses.csv"
+    previews = sorted(path.name for path in concepts[name].glob("previews/*"))
+    assert table.exists() == bool(steps)
+    assert previews == (["step_0004.png"] if steps else [])
+    if steps:
+        header, *rows = table.read_text().splitlines()
+        assert header.startswith("step,denoise,") and header.endswith(",total")
+        assert [row.split(",")[0] for row in rows] == [str(step) for step in range(1, steps + 1)]
+        strip = Image.open(io.BytesIO((concepts[name] / "previews" / previews[0]).read_bytes()))
+        assert strip.size == (2 * base.resolution, base.resolution)
+
+
+def test_a_foreign_base_is_refused(name: str, base: Base, concepts: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "fingerprint", "0" * 64)
+    with pytest.raises(UserError, match=r"was learned for the base .* invert the relation again"):
+        load_concept(concepts[name], base)

@@ -1,0 +1,187 @@
+"""The contract every metric file keeps, and each metric's value on embeddings made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from relinv.benchmark import Relation
+from relinv.errors import UserError
+from relinv.plugins import plugin_names
+from relinv.scoring import METRICS, Context, load_metric, phrase, ranked_first
+
+INSIDE = Relation("inside", "inside", True, ("cat", "dog", "box"), ("box", "cup"))
+HUG = Relation("hug", "hugging", False, ("cat", "dog"), ("cat", "dog"))
+ON = Relation("on", "on", True, ("cat",), ("box", "cat"))
+ALONE = Relation("alone", "on", True, ("cat",), ("box",))
+RELATIONS = (INSIDE, HUG, ON)
+MAY_BE_UNDEFINED = {"direction"}  # in a benchmark of several relations and entities
+NAMES = plugin_names(METRICS)
+
+
+def text_dimension(texts: Sequence[str], known: list[str]) -> np.ndarray:
+    """Return a one-hot vector per text, in 1,000 dimensions: its place in the growing list `known`."""
+    known.extend(text for text in dict.fromkeys(texts) if text not in known)
+    vectors = np.zeros((len(texts), 1000))
+    vectors[np.arange(len(texts)), [known.index(text) for text in texts]] = 1
+    return vectors
+
+
+def hand_made(
+    relation: Relation, pairs: Sequence[tuple[str, str]], cosines: Sequence[Mapping[str, float]]
+) -> Context:
+    """Return a context whose image i has the cosines given to texts, and 0 to any other text."""
+    known: list[str] = []
+    images = np.zeros((len(pairs), 1000))
+    for image, wanted in zip(images, cosines, strict=True):
+        for text, cosine in wanted.items():
+            image += cosine * text_dimension([text], known)[0]
+        image[-1] = np.sqrt(1 - image @ image)
+    exemplars = np.zeros((2, 1000))
+    exemplars[[0, 1], [-1, -2]] = 1
+    return Context(
+        relation, RELATIONS, tuple(pairs), images, exemplars, lambda texts: text_dimension(texts, known)
+    )
+
+
+def random_context(relation: Relation, pairs: Sequence[tuple[str, str]], seed: int = 0) -> Context:
+    """Return a context with random unit vectors for images and texts."""
+    generator = np.random.default_rng(seed)
+    table: dict[str, np.ndarray] = {}
+
+    def unit(count: int) -> np.ndarray:
+        vectors = generator.normal(size=(count, 16))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        for text in texts:
+            table.setdefault(text, unit(1)[0])
+        return np.stack([table[text] for text in texts])
+
+    return Context(relation, RELATIONS, tuple(pairs), unit(len(pairs)), unit(4), encode)
+
+
+def grid(relation: Relation) -> list[tuple[str, str]]:
+    return [(head, tail) for head in relation.heads for tail in relation.tails]
+
+
+def value(name: str, context: Context) -> list[float]:
+    return load_metric(name).score(context).tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_says_what_it_is(name: str) -> None:
+    metric = load_metric(name)
+    for field in (metric.TITLE, metric.DESCRIPTION, metric.SOURCE, metric.__doc__, metric.score.__doc__):
+        assert isinstance(field, str) and field
+    assert "It sees" in metric.DESCRIPTION and "cannot" in metric.DESCRIPTION  # its blind spot is told
+    assert isinstance(metric.HIGHER_IS_BETTER, bool)
+    assert metric.BOUNDS[0] < metric.BOUNDS[1]
+
+
+@pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: relation.name)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_gives_one_number_in_range_for_each_image(name: str, relation: Relation) -> None:
+    metric = load_metric(name)
+    scores = metric.score(random_context(relation, grid(relation)))
+    assert scores.shape == (len(grid(relation)),)
+    assert np.issubdtype(scores.dtype, np.floating)
+    defined = scores[~np.isnan(scores)]
+    assert len(defined) == len(scores) or name in MAY_BE_UNDEFINED
+    assert ((metric.BOUNDS[0] <= defined) & (defined <= metric.BOUNDS[1])).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_does_not_depend_on_the_order_of_images(name: str) -> None:
+    context = random_context(INSIDE, grid(INSIDE))
+    scores = load_metric(name).score(context)
+    order = np.random.default_rng(1).permutation(len(context.pairs))
+    shuffled = replace(context, images=context.images[order], pairs=tuple(context.pairs[i] for i in order))
+    np.testing.assert_allclose(load_metric(name).score(shuffled), scores[order], atol=1e-12)
+
+
+def test_an_unknown_metric_is_answered_with_the_closest() -> None:
+    with pytest.raises(
+        UserError, match=r"Unknown metric 'relation_acuracy'. Did you mean 'relation_accuracy'"
+    ):
+        load_metric("relation_acuracy")
+
+
+def test_entity_is_the_cosine_to_both_names() -> None:
+    assert value("entity", hand_made(INSIDE, [("cat", "box")], [{"cat and box": 0.3}])) == [0.3]
+
+
+def test_relation_score_and_margin() -> None:
+    cosines = {"cat inside box": 0.5, "cat hugging box": 0.1, "cat on box": 0.2}
+    context = hand_made(INSIDE, [("cat", "box")], [cosines])
+    assert value("relation_score", context) == pytest.approx([0.5])
+    assert value("relation_margin", context) == pytest.approx([0.5 - 0.15])
+
+
+def test_relation_accuracy_asks_for_the_best_of_all_relations() -> None:
+    right = {"cat inside box": 0.5, "cat on box": 0.4, "dog inside box": 0.6}  # entities do not matter here
+    wrong = {"cat inside box": 0.3, "cat on box": 0.4}
+    tie = {"cat inside box": 0.3, "cat on box": 0.3}
+    assert value("relation_accuracy", hand_made(INSIDE, [("cat", "box")] * 3, [right, wrong, tie])) == [
+        1,
+        0,
+        0,
+    ]
+
+
+def test_entity_accuracy_replaces_head_or_tail_within_the_grid() -> None:
+    right = {
+        "cat inside box": 0.5,
+        "cat on box": 0.6,
+        "dog inside cup": 0.6,
+    }  # other relation, both replaced: not asked
+    other_head = {"cat inside box": 0.5, "dog inside box": 0.6}
+    other_tail = {"cat inside box": 0.5, "cat inside cup": 0.6}
+    context = hand_made(INSIDE, [("cat", "box")] * 3, [right, other_head, other_tail])
+    assert value("entity_accuracy", context) == [1, 0, 0]
+    assert context.other_entities().shape == (3, 2 + 1)
+
+
+def test_scene_accuracy_is_both_at_once() -> None:
+    context = random_context(INSIDE, grid(INSIDE) * 50)
+    relation, entity, scene = (
+        np.array(value(f"{name}_accuracy", context)) for name in ("relation", "entity", "scene")
+    )
+    np.testing.assert_array_equal(scene, relation * entity)
+    assert 0 < scene.sum() < entity.sum()
+
+
+def test_direction_swaps_head_and_tail() -> None:
+    right, wrong = (
+        {"cat inside box": 0.5, "box inside cat": 0.4},
+        {"cat inside box": 0.4, "box inside cat": 0.5},
+    )
+    scores = value(
+        "direction", hand_made(INSIDE, [("cat", "box"), ("cat", "box"), ("box", "box")], [right, wrong, {}])
+    )
+    assert scores[:2] == [1, 0]
+    assert np.isnan(scores[2])
+
+
+def test_direction_is_undefined_for_symmetric_relations() -> None:
+    assert np.isnan(value("direction", random_context(HUG, grid(HUG)))).all()
+
+
+def test_exemplar_similarity_is_the_largest() -> None:
+    context = hand_made(INSIDE, [("cat", "box"), ("dog", "box")], [{}, {"dog inside box": 1.0}])
+    assert value("exemplar_similarity", context) == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["relation_margin", "relation_accuracy", "scene_accuracy"])
+def test_without_alternatives_a_reading_is_undefined(name: str) -> None:
+    alone = replace(random_context(ALONE, grid(ALONE)), relations=(ALONE,))
+    assert np.isnan(value(name, alone)).all()
+    assert np.isnan(value("entity_accuracy", alone)).all()
+
+
+def test_phrases_and_ties() -> None:
+    assert phrase("cat", HUG, "dog") == "cat hugging dog"
+    assert ranked_first(np.array([1.0, 1.0]), np.array([[0.9], [1.0]])).tolist() == [1, 0]

@@ -1,0 +1,100 @@
+"""The pipeline's shape: which stages dvc.yaml expands to, and that each tracks the parameters its command reads."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, get_args
+from unittest.mock import MagicMock
+
+import pytest
+
+from relinv.sampling import SCHEDULERS
+from relinv.settings import GenerateSettings, load_params
+
+RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from",
+             "wrapped_in", "ride_on"]  # fmt: skip
+METHODS = ["relation_words", "textual_inversion", "reversion"]
+WORK = {  # what each command calls, the last of it after all parameters were read
+    "fetch": ["stages.fetch.fetch_exemplars"],
+    "validate": ["stages.validate.load_token_counter", "stages.validate.check_folder"],
+    "invert": [f"stages.invert.{name}" for name in ("load_base", "read_exemplars", "require_valid", "invert")],
+    "generate": ["relinv.bases.load_base", "relinv.concept.load_concept", "relinv.generation.generate_folder"],
+    "score": ["relinv.judge.load_judge", "relinv.scoring.score_folder"],
+    "report": [
+        *(f"relinv.report.collect.{name}" for name in ("read_arms", "read_exemplars", "read_json", "judge_facts")),
+        "relinv.report.build.tell",
+    ],
+}
+
+
+class Done(Exception):
+    """Ends a command whose parameters have been read."""
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, Any]:
+    """All stages of dvc.yaml as DVC itself expands them, by name."""
+    from dvc.repo import Repo
+
+    with Repo(".", uninitialized=True) as repo:
+        return {stage.name: stage for stage in repo.stage.load_all("dvc.yaml")}
+
+
+def test_stages_are_named_by_relation_and_method(stages: dict[str, Any]) -> None:
+    each = [f"{stage}@{relation}" for stage in ("fetch", "validate") for relation in RELATIONS]
+    runs = [f"{stage}@{relation}-{method}" for stage in ("invert", "generate", "score")
+            for relation in RELATIONS for method in METHODS]  # fmt: skip
+    assert list(stages) == [*each, *runs, "report"]
+
+
+def test_every_stage_is_a_described_module_command(stages: dict[str, Any]) -> None:
+    for name, stage in stages.items():
+        assert stage.cmd.startswith(f"python -m stages.{name.partition('@')[0]}")
+        assert stage.desc
+    assert stages["invert@on-reversion"].cmd == "python -m stages.invert on reversion"
+
+
+def test_a_run_depends_on_its_own_method_alone(stages: dict[str, Any]) -> None:
+    methods = [dep.def_path for dep in stages["invert@on-reversion"].deps if dep.def_path.startswith("relinv/methods/")]
+    assert methods == ["relinv/methods/__init__.py", "relinv/methods/reversion.py"]
+
+
+def test_code_dependencies_exist(stages: dict[str, Any]) -> None:
+    code = {dep.def_path for stage in stages.values() for dep in stage.deps if dep.def_path.startswith("relinv/")}
+    assert [path for path in sorted(code) if not Path(path).exists()] == []
+
+
+def test_only_the_report_keeps_its_outputs_out_of_the_cache(stages: dict[str, Any]) -> None:
+    for name, stage in stages.items():
+        assert {out.use_cache for out in stage.outs} == {name != "report"}, name
+
+
+@pytest.mark.parametrize("name", ["fetch@inside", "validate@inside", "invert@inside-reversion",
+                                  "generate@inside-reversion", "score@inside-reversion", "report"])  # fmt: skip
+def test_stage_tracks_exactly_the_sections_its_command_reads(
+    name: str, stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _, item = name.partition("@")
+    params = load_params()
+    monkeypatch.setattr(f"stages.{stage}.load_params", lambda: params)
+    *work, last = WORK[stage]
+    for name_of_work in work:
+        pair = MagicMock(__iter__=lambda _: iter((None, None)))  # as load_token_counter returns
+        monkeypatch.setattr(name_of_work, MagicMock(return_value=pair))
+    monkeypatch.setattr(last, MagicMock(side_effect=Done))
+    command = importlib.import_module(f"stages.{stage}").app.registered_commands[0]
+    with pytest.raises(Done):
+        command.callback(*filter(None, item.split("-")))
+    assert sorted(params.sections_read) == tracked(stages[name])
+
+
+def tracked(stage: Any) -> list[str]:
+    """Return the parameters that a stage of DVC names."""
+    from dvc.dependency import ParamsDependency
+
+    return sorted(name for dep in stage.deps if isinstance(dep, ParamsDependency) for name in dep.params)
+
+
+def test_schedulers_offered_are_those_there_are() -> None:
+    assert get_args(GenerateSettings.model_fields["scheduler"].annotation) == tuple(SCHEDULERS)

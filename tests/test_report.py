@@ -1,0 +1,276 @@
+"""The report: what it reads, what it computes, and the files it writes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from relinv.errors import UserError
+from relinv.report import charts
+from relinv.report.build import write_report
+from relinv.report.collect import collect, describe
+from relinv.report.rows import READINGS, format_rows, means, parse_rows, with_leakage
+from relinv.report.sheets import build, render, spread
+from relinv.report.tables import as_text, by_method, groups, leads, verdict
+from relinv.statistics import Bootstrap, Interval
+from tests.reporting import METHODS, RELATIONS, score_table, write_arm, write_run
+
+FEW = Bootstrap(resamples=100)
+
+
+def both(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Return score tables as one, with leakage."""
+    return with_leakage(pd.concat(tables, ignore_index=True))
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """Score rows of two relations by three methods."""
+    return both(*(score_table(relation, method) for relation in RELATIONS for method in METHODS))
+
+
+def test_leakage_is_the_similarity_beyond_plain_words_on_the_same_scenario(rows: pd.DataFrame) -> None:
+    keyed = rows.set_index(["relation", "method", "index"])
+    one = keyed.loc[("hug", "reversion", 5)]
+    plain = keyed.loc[("hug", "relation_words", 5)]
+    assert one["leakage"] == pytest.approx(one["exemplar_similarity"] - plain["exemplar_similarity"])
+    assert (rows.loc[rows["method"] == "relation_words", "leakage"] == 0).all()
+
+
+def test_leakage_is_undefined_without_plain_words() -> None:
+    rows = both(score_table("hug", "reversion"))
+    assert rows["leakage"].isna().all()
+    assert means(rows, ["reversion"])["reversion"]["leakage"] is None
+
+
+def test_rows_survive_being_written_and_read(rows: pd.DataFrame) -> None:
+    text = format_rows(rows)
+    again = parse_rows(text, "scores.csv")
+    assert format_rows(again) == text
+    assert again["direction"].isna().sum() == (rows["relation"] == "hug").sum()
+
+
+def test_an_entity_may_be_called_nan() -> None:
+    table = score_table("hug", "reversion").assign(head="nan")
+    assert set(parse_rows(table.to_csv(index=False), "x")["head"]) == {"nan"}
+
+
+@pytest.mark.parametrize("text", ["", "relation,method\nhug,reversion\n", "a,b\n1,2,3\n4\n"])
+def test_damaged_rows_are_named(text: str) -> None:
+    with pytest.raises(UserError, match=r"The scores 'hug\.csv' .*dvc repro"):
+        parse_rows(text, "hug.csv")
+
+
+def test_tables_mark_the_best_and_leave_out_the_undefined(rows: pd.DataFrame) -> None:
+    table = by_method(rows, METHODS, ["scene_accuracy", "leakage"], FEW, "all")
+    expected = [rows.loc[rows["method"] == method, "scene_accuracy"].mean() for method in METHODS]
+    assert [line.cells[0].mean for line in table.lines] == pytest.approx(expected)
+    assert [line.bold[0] for line in table.lines] == [value == max(expected) for value in expected]
+    alone = by_method(rows[rows["relation"] == "hug"], METHODS, ["direction"], FEW, "hug")
+    assert [line.cells for line in alone.lines] == [[None]] * 3
+    assert "–" in as_text(alone)
+
+
+def test_lower_leakage_is_better(rows: pd.DataFrame) -> None:
+    table = by_method(rows, METHODS, ["leakage"], FEW, "all")
+    lowest = min(table.lines, key=lambda line: line.cells[0].mean)
+    assert lowest.bold == [True]
+
+
+def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataFrame) -> None:
+    held_out, seen = groups(rows, METHODS, FEW)
+    assert "held out" in held_out.caption and "8 scenarios" in held_out.caption
+    assert "seen" in seen.caption and "16 scenarios" in seen.caption
+    assert groups(rows.assign(held_out=np.nan), METHODS, FEW) == []
+
+
+def test_leads_need_the_subject(rows: pd.DataFrame) -> None:
+    table = leads(rows, METHODS, ["leakage"], FEW)
+    assert [line.name for line in table.lines] == [
+        "reversion − relation words",
+        "reversion − textual inversion",
+    ]
+    assert table.lines[1].bold == [True]  # made up to differ by 0.1, five standard deviations
+    assert leads(rows, METHODS[:2], ["leakage"], FEW) is None
+
+
+def test_a_difference_is_told_honestly() -> None:
+    unclear = verdict("a", "b", "scene accuracy", Interval(0.02, -0.01, 0.05), 0.95)
+    assert "includes zero" in unclear and "cannot tell" in unclear and "95 %" in unclear
+    clear = verdict("a", "b", "leakage", Interval(-0.2, -0.3, -0.1), 0.9)
+    assert "0.200 lower" in clear and "90 % interval −0.300 to −0.100" in clear
+
+
+def test_bars_draw_lengths_to_scale() -> None:
+    drawn = charts.bars("t", ["on"], {"a": [Interval(1.0, 1.0, 1.0)], "b": [Interval(0.5, 0.4, 0.6)], "c": [None]})
+    full = charts.WIDTH - charts.RIGHT - charts.LABEL
+    assert f'width="{full:.1f}"' in drawn and f'width="{full / 2:.1f}"' in drawn
+    assert drawn.count("<rect") == 2
+
+
+def test_differences_are_grey_where_zero_is_inside() -> None:
+    drawn = charts.differences("t", [("x", Interval(0.1, 0.05, 0.15)), ("y <z>", Interval(0.0, -0.1, 0.1))])
+    assert drawn.count('class="s2"') == 1 and drawn.count('class="s0"') == 1
+    assert "y &lt;z&gt;" in drawn
+
+
+def test_curves_of_a_constant_loss_still_draw() -> None:
+    drawn = charts.curves("t", {"mean": [(1.0, 0.3), (2.0, 0.3)]}, "mean", 0)
+    assert "nan" not in drawn and drawn.count("<polyline") == 1
+
+
+def test_scenarios_are_spread_evenly() -> None:
+    assert spread(100, 5) == [10, 30, 50, 70, 90]
+    assert spread(3, 5) == [0, 1, 2]
+    assert spread(0, 5) == []
+
+
+def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> None:
+    run = collect(tmp_path, write_run(tmp_path))
+    sheet = build(run, "hug")
+    assert [panel.heading.split()[0] for panel in sheet.panels] == ["held", "seen"]
+    for panel in sheet.panels:
+        for line in panel.lines:
+            assert [shot.path.parent.name for shot in line.shots] == METHODS
+            assert len({shot.path.name for shot in line.shots}) == 1
+    first = render(sheet)
+    assert first == render(sheet)
+    picture = Image.open(io.BytesIO(first))
+    assert picture.format == "PNG" and picture.width < 1000
+
+
+def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
+    write_report(tmp_path, write_run(tmp_path))
+    reports = tmp_path / "reports"
+    assert sorted(path.name for path in reports.iterdir()) == [
+        "grids",
+        "metrics.json",
+        "report.html",
+        "report.md",
+        "scores.csv",
+    ]
+    assert sorted(path.name for path in (reports / "grids").iterdir()) == ["hug.png", "inside.png"]
+    metrics = json.loads((reports / "metrics.json").read_text())
+    assert list(metrics) == METHODS
+    assert all(list(values) == list(READINGS) for values in metrics.values())
+    assert metrics["relation_words"]["leakage"] == 0
+    scores = pd.read_csv(reports / "scores.csv")
+    assert len(scores) == 2 * 3 * 12 and scores.columns[-1] == "leakage"
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        write_report(tmp_path / name, write_run(tmp_path / name))
+        files = sorted((tmp_path / name / "reports").rglob("*.*"))
+        contents.append([path.read_bytes() for path in files])
+    assert contents[0] == contents[1]
+
+
+def test_arms_that_params_do_not_name_are_not_read(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    write_arm(tmp_path, "inside", "dropped")
+    write_report(tmp_path, params)
+    assert "dropped" not in (tmp_path / "reports/scores.csv").read_text()
+
+
+class Addresses(HTMLParser):
+    """Collects every src and href, and whether tags close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.ids: set[str] = set()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.ids |= {value or "" for name, value in attrs if name == "id"}
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
+    write_report(tmp_path, write_run(tmp_path))
+    text = (tmp_path / "reports/report.html").read_text(encoding="utf-8")
+    parser = Addresses()
+    parser.feed(text)
+    assert parser.open == []
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in parser.found)
+    assert {address[1:] for address in parser.found if address.startswith("#")} <= parser.ids
+    assert "@import" not in text and "url(" not in text and "<script" not in text
+    assert "3.png is nearly the same picture as 1.png." in text
+    assert "0.981" in text and "steer_weight" in text and "e" * 64 in text
+    assert "cannot see" in text and "prefers-color-scheme:dark" in text
+
+
+def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    (tmp_path / "data/miniature/judge/accuracy.json").unlink()
+    write_report(tmp_path, params)
+    assert "Nothing is recorded about the accuracy" in (tmp_path / "reports/report.md").read_text()
+
+
+def test_markdown_tables_have_equally_many_cells(tmp_path: Path) -> None:
+    write_report(tmp_path, write_run(tmp_path))
+    text = (tmp_path / "reports/report.md").read_text(encoding="utf-8")
+    for block in text.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+    assert "](grids/hug.png)" in text
+    assert text.count("\n## ") == 10
+
+
+def test_one_method_alone_makes_a_report(tmp_path: Path) -> None:
+    write_report(tmp_path, write_run(tmp_path, ["inside"], ["relation_words"]))
+    assert "Loss curves" not in (tmp_path / "reports/report.md").read_text()
+
+
+def test_missing_scores_are_named(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    (tmp_path / "data/scores/hug/reversion.csv").unlink()
+    with pytest.raises(UserError, match=r"hug/reversion\.csv' do not exist: run `dvc repro`"):
+        write_report(tmp_path, params)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_damaged_losses_are_named(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text("step,denoise\n1,much\n")
+    with pytest.raises(UserError, match=r"losses\.csv' are damaged"):
+        write_report(tmp_path, params)
+
+
+def test_metric_files_are_described_without_being_imported(tmp_path: Path) -> None:
+    path = tmp_path / "beauty.py"
+    path.write_text(
+        'import no_such_module\nTITLE = "Beauty"\nDESCRIPTION = ("It sees "\n    "beauty.")\nSOURCE: str = "A"\n'
+    )
+    assert describe(path) == {"title": "Beauty", "description": "It sees beauty.", "source": "A"}
+
+
+def test_the_stage_never_imports_torch(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    code = "import sys; from stages.report import report; report(); assert 'torch' not in sys.modules"
+    here = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r}); {code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reports/report.html").stat().st_size < 8_000_000

@@ -1,0 +1,112 @@
+"""Sampling against diffusers' own pipeline, and its independence of batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from relinv.bases import Base, load_base
+from relinv.errors import UserError
+from relinv.sampling import SCHEDULERS, Sampler, build_scheduler, initial_latents, sample, to_pictures
+from relinv.settings import ModelSettings
+
+PROMPTS = ["cat in box", "a photo of a dog on a stone"]
+SEEDS = [11, 12]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> Base:
+    return load_base(
+        ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64)
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_base: Path) -> StableDiffusionPipeline:
+    loaded = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def encode(base: Base, prompts: list[str]) -> torch.Tensor:
+    with torch.inference_mode():
+        return base.encode(base.tokenize(prompts))
+
+
+def drawn(base: Base, sampler: Sampler, prompts: list[str] = PROMPTS, seeds: list[int] = SEEDS) -> np.ndarray:
+    """Return what `sample` draws as 8-bit pixels, (images, side, side, 3)."""
+    negatives = encode(base, [""] * len(prompts))
+    images = sample(base, encode(base, prompts), negatives, initial_latents(base, seeds), sampler)
+    return np.stack([np.asarray(picture) for picture in to_pictures(images)]).astype(int)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_images_are_those_of_diffusers_pipeline(
+    base: Base, pipeline: StableDiffusionPipeline, scheduler: str, guidance: float
+) -> None:
+    kind, overrides = SCHEDULERS[scheduler]
+    pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **overrides)
+    latents = initial_latents(base, SEEDS)
+    theirs = pipeline(
+        PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=latents, output_type="np"
+    ).images
+    ours = drawn(base, Sampler(5, guidance, scheduler))
+    assert np.abs(ours - np.round(theirs * 255)).max() <= 2
+
+
+def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:
+    sampler = Sampler(5, 5.0, "ddim")
+    together = drawn(base, sampler)
+    alone = np.concatenate(
+        [drawn(base, sampler, [prompt], [seed]) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
+    )
+    assert np.abs(together - alone).max() <= 2
+    assert np.abs(together[0] - together[1]).max() > 20  # and the two differ
+
+
+def test_prompt_and_guidance_reach_the_image(base: Base) -> None:
+    weak, strong = (drawn(base, Sampler(5, guidance), seeds=[11, 11]) for guidance in (1.0, 15.0))
+    assert np.abs(weak[0] - weak[1]).max() > 0
+    assert np.abs(weak - strong).max() > 0
+
+
+def test_conditioning_may_depend_on_the_timestep(base: Base) -> None:
+    constant, negatives = encode(base, PROMPTS), encode(base, ["", ""])
+    latents, sampler = initial_latents(base, SEEDS), Sampler(4, 5.0, "ddim")
+    seen: list[int] = []
+
+    def by_timestep(timestep: int) -> torch.Tensor:
+        seen.append(timestep)
+        return constant
+
+    images = sample(base, by_timestep, negatives, latents, sampler)
+    assert torch.equal(images, sample(base, constant, negatives, latents, sampler))
+    assert seen == build_timesteps(base, 4)
+
+
+def build_timesteps(base: Base, steps: int) -> list[int]:
+    scheduler = build_scheduler(base, "ddim")
+    scheduler.set_timesteps(steps)
+    return scheduler.timesteps.tolist()
+
+
+def test_noise_belongs_to_the_image(base: Base) -> None:
+    both = initial_latents(base, [5, 6])
+    assert both.shape == (2, 4, 16, 16)
+    assert torch.equal(both[1], initial_latents(base, [6])[0])
+    assert not torch.equal(both[0], both[1])
+
+
+def test_latents_are_not_clipped_whatever_the_base_says(base: Base) -> None:
+    assert build_scheduler(base, "ddim").config.clip_sample is False
+
+
+def test_an_unknown_scheduler_is_refused(base: Base) -> None:
+    with pytest.raises(UserError, match=r"Unknown scheduler 'ddin'. Did you mean 'ddim'"):
+        drawn(base, Sampler(2, 5.0, "ddin"))

@@ -1,0 +1,186 @@
+"""From image folders to score rows, and the two stages that wrap drawing and scoring."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from relinv import cli
+from relinv.bases import load_base
+from relinv.benchmark import Benchmark, load_benchmark
+from relinv.concept import Concept, save_concept
+from relinv.errors import UserError
+from relinv.exemplars import load_image
+from relinv.images import ImageRecord, ImageWriter, read_records, write_records
+from relinv.judge import Judge, load_judge
+from relinv.plugins import plugin_names
+from relinv.scoring import KEYS, METRICS, score_folder, write_scores
+from relinv.settings import JudgeSettings, ModelSettings
+from stages import generate, score
+from tests.tiny_judge import build_tiny_judge
+
+TINY_MODEL = {"revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
+BENCHMARK = {
+    "name": "tiny",
+    "held_out": None,
+    "relations": {
+        "inside": {"words": "inside", "asymmetric": True, "heads": ["cat", "box"], "tails": ["box", "cup"]},
+        "hug": {"words": "hugging", "asymmetric": False, "heads": ["cat"], "tails": ["dog"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def judge(judge_folder: Path) -> Judge:
+    return load_judge(JudgeSettings(model=str(judge_folder), pretrained=None))
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Benchmark:
+    (tmp_path / "benchmark.yaml").write_text(json.dumps(BENCHMARK))
+    return load_benchmark(tmp_path / "benchmark.yaml")
+
+
+@pytest.fixture
+def images(tmp_path: Path, exemplar_folder: Path, benchmark: Benchmark) -> Path:
+    """A generated folder of `inside` that holds the exemplars themselves."""
+    records = [
+        ImageRecord(f"{scenario.index:03d}.png", "", scenario.head, scenario.tail, "inside", scenario.index,
+                    7, None, "copycat", {})
+        for scenario in benchmark.scenarios("inside")
+    ]  # fmt: skip
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with ImageWriter(folder) as writer:
+        for record in records:
+            writer.write(record.file, load_image(exemplar_folder / f"{record.index}.png", 64))
+    write_records(folder, records)
+    return folder
+
+
+def test_a_row_for_each_image_with_every_metric(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
+) -> None:
+    rows = score_folder(images, exemplar_folder, benchmark, judge, batch_size=3)
+    assert rows.columns.tolist() == [*KEYS, *plugin_names(METRICS)]
+    assert rows[["relation", "method", "index", "seed"]].drop_duplicates().shape == (4, 4)
+    np.testing.assert_allclose(rows["exemplar_similarity"], 1, atol=1e-4)  # each is an exemplar
+    assert rows["direction"].isna().tolist() == [False, False, True, False]  # box inside box
+
+
+def test_scores_are_written_with_blanks_and_the_same_bytes(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, tmp_path: Path
+) -> None:
+    for name in ("one.csv", "two.csv"):
+        write_scores(tmp_path / name, score_folder(images, exemplar_folder, benchmark, judge, batch_size=3))
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    table = pd.read_csv(tmp_path / "one.csv")
+    assert table["direction"].isna().sum() == 1
+    assert table["held_out"].isna().all()
+    assert table["entity"].between(-1, 1).all()
+
+
+def test_a_relation_the_benchmark_lacks_is_named(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
+) -> None:
+    write_records(images, [replace(record, relation="insid") for record in read_records(images)])
+    with pytest.raises(UserError, match=r"Unknown relation 'insid'\. Did you mean 'inside'"):
+        score_folder(images, exemplar_folder, benchmark, judge, batch_size=3)
+
+
+# The two stages, in a small project folder
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path,
+    tiny_base: Path,
+    judge_folder: Path,
+    exemplar_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A project folder with a learned concept, as current directory."""
+    model = TINY_MODEL | {"source": str(tiny_base)}
+    judge = {"model": str(judge_folder), "pretrained": None}
+    base = {"benchmark": "benchmark.yaml", "model": model, "judge": judge}
+    params: dict[str, Any] = {
+        "base": "tiny",
+        "bases": {"tiny": base},
+        "generate": {"seed": 0, "steps": 2, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 3},
+        "score": {"batch_size": 3},
+    }
+    (tmp_path / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
+    (tmp_path / "benchmark.yaml").write_text(json.dumps(BENCHMARK))
+    (tmp_path / "data/relations").mkdir(parents=True)
+    (tmp_path / "data/relations/inside").symlink_to(exemplar_folder)
+    save_tiny_concept(tmp_path / "data/concepts/inside/reversion", ModelSettings(**model))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save_tiny_concept(folder: Path, model: ModelSettings) -> None:
+    base = load_base(model)
+    metadata = {"relation": "inside", "method": "reversion", "base": base.id, "base_hash": base.fingerprint,
+                "exemplars_hash": "", "token": "<r>", "template": "{head} <r> {tail}", "params": {}, "seed": 0,
+                "steps": 0, "versions": {}}  # fmt: skip
+    folder.mkdir(parents=True)
+    save_concept(folder, Concept("<r>", torch.ones(base.dim), metadata))
+
+
+def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
+    for stage in (generate, score):
+        result = CliRunner().invoke(stage.app, ["inside", "reversion"])
+        assert result.exception is None, result.output
+    images = project / "data/images/inside/reversion"
+    assert sorted(path.name for path in images.iterdir()) == [
+        *(f"00{i}.png" for i in range(4)),
+        "records.jsonl",
+    ]
+    table = pd.read_csv(project / "data/scores/inside/reversion.csv")
+    assert table["head"].tolist() == ["cat", "cat", "box", "box"]
+    assert table["method"].tolist() == ["reversion"] * 4
+    assert list((project / ".scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "message"),
+    [
+        (generate, ["insid", "reversion"], "Unknown relation 'insid'. Did you mean 'inside'"),
+        (generate, ["inside", "revers"], "does not exist"),
+        (score, ["insid", "reversion"], "Unknown relation 'insid'. Did you mean 'inside'"),
+        (score, ["inside", "revers"], "does not exist"),
+    ],
+)
+def test_a_wrong_name_is_one_sentence_and_exit_code_1(
+    project: Path,
+    stage: Any,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["stage", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(stage.app)
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("stage", [generate, score])
+def test_help_shows_an_example(stage: Any) -> None:
+    text = CliRunner().invoke(stage.app, ["--help"]).output
+    assert "Example: python -m stages." in text and "inside reversion" in text

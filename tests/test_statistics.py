@@ -1,0 +1,144 @@
+"""Cluster bootstrap: closed-form values, pairing, coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from relinv.errors import UserError
+from relinv.statistics import Bootstrap, mean_interval, paired_difference, resample_weights, summarise
+
+QUICK = Bootstrap(resamples=400)
+
+
+def rows_of(values: np.ndarray, method: str = "a", metric: str = "score") -> pd.DataFrame:
+    """Return score rows for `values` (relations, scenarios, seeds)."""
+    relations, scenarios, seeds = values.shape
+    place = np.indices(values.shape).reshape(3, relations * scenarios * seeds)
+    return pd.DataFrame(
+        {
+            "method": method,
+            "relation": [f"relation_{i}" for i in place[0]],
+            "index": place[1],
+            "seed": place[2],
+            metric: values.ravel(),
+        }
+    )
+
+
+def clustered(generator: np.random.Generator, relations: int, scenarios: int, seeds: int) -> np.ndarray:
+    """Return values of mean 0 with effects of relation, scenario and seed, (relations, scenarios, seeds)."""
+    return (
+        generator.normal(0, 1, (relations, 1, 1))
+        + generator.normal(0, 1, (relations, scenarios, 1))
+        + generator.normal(0, 1, (relations, scenarios, seeds))
+    )
+
+
+def test_mean_is_over_images() -> None:
+    values = np.array([[[1.0], [2.0]], [[3.0], [6.0]]])
+    assert mean_interval(rows_of(values), "score").mean == 3.0
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.0, -7.3])
+def test_constant_data_gives_a_zero_width_interval(constant: float) -> None:
+    values = np.full((3, 10, 2), constant)
+    assert mean_interval(rows_of(values), "score", QUICK) == (constant, constant, constant)
+
+
+def test_weights_draw_as_many_scenarios_as_there_are() -> None:
+    weights = resample_weights((4, 4, 4), 50, 0)
+    assert weights.shape == (50, 12)
+    assert (weights.sum(axis=1) == 12).all()
+    assert (
+        weights.reshape(50, 3, 4).sum(axis=2) % 4 == 0
+    ).all()  # a relation comes whole, m times its scenarios
+
+
+def test_weights_have_the_variance_of_the_two_step_draw() -> None:
+    # Constant within relations: Var(mean) = var(relation means) / R. Two relations at 0 and 1: 1/4 / 2.
+    values = np.repeat([0.0, 1.0], 50)
+    weights = resample_weights((50, 50), 20_000, 0)
+    means = weights @ values / weights.sum(axis=1)
+    assert np.var(means) == pytest.approx(1 / 8, rel=0.03)
+    # One relation: the plain bootstrap of scenarios, p (1 - p) / n.
+    weights = resample_weights((100,), 20_000, 0)
+    assert np.var(weights @ values / 100) == pytest.approx(0.25 / 100, rel=0.03)
+
+
+def test_seeds_of_a_scenario_are_one_cluster() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(1, 100, 1))
+    once = mean_interval(rows_of(values), "score", QUICK)
+    thrice = mean_interval(rows_of(np.repeat(values, 3, axis=2)), "score", QUICK)
+    assert thrice == pytest.approx(once)  # three copies of the same evidence narrow nothing
+
+
+def test_undefined_rows_are_left_out_metric_by_metric() -> None:
+    values = np.array([[[1.0], [np.nan]], [[np.nan], [np.nan]]])
+    rows = rows_of(values).assign(other=1.0)
+    table = summarise(rows, ["score", "other"], bootstrap=QUICK).set_index("metric")
+    assert table.loc["score", ["mean", "low", "high", "count"]].tolist() == [1.0, 1.0, 1.0, 1]
+    assert table.loc["other", "count"] == 4
+
+
+def test_a_metric_defined_nowhere_is_nan() -> None:
+    table = summarise(rows_of(np.full((1, 3, 1), np.nan)), ["score"], bootstrap=QUICK)
+    assert table[["mean", "low", "high"]].isna().all(axis=None)
+    assert table["count"].tolist() == [0]
+
+
+def test_summary_has_a_line_per_group_in_order_of_appearance() -> None:
+    values = np.arange(8.0).reshape(2, 4, 1)
+    rows = pd.concat([rows_of(values, "b"), rows_of(values, "a")])
+    table = summarise(rows, ["score"], by=("method", "relation"), bootstrap=QUICK)
+    assert table.columns.tolist() == ["method", "relation", "metric", "mean", "low", "high", "count"]
+    assert table["method"].tolist() == ["b", "b", "a", "a"]
+    assert table["mean"].tolist() == [1.5, 5.5, 1.5, 5.5]
+    assert ((table["low"] < table["mean"]) & (table["mean"] < table["high"])).all()
+
+
+def test_a_constant_lead_has_no_width_however_much_scenarios_differ() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 25, 1))
+    rows = pd.concat([rows_of(values + 0.5, "a"), rows_of(values, "b")])
+    mean, low, high = paired_difference(rows, "a", "b", "score", QUICK)
+    assert (mean, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    back = paired_difference(rows, "b", "a", "score", QUICK)
+    assert back == pytest.approx((-mean, -high, -low))
+
+
+def test_pairing_ignores_the_order_of_rows_and_unshared_scenarios() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 25, 1))
+    a, b = rows_of(values + 0.5, "a"), rows_of(values, "b")
+    rows = pd.concat([a.sample(frac=1, random_state=1), b[b["relation"] != "relation_3"]])
+    assert paired_difference(rows, "a", "b", "score", QUICK) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_pairing_needs_methods_and_shared_scenarios() -> None:
+    rows = pd.concat([rows_of(np.ones((1, 3, 1)), "first"), rows_of(np.full((1, 3, 1), np.nan), "second")])
+    with pytest.raises(UserError, match=r"Unknown method 'frist'. Did you mean 'first'"):
+        paired_difference(rows, "frist", "first", "score")
+    with pytest.raises(UserError, match="second"):
+        paired_difference(rows, "first", "second", "score")
+    apart = pd.concat([rows_of(np.ones((1, 3, 1)), "a"), rows_of(np.ones((1, 3, 1)), "b").assign(index=9)])
+    with pytest.raises(UserError, match="No scenario has a 'score' score under both 'a' and 'b'"):
+        paired_difference(apart, "a", "b", "score")
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    rows = rows_of(clustered(np.random.default_rng(0), 5, 20, 2))
+    assert mean_interval(rows, "score", QUICK) == mean_interval(rows, "score", QUICK)
+    assert mean_interval(rows, "score", QUICK) != mean_interval(rows, "score", Bootstrap(400, seed=1))
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_intervals_cover_the_true_mean_as_often_as_they_say(level: float) -> None:
+    generator = np.random.default_rng(0)
+    bootstrap = Bootstrap(resamples=300, level=level)
+    covered = [
+        low <= 0 <= high
+        for _ in range(200)
+        for _, low, high in [mean_interval(rows_of(clustered(generator, 30, 5, 2)), "score", bootstrap)]
+    ]
+    assert np.mean(covered) == pytest.approx(level, abs=0.06)

@@ -1,0 +1,237 @@
+"""Comparing revisions and running studies, in a small repository whose one stage writes made-up scores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from relinv.errors import UserError
+from relinv.report.compare import as_html, as_lines, compare
+from relinv.report.revisions import flatten, scores_at
+from relinv.report.rows import format_rows, parse_rows, with_leakage
+from relinv.statistics import Bootstrap
+from relinv.study.plan import load_plan, overridden, trials
+from relinv.study.running import as_override, finished, run_pending
+from relinv.study.summary import gather, write_study
+from tests.reporting import score_table
+
+FEW = Bootstrap(resamples=100)
+HERE = Path(__file__).parent.parent
+PARAMS = """relations:
+- inside
+- hug
+methods:
+- relation_words
+- reversion
+skill: 0.6
+invert:
+  seed: 0
+report:
+  resamples: 100
+  seed: 0
+  level: 0.95
+"""
+PIPELINE = """stages:
+  report:
+    cmd: python make.py
+    deps: [make.py]
+    params: [relations, methods, skill, invert]
+    outs: [{reports/scores.csv: {cache: false}}]
+"""
+MAKE = """import json, pathlib, sys
+from ruamel.yaml import YAML
+import tests.reporting as made
+from tests.test_study import pretended
+params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
+if params["skill"] < 0:
+    sys.exit("skill cannot be negative")
+pathlib.Path("reports").mkdir(exist_ok=True)
+pathlib.Path("reports/scores.csv").write_text(pretended(params))
+"""
+PLAN = """seeds: [0]
+seeded: [invert.seed]
+arms:
+  plain: {}
+  better: {skill: 0.9}
+contrasts:
+- {title: What skill adds, left: better/reversion, right: plain/reversion}
+- {title: Over plain words, left: plain/reversion, right: plain/relation_words}
+"""
+
+
+def pretended(params: dict) -> str:
+    """Return score rows in which reversion is as good as `skill` says, as the report writes them."""
+    tables = []
+    for relation in params["relations"]:
+        for method in params["methods"]:
+            table = score_table(relation, method, params["invert"]["seed"])
+            if method == "reversion":
+                table["scene_accuracy"] = (table["index"] < params["skill"] * 12).astype(float)
+            tables.append(table)
+    return format_rows(with_leakage(pd.concat(tables, ignore_index=True)))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git and DVC repository with one committed run; experiments are run with this Python."""
+    root = tmp_path_factory.mktemp("repository")
+    contents = {
+        "params.yaml": PARAMS,
+        "dvc.yaml": PIPELINE,
+        "make.py": MAKE,
+        "study.yaml": PLAN,
+        ".gitignore": "/.scratch/\n__pycache__/\n",
+        "relinv/report/rows.py": "",
+        "relinv/methods.py": "",
+    }
+    for name, text in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    run = runner(root)
+    run("git", "init", "--quiet", "--initial-branch", "main")
+    run(sys.executable, "-m", "dvc", "init", "--quiet")
+    run(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
+    run("git", "add", ".")
+    run("git", "commit", "--quiet", "-m", "empty")
+    run(sys.executable, "-m", "dvc", "repro", "--quiet")
+    run("git", "add", ".")
+    run("git", "commit", "--quiet", "-m", "a run")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Git's author, this Python as `python`, and this checkout's tests for stages in temporary checkouts."""
+    patch = pytest.MonkeyPatch()
+    for name in ("AUTHOR", "COMMITTER"):
+        patch.setenv(f"GIT_{name}_NAME", "test")
+        patch.setenv(f"GIT_{name}_EMAIL", "test@example.org")
+    patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    patch.setenv("PYTHONPATH", str(HERE))
+    patch.setenv("DVC_NO_ANALYTICS", "1")
+    yield
+    patch.undo()
+
+
+def runner(root: Path) -> Callable[..., str]:
+    """Return a function that runs a command in `root` and returns what it printed."""
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+    return run
+
+
+def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_path: Path) -> None:
+    plan = load_plan(repository / "study.yaml")
+    planned = trials(repository, plan, [], [])
+    assert [(trial.arm, trial.seed) for trial in planned] == [("plain", 0), ("better", 0)]
+    first = run_pending(repository, planned[:1])
+    commits = run_pending(repository, planned)
+    assert commits[planned[0].name] == first[planned[0].name]  # not run again
+    assert finished(repository, planned) == commits
+    rows = gather(repository, planned, commits)
+    assert set(zip(rows["arm"], rows["trial"], strict=True)) == {(t.arm, t.seed) for t in planned}
+
+    gain = (11 - 8) / 12  # of scenarios, by construction
+    name = planned[1].name  # an experiment is compared by its name
+    comparison = compare(repository, ["main", name, "workspace"], FEW)
+    assert comparison.parameters == {"skill": [0.6, 0.9, 0.6]}
+    means, differences = comparison.methods["reversion"]
+    assert [line.name for line in means.lines] == ["main", name, "workspace"]
+    assert differences.lines[0].cells[0].mean == pytest.approx(gain)
+    assert differences.lines[1].cells[0] == (0, 0, 0)
+    assert "skill: 0.6 | 0.9 | 0.6" in as_lines(comparison)
+    assert f"<h1>main, {name}, workspace</h1>" in as_html(comparison)
+
+
+def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path, tmp_path: Path) -> None:
+    plan = load_plan(repository / "study.yaml")
+    parts = []
+    for arm, skill, seed in (("plain", 0.6, 0), ("plain", 0.6, 1), ("better", 0.9, 0), ("better", 0.9, 1)):
+        params = {"relations": ["inside", "hug"], "methods": ["relation_words", "reversion"], "skill": skill}
+        scores = parse_rows(pretended(params | {"invert": {"seed": seed}}), "made up")
+        parts.append(scores.assign(arm=arm, trial=seed))
+    rows = pd.concat(parts, ignore_index=True)
+    write_study(tmp_path, plan, rows, FEW)
+    page = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert "What skill adds" in page and "skill = 0.9" in page and "under 2 seeds" in page
+    assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
+    assert "24 scenarios of 2 relations" in page
+    assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_study(tmp_path, plan, rows, FEW)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_failed_trial_names_its_log(repository: Path) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"arms": {"broken": {"skill": -1}}})
+    planned = trials(repository, plan, [], [])
+    with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed, .*\.scratch/study/study-broken"):
+        run_pending(repository, planned)
+
+
+def test_names_change_with_what_decides_scores_and_with_nothing_else(repository: Path) -> None:
+    plan = load_plan(repository / "study.yaml")
+
+    def name() -> str:
+        return trials(repository, plan, ["plain"], [])[0].name
+
+    before = name()
+    for path, text, changes in (
+        ("relinv/methods.py", "x = 1\n", True),
+        ("relinv/report/rows.py", "x = 1\n", False),
+        ("params.yaml", PARAMS.replace("resamples: 100", "resamples: 200"), False),
+        ("params.yaml", PARAMS.replace("skill: 0.6", "skill: 0.7"), True),
+    ):
+        old = (repository / path).read_text()
+        (repository / path).write_text(text)
+        assert (name() != before) == changes
+        (repository / path).write_text(old)
+    assert trials(repository, plan, ["plain"], ["hug"])[0].name != before
+
+
+def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(PLAN.replace("left: better/", "left: bettr/"))
+    with pytest.raises(UserError, match=r"bettr.*Did you mean 'better'"):
+        load_plan(tmp_path / "study.yaml")
+    plan = load_plan(repository / "study.yaml")
+    with pytest.raises(UserError, match=r"Unknown arm 'plan'\. Did you mean 'plain'"):
+        trials(repository, plan, ["plan"], [])
+    with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
+        overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
+
+
+def test_the_plan_of_this_repository_fits_its_parameters() -> None:
+    plan = load_plan(HERE / "study.yaml")
+    planned = trials(HERE, plan, [], [])
+    assert len({trial.name for trial in planned}) == len(plan.arms) * len(plan.seeds)
+
+
+def test_overrides_are_written_as_dvc_reads_them() -> None:
+    assert as_override(["on", "hug"]) == "[on,hug]"
+    assert [as_override(value) for value in (None, True, 0.003, "shared")] == [
+        "null",
+        "true",
+        "0.003",
+        "shared",
+    ]
+
+
+def test_missing_revisions_and_scores_are_named(repository: Path) -> None:
+    with pytest.raises(UserError, match="There is no revision 'nowhere'"):
+        scores_at(repository, "nowhere")
+    with pytest.raises(UserError, match=r"'HEAD~1' holds no reports/scores\.csv"):
+        scores_at(repository, "HEAD~1")
+    with pytest.raises(UserError, match="two revisions at least"):
+        compare(repository, ["main", "main"], FEW)
+
+
+def test_parameters_are_flattened() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}

@@ -1,0 +1,48 @@
+"""The timestep laws against the closed-form values of ReVersion's relation-focal importance sampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from relinv.timesteps import draw, importance, uniform
+
+TOTAL = 1000
+
+
+def test_importance_values() -> None:
+    law = importance(TOTAL, alpha=0.5)
+    steps = torch.arange(TOTAL)
+    assert law.sum().item() == pytest.approx(1)
+    assert TOTAL * law[0].item() == pytest.approx(0.50025, abs=5e-6)
+    assert TOTAL * law[999].item() == pytest.approx(1.50075, abs=5e-6)
+    assert (law * steps).sum().item() == pytest.approx(600.87, abs=5e-3)
+    assert law[500:].sum().item() == pytest.approx(0.6592, abs=5e-5)
+
+
+def test_importance_without_alpha_is_uniform() -> None:
+    assert torch.allclose(importance(TOTAL, alpha=0.0), uniform(TOTAL))
+    assert TOTAL * uniform(TOTAL)[7].item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_draws_follow_the_law(alpha: float) -> None:
+    law = importance(TOTAL, alpha)
+    source = torch.Generator().manual_seed(0)
+    drawn = torch.stack([draw(law, 8, source) for _ in range(2000)])  # (batches, batch)
+    assert drawn.min() >= 0 and drawn.max() < TOTAL
+    expected = (law * torch.arange(TOTAL)).sum().item()
+    assert drawn.double().mean().item() == pytest.approx(expected, abs=2)
+    for place in range(8):  # each sample of a batch has the whole law, whatever its place
+        share = (drawn[:, place] >= 500).double().mean().item()
+        assert share == pytest.approx(law[500:].sum().item(), abs=0.05)
+
+
+def test_a_batch_covers_the_whole_range() -> None:
+    drawn = draw(uniform(TOTAL), 8, torch.Generator().manual_seed(1)).sort().values
+    assert torch.equal(drawn // 125, torch.arange(8))
+
+
+def test_the_same_generator_gives_the_same_draws() -> None:
+    first, second = (draw(importance(TOTAL, 0.5), 8, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
