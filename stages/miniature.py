@@ -26,7 +26,11 @@ def autoencoder() -> None:
     from relinv.miniature.recipe import SceneSettings, TrainingSettings, make_autoencoder
 
     params = load_params(PARAMS)
-    make_autoencoder(params.section("scenes", SceneSettings), params.section("autoencoder", TrainingSettings))
+    make_autoencoder(
+        params.section("scenes", SceneSettings),
+        params.section("autoencoder", TrainingSettings),
+        params.section("decoder", TrainingSettings),
+    )
 
 
 @app.command()

@@ -14,7 +14,7 @@ from relinv.exemplars import read_exemplars
 from relinv.words import PREPOSITIONS
 from relinv.world.arrangements import ARRANGEMENTS
 from relinv.world.captions import WORDINGS, caption, true_caption, vocabulary
-from relinv.world.entities import BEINGS, CANVASES, CONTAINERS, ENTITIES, FABRICS, MATERIALS, MOUNTS, SURFACES
+from relinv.world.entities import CANVASES, CONTAINERS, ENTITIES, FABRICS, MATERIALS, MOUNTS, SURFACES
 from relinv.world.exemplars import BENCHMARK, exemplar_scenes, write_exemplars
 from relinv.world.paint import entity_picture, front, sprite
 from relinv.world.sampling import FREQUENCIES, sample_scene

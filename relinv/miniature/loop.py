@@ -94,7 +94,7 @@ def _save(
     }
     part = path.with_suffix(f".{os.getpid()}.part")
     torch.save(state, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> int:

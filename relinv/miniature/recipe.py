@@ -52,12 +52,16 @@ def training_scenes(settings: SceneSettings) -> Scenes:
     return _render(settings.count, settings.seed, "scenes")
 
 
-def make_autoencoder(scenes: SceneSettings, settings: TrainingSettings) -> None:
-    """Train the autoencoder and write `base/vae`, fp16."""
-    images = training_scenes(scenes).images[: settings.scenes]
+def make_autoencoder(scenes: SceneSettings, settings: TrainingSettings, decoder: TrainingSettings) -> None:
+    """Train the autoencoder, then its decoder alone to sharper pictures; write `base/vae`, fp16."""
+    images = training_scenes(scenes).images
     schedule = Schedule(settings.steps, settings.learning_rate, weight_decay=0.0, average=0.99)
     model = autoencoder.train_autoencoder(
-        images, schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
+        images[: settings.scenes], schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
+    )
+    schedule = Schedule(decoder.steps, decoder.learning_rate, weight_decay=0.0, average=0.99)
+    model = autoencoder.sharpen_decoder(
+        model, images[: decoder.scenes], schedule, SCRATCH, seed=decoder.seed, batch=decoder.batch_size
     )
     with atomic_folder(HOME / "base" / "vae") as folder:
         model.half().save_pretrained(folder)
@@ -119,7 +123,7 @@ def scene_latents(model: Any, scenes: Scenes, count: int) -> torch.Tensor:
         latents = autoencoder.encode(model, scenes.images[:count]) * model.config.scaling_factor
         part = cache.with_suffix(f".{os.getpid()}.part")
         torch.save({"latents": latents, "weights": _digest(model)}, part)
-        os.replace(part, cache)
+        part.replace(cache)
     stored = torch.load(cache, weights_only=True)
     if stored["weights"] != _digest(model):
         raise UserError(
@@ -158,8 +162,10 @@ def _benchmark() -> Benchmark:
     return load_benchmark(BENCHMARK)
 
 
-def _digest(model: nn.Module) -> float:
-    return float(sum(p.double().abs().sum() for p in model.parameters()))
+def _digest(model: Any) -> float:
+    """Return a number that changes with the encoder, on which latents depend; the decoder may change."""
+    parts = (model.encoder, model.quant_conv)
+    return float(sum(p.double().abs().sum() for part in parts for p in part.parameters()))
 
 
 def _model_index() -> dict[str, Any]:

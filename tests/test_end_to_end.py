@@ -1,0 +1,100 @@
+"""The whole pipeline for real: `dvc repro` on a cut-down parameter set in a temporary clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "relations": ["inside", "hug"],
+    "methods": ["relation_words", "textual_inversion", "reversion"],
+    "invert.textual_inversion.steps": 2,
+    "invert.reversion.steps": 2,
+    "invert.preview.every": 2,
+    "generate.steps": 2,
+    "report.resamples": 200,
+}
+
+
+def _set(file: Path, values: dict) -> None:
+    yaml = YAML()
+    params = yaml.load(file)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = params
+        for part in path:
+            node = node[part]
+        node[last] = value
+    yaml.dump(params, file)
+
+
+def _run(clone: Path, *command: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def _stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a fresh clone of the working tree with small parameters, reproduced once."""
+    target = tmp_path_factory.mktemp("clone") / "relinv"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    shutil.rmtree(target / "reports", ignore_errors=True)
+    (target / "dvc.lock").unlink(missing_ok=True)
+    _set(target / "params.yaml", SMALL)
+    _run(target, "git", "init", "-q")
+    _run(target, "git", "add", ".")
+    _run(target, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
+    output = _run(target, "dvc", "repro")
+    assert len(_stages_run(output)) == 2 * 2 + 2 * 3 * 3 + 1
+    yield target
+
+
+def test_it_leaves_a_report_with_pictures_and_metrics(clone: Path) -> None:
+    metrics = json.loads((clone / "reports/metrics.json").read_text())
+    assert set(metrics) == set(SMALL["methods"])
+    assert {"scene_accuracy", "relation_accuracy", "entity_accuracy", "relation", "leakage"} <= set(metrics["reversion"])
+    scores = pd.read_csv(clone / "reports/scores.csv")
+    assert len(scores) == 2 * 3 * 100
+    assert sorted(p.name for p in (clone / "reports/grids").iterdir()) == ["hug.png", "inside.png"]
+    page = (clone / "reports/report.html").read_text()
+    assert "<svg" in page
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+    assert (clone / "data/concepts/inside/reversion/learned_embeds.safetensors").is_file()
+
+
+def test_a_rerun_with_nothing_changed_does_nothing(clone: Path) -> None:
+    assert _stages_run(_run(clone, "dvc", "repro")) == set()
+
+
+def test_another_steering_weight_runs_reversions_arms_and_what_follows_from_them(clone: Path) -> None:
+    output = _run(clone, "dvc", "exp", "run", "-S", "invert.reversion.steer_weight=0.1")
+    arms = {f"{stage}@{relation}-reversion" for stage in ("invert", "generate", "score") for relation in ("inside", "hug")}
+    assert _stages_run(output) == {*arms, "report"}
+    assert "reversion" in _run(clone, "dvc", "metrics", "diff", "--all")
+    assert "steer_weight" in _run(clone, "dvc", "exp", "show", "--only-changed", "--md")
+
+
+def test_plain_metrics_and_plots_commands_work(clone: Path) -> None:
+    assert "scene_accuracy" in _run(clone, "dvc", "metrics", "show")
+    assert "file://" in _run(clone, "dvc", "plots", "show")
