@@ -119,7 +119,7 @@ def generate(
         negatives = encodings[""].expand_as(prompts)
         latents = initial_latents(base, [record.seed for record in batch])
         try:
-            with deterministic():
+            with deterministic(base.device):
                 images = sample(base, prompts, negatives, latents, sampler)
         except torch.OutOfMemoryError:
             raise UserError(
@@ -142,7 +142,7 @@ def encode_prompts(base: Base, concept: Concept, prompts: Sequence[str]) -> dict
 
     unique = list(dict.fromkeys(prompts))
     tokens = PlaceholderTokens(base, {concept.token: concept.embedding}) if concept.token else nullcontext()
-    with torch.inference_mode(), tokens:
+    with torch.inference_mode(), deterministic(base.device), tokens:
         parts = [
             base.encode(base.tokenize(unique[i : i + PROMPTS_AT_ONCE]))
             for i in range(0, len(unique), PROMPTS_AT_ONCE)

@@ -29,7 +29,7 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
         root / "data/benchmark/miniature.yaml",
         {"name": "miniature", "held_out": held_out, "relations": entries},
     )
-    _dump(root / "data/miniature/judge/accuracy.json", {"relation_accuracy": 0.981, "direction_accuracy": 0.957})
+    _dump(root / "data/miniature/judge/accuracy.json", {"relation_accuracy": 0.981, "direction": 0.957, "scenes": 400})
     for relation in relations:
         _draw(root / "data/relations" / relation, 4)
         templates = {f"{index}.png": ["cat {} box"] for index in range(4)}

@@ -18,7 +18,7 @@ from relinv.miniature.autoencoder import Decoder, build_autoencoder, decode, enc
 from relinv.miniature.card import judge_accuracy
 from relinv.miniature.dataset import CHUNK, render_scenes
 from relinv.miniature.denoiser import build_scheduler, train_denoiser
-from relinv.miniature.judge import Distractors, build_judge, save_judge, train_judge
+from relinv.miniature.judge import CONTEXT, Distractors, build_judge, save_judge, train_judge
 from relinv.miniature.loop import Schedule, train
 from relinv.miniature.vocabulary import miniature_tokenizer
 from relinv.settings import JudgeSettings
@@ -163,7 +163,7 @@ def test_a_saved_judge_is_loaded_by_open_clip_and_reads_as_before(
     model = train_judge(pictures, triplets, benchmark, tokenizer, schedule, tmp_path, seed=0, batch=4)
     save_judge(model, tokenizer, tmp_path / "judge")
     loaded = load_judge(JudgeSettings(model=str(tmp_path / "judge"), pretrained=None))
-    ids = tokenizer(["cat on box"], padding="max_length", return_tensors="pt").input_ids
+    ids = tokenizer(["cat on box"], padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
     expected = model.encode_text(ids, normalize=True).numpy()
     assert np.allclose(loaded.encode_texts(["cat on box"]), expected, atol=2e-3)
     assert loaded.resolution == 64

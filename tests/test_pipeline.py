@@ -18,7 +18,7 @@ METHODS = ["relation_words", "textual_inversion", "reversion"]
 WORK = {  # what each command calls, the last of it after all parameters were read
     "fetch": ["stages.fetch.fetch_exemplars"],
     "validate": ["stages.validate.load_token_counter", "stages.validate.check_folder"],
-    "invert": [f"stages.invert.{name}" for name in ("load_base", "read_exemplars", "require_valid", "invert")],
+    "invert": [f"stages.invert.{name}" for name in ("load_base", "read_exemplars", "require_valid", "invert_relation")],
     "generate": ["relinv.bases.load_base", "relinv.concept.load_concept", "relinv.generation.generate_folder"],
     "score": ["relinv.judge.load_judge", "relinv.scoring.score_folder"],
     "report": [

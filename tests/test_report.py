@@ -212,7 +212,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert {address[1:] for address in parser.found if address.startswith("#")} <= parser.ids
     assert "@import" not in text and "url(" not in text and "<script" not in text
     assert "3.png is nearly the same picture as 1.png." in text
-    assert "0.981" in text and "steer_weight" in text and "e" * 64 in text
+    assert "0.981" in text and "<td>400</td>" in text and "steer_weight" in text and "e" * 64 in text
     assert "cannot see" in text and "prefers-color-scheme:dark" in text
 
 

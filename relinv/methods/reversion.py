@@ -71,7 +71,7 @@ class Method(TokenRowMethod):
             self.row,
             positives,
             negatives,
-            torch.tensor(present, device=device),
+            torch.tensor(present, dtype=torch.bool, device=device),
             self.settings.steer_temperature,
         )
 

@@ -18,7 +18,7 @@ from relinv.miniature.autoencoder import to_pixels
 from relinv.miniature.loop import Schedule, train
 from relinv.world.captions import WORDINGS, true_caption
 
-NEGATIVES = 6  # wrong captions of each picture, two of each kind
+CONTEXT = 16  # tokens: the judge reads bare phrases, "cat shaking hands with dog"
 Triplet = tuple[str, str, str]
 
 
@@ -29,17 +29,17 @@ def judge_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
         "vision_cfg": {
             "image_size": 64,
             "layers": [1, 1, 1, 1],
-            "width": 32,
+            "width": 24,
             "head_width": 32,
             "patch_size": None,
         },
         "text_cfg": {
-            "context_length": tokenizer.model_max_length,
+            "context_length": CONTEXT,
             "vocab_size": len(tokenizer),
             "hf_tokenizer_name": "beside-the-weights",
             "width": 128,
             "heads": 4,
-            "layers": 3,
+            "layers": 2,
         },
     }
 
@@ -78,7 +78,7 @@ def train_judge(
         captions = [true_caption(*triplet) for triplet in shown]
         captions += [true_caption(*t) for triplet in shown for t in wrong.draw(triplet, rng)]
         texts = list(dict.fromkeys(captions))
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(texts, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
         seen = model.encode_image(
             _varied(to_pixels(images[picks]), generator), normalize=True
         )  # (batch, dim)
@@ -105,7 +105,7 @@ class Distractors:
         self.relations = list(WORDINGS)
 
     def draw(self, triplet: Triplet, rng: np.random.Generator) -> list[Triplet]:
-        """Return six triplets that are not `triplet`: other relations, swapped where that differs, other entities."""
+        """Return up to five other triplets: two relations, swapped where that differs, another head, another tail."""
         head, relation, tail = triplet
         if relation == "alone":
             return []
@@ -115,9 +115,9 @@ class Distractors:
         if head != tail and grid is not None and grid.asymmetric:
             drawn.append((tail, relation, head))
         heads, tails = (grid.heads, grid.tails) if grid else (self._any, self._any)
-        drawn += [(heads[rng.integers(len(heads))], relation, tail) for _ in range(2)]
-        drawn += [(head, relation, tails[rng.integers(len(tails))]) for _ in range(2)]
-        return [t for t in drawn if t != triplet][:NEGATIVES]
+        drawn.append((heads[rng.integers(len(heads))], relation, tail))
+        drawn.append((head, relation, tails[rng.integers(len(tails))]))
+        return [t for t in drawn if t != triplet]
 
     @property
     def _any(self) -> tuple[str, ...]:
