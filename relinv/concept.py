@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.files import read_json, write_json
+from relinv.files import atomic_write_bytes, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +58,24 @@ class Concept:
 def save_concept(folder: Path, concept: Concept) -> None:
     """Write a concept into an existing `folder`; the same concept gives the same bytes."""
     if concept.embedding is not None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in concept.metadata.items()}
-        save_file({str(concept.token): concept.embedding.contiguous()}, folder / EMBEDDING, metadata=texts)
+        data = save({str(concept.token): concept.embedding.contiguous()}, metadata=texts)
+        atomic_write_bytes(folder / EMBEDDING, _ordered(data))
     write_json(folder / METADATA, dict(concept.metadata))
+
+
+def _ordered(data: bytes) -> bytes:
+    """Return safetensors `data` with its header's keys in order: the library writes them as its hashes fall.
+
+    The format: the header's length as 8 bytes, little-endian; the header as JSON, padded with spaces to a
+    multiple of 8; the tensors, at offsets from the header's end.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load_concept(folder: Path, base: Base) -> Concept:

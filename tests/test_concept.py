@@ -17,7 +17,7 @@ from relinv.errors import UserError
 from relinv.files import sha256_folder
 
 
-def made(base: Base, **changes: object) -> Concept:
+def made(base: Base, /, **changes: object) -> Concept:
     """Return a learned concept for `base`; `changes` are to its metadata."""
     row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
     metadata = {

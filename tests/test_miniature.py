@@ -19,7 +19,7 @@ from relinv.miniature.card import judge_accuracy
 from relinv.miniature.dataset import CHUNK, render_scenes
 from relinv.miniature.denoiser import build_scheduler, train_denoiser
 from relinv.miniature.judge import CONTEXT, Distractors, build_judge, save_judge, train_judge
-from relinv.miniature.loop import Schedule, train
+from relinv.miniature.loop import Loss, Schedule, train
 from relinv.miniature.vocabulary import miniature_tokenizer
 from relinv.settings import JudgeSettings
 from relinv.words import PREPOSITIONS, STOP_WORDS
@@ -43,7 +43,7 @@ class _Stop(Exception):
     pass
 
 
-def _line_loss(model: nn.Linear, stop_at: int | None = None):
+def _line_loss(model: nn.Linear, stop_at: int | None) -> Loss:
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if step == stop_at:
             raise _Stop

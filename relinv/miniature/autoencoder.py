@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-
 from torch import nn
 from torch.nn import functional as F
 
