@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from relinv.concept import REQUIRED, load_concept
 from relinv.errors import UserError
 from relinv.files import sha256_folder
 from relinv.generation import encode_prompts
-from relinv.inversion import Problem, identity, invert_relation, learn
+from relinv.inversion import Problem, invert_relation, learn
 from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin
 from relinv.training import train
+from tests.dying import eager_checkpoints
 from tests.inverting import METHODS, problem
 from tests.tiny import weights
 
@@ -89,23 +91,18 @@ def test_the_same_seed_gives_the_same_bytes(
 
 
 def test_killed_and_resumed_equals_straight_through(
-    name: str, base: Base, exemplar_folder: Path, tmp_path: Path, concepts: Folders
+    name: str, base: Base, tiny_base: Path, exemplar_folder: Path, tmp_path: Path, concepts: Folders
 ) -> None:
     task = problem(base, exemplar_folder, name)
     method = build(task)
     for _ in range(2 if method.steps else 0):
-        assert killed_in_third_step(task, tmp_path) == -signal.SIGKILL
+        assert killed_in_third_step(tiny_base, exemplar_folder, name, tmp_path) == -signal.SIGKILL
         assert not (tmp_path / "concept").exists()
     taken: list[int] = []
     method.after_step = counted(method.after_step, taken)  # type: ignore[method-assign]
     learn(task, method, tmp_path / "concept", eager_checkpoints(task, tmp_path))
     assert len(taken) == max(0, method.steps - 4)  # two processes took two whole steps each
     assert sha256_folder(tmp_path / "concept") == sha256_folder(concepts[name])
-
-
-def eager_checkpoints(task: Problem, scratch: Path) -> Checkpoints:
-    """Return checkpoints that are saved after each step."""
-    return Checkpoints(scratch, "killed", identity(task), interval=0.0)
 
 
 def counted(function: Any, calls: list[int]) -> Any:
@@ -116,25 +113,10 @@ def counted(function: Any, calls: list[int]) -> Any:
     return call
 
 
-def killed_in_third_step(task: Problem, scratch: Path) -> int:
-    """Run `task` in a process of its own that SIGKILL ends before its third step is saved; return how it ended."""
-    child = os.fork()
-    if child == 0:
-        try:
-            method = build(task)
-            taken: list[int] = []
-            update = counted(method.after_step, taken)
-
-            def step_or_die() -> None:
-                if len(taken) == 2:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                update()
-
-            method.after_step = step_or_die  # type: ignore[method-assign]
-            learn(task, method, scratch / "concept", eager_checkpoints(task, scratch))
-        finally:
-            os._exit(0)  # never back into the test run
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def killed_in_third_step(base: Path, exemplars: Path, name: str, scratch: Path) -> int:
+    """Run the inversion in a process that SIGKILL ends before its third step is saved; return how it ended."""
+    command = [sys.executable, "-m", "tests.dying", *map(str, (base, exemplars)), name, str(scratch)]
+    return subprocess.run(command, capture_output=True).returncode
 
 
 def test_saved_and_loaded_it_conditions_images(name: str, base: Base, concepts: Folders) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from relinv.benchmark import Benchmark
+from relinv.benchmark import Benchmark, is_held_out
 from relinv.miniature.autoencoder import to_pixels
 from relinv.miniature.loop import Schedule, train
 from relinv.world.captions import WORDINGS, true_caption
@@ -117,7 +117,12 @@ class Distractors:
         heads, tails = (grid.heads, grid.tails) if grid else (self._any, self._any)
         drawn.append((heads[rng.integers(len(heads))], relation, tail))
         drawn.append((head, relation, tails[rng.integers(len(tails))]))
-        return [t for t in drawn if t != triplet]
+        return [t for t in drawn if t != triplet and not self._held_out(*t)]
+
+    def _held_out(self, head: str, relation: str, tail: str) -> bool:
+        """Return whether a triplet is one never shown: met only as a wrong caption, it would be learned as wrong."""
+        rule = self.benchmark.held_out
+        return rule is not None and is_held_out(head, relation, tail, fraction=rule.fraction, seed=rule.seed)
 
     @property
     def _any(self) -> tuple[str, ...]:
