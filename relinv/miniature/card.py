@@ -26,7 +26,7 @@ from relinv.world.scene import Scene
 
 READINGS = ("relation_accuracy", "entity_accuracy", "scene_accuracy", "direction")
 KEEPS_LOOKS = ("inside", "on", "hug", "shake_hands", "back2back", "ride_on")
-SCENES_EACH = 4  # held-out scenes the judge is tested on, for each held-out triplet
+SCENES_EACH = 2  # held-out scenes the judge is tested on, for each held-out triplet
 
 
 def judge_accuracy(judge: Judge, vae: Any, benchmark: Benchmark, *, seed: int) -> dict[str, float]:

@@ -60,6 +60,7 @@ def build_scheduler() -> DDPMScheduler:
         beta_start=0.00085,
         beta_end=0.012,
         clip_sample=False,
+        steps_offset=1,
     )
 
 

@@ -78,10 +78,9 @@ def make_denoiser(scenes: SceneSettings, settings: TrainingSettings) -> None:
         latents, captions, tokenizer, schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
     )
     base = HOME / "base"
-    for name, part in (("text_encoder", model.text_encoder), ("unet", model.unet)):
-        with atomic_folder(base / name) as folder:
-            part.half().save_pretrained(folder)
-    for name, part in (("tokenizer", tokenizer), ("scheduler", build_scheduler())):
+    # The text encoder stays in fp32: transformers loads weights as they are stored, diffusers as fp32.
+    parts = {"text_encoder": model.text_encoder, "unet": model.unet.half()}
+    for name, part in (parts | {"tokenizer": tokenizer, "scheduler": build_scheduler()}).items():
         with atomic_folder(base / name) as folder:
             part.save_pretrained(folder)
     atomic_write_text(base / "model_index.json", json.dumps(_model_index(), indent=2) + "\n")
