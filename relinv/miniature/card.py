@@ -31,38 +31,31 @@ SCENES_EACH = 2  # held-out scenes the judge is tested on, for each held-out tri
 
 def judge_accuracy(judge: Judge, vae: Any, benchmark: Benchmark, *, seed: int) -> dict[str, float]:
     """Return the judge's accuracies on true scenes of held-out triplets passed through the autoencoder."""
-    readings = [
-        read_pictures(judge, benchmark, relation, *held_out_pictures(vae, benchmark, relation, seed=seed))
-        for relation in benchmark.relations
-    ]
+    readings = []
+    for relation in benchmark.relations:
+        scenarios, pictures = held_out_scenes(benchmark, relation, seed=seed)
+        readings.append(read_pictures(judge, benchmark, relation, scenarios, decode(vae, encode(vae, pictures))))
     means = pd.concat(readings).drop(columns="relation").mean()
     return {name: round(float(means[name]), 4) for name in READINGS} | {"scenes": sum(map(len, readings))}
 
 
-def held_out_pictures(
-    vae: Any, benchmark: Benchmark, relation: str, *, seed: int
-) -> tuple[list[Scenario], np.ndarray]:
-    """Return held-out scenarios, each several times, and fresh pictures of them, uint8 (n, 64, 64, 3)."""
+def held_out_scenes(benchmark: Benchmark, relation: str, *, seed: int) -> tuple[list[Scenario], np.ndarray]:
+    """Return held-out scenarios, each several times, and fresh renders of them, uint8 (n, 64, 64, 3)."""
     scenarios = [s for s in benchmark.scenarios(relation) if s.held_out for _ in range(SCENES_EACH)]
     rng = np.random.default_rng((seed, list(benchmark.relations).index(relation)))
     scenes = [
         Scene(s.head, relation, s.tail, sample_background(rng), int(rng.integers(2**62)), sample_tint(rng))
         for s in scenarios
     ]
-    pictures = np.stack([np.asarray(scene.paint()[0]) for scene in scenes])
-    return scenarios, decode(vae, encode(vae, pictures))
+    return scenarios, np.stack([np.asarray(scene.paint()[0]) for scene in scenes])
 
 
-def plain_words_accuracy(
-    base: Base, judge: Judge, benchmark: Benchmark, settings: GenerateSettings
-) -> pd.DataFrame:
+def plain_words_accuracy(base: Base, judge: Judge, benchmark: Benchmark, settings: GenerateSettings) -> pd.DataFrame:
     """Return the readings of plain prompts on held-out triplets, one row an image."""
     rows = []
     for relation in benchmark.relations.values():
         scenarios = [s for s in benchmark.scenarios(relation.name) if s.held_out]
-        words = Concept(
-            None, None, {"method": "relation_words", "template": f"{{head}} {relation.words} {{tail}}"}
-        )
+        words = Concept(None, None, {"method": "relation_words", "template": f"{{head}} {relation.words} {{tail}}"})
         batches = generate(base, words, plan(base, words, scenarios, settings), settings)
         pictures = [np.asarray(picture) for _, batch in batches for picture in batch]
         rows.append(read_pictures(judge, benchmark, relation.name, scenarios, np.stack(pictures)))
@@ -97,18 +90,14 @@ def word_cosines(base: Base) -> dict[str, float]:
     }
 
 
-def make_card(
-    home: Path, benchmark: Benchmark, recipe: Mapping[str, Any], settings: GenerateSettings
-) -> None:
+def make_card(home: Path, benchmark: Benchmark, recipe: Mapping[str, Any], settings: GenerateSettings) -> None:
     """Measure the base and judge in `home` and write its card.json and CARD.md."""
     base = load_base(
         ModelSettings(source=str(home / "base"), revision=None, device="cpu", precision="fp32", resolution=64)
     )
     judge = load_judge(JudgeSettings(model=str(home / "judge"), pretrained=None))
     rows = plain_words_accuracy(base, judge, benchmark, settings)
-    fresh = np.concatenate(
-        [held_out_pictures(base.vae, benchmark, r, seed=2)[1] for r in benchmark.relations]
-    )
+    fresh = np.concatenate([held_out_scenes(benchmark, r, seed=2)[1] for r in benchmark.relations])
     facts = {
         "plain_words": rows.groupby("relation", sort=False).mean().round(4).to_dict("index"),
         "plain_words_mean": rows.drop(columns="relation").mean().round(4).to_dict(),
