@@ -78,7 +78,7 @@ def test_it_leaves_a_report_with_pictures_and_metrics(clone: Path) -> None:
     assert sorted(p.name for p in (clone / "reports/grids").iterdir()) == ["hug.png", "inside.png"]
     page = (clone / "reports/report.html").read_text()
     assert "<svg" in page
-    assert "data:image/png;base64," in page
+    assert "data:image/jpeg;base64," in page
     assert 'src="http' not in page
     assert (clone / "data/concepts/inside/reversion/learned_embeds.safetensors").is_file()
 
