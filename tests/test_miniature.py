@@ -142,15 +142,17 @@ def test_the_denoiser_trains_text_encoder_and_unet_together(tmp_path: Path) -> N
     assert float(build_scheduler().alphas_cumprod[-1]) == pytest.approx(0.00466, abs=1e-4)  # Stable Diffusion's
 
 
-def test_distractors_are_wrong_captions_only(benchmark: Benchmark) -> None:
+def test_distractors_are_wrong_captions_of_triplets_that_training_may_show(benchmark: Benchmark) -> None:
     wrong, rng = Distractors(benchmark), np.random.default_rng(0)
     for relation in benchmark.relations.values():
-        for _ in range(50):
-            triplet = (relation.heads[1], relation.name, relation.tails[2])
-            drawn = wrong.draw(triplet, rng)
-            assert triplet not in drawn
-            assert any(r != relation.name for _, r, _ in drawn)
-            assert ((triplet[2], relation.name, triplet[0]) in drawn) == relation.asymmetric
+        seen = next(s for s in benchmark.scenarios(relation.name) if not s.held_out and s.head != s.tail)
+        triplet = (seen.head, relation.name, seen.tail)
+        drawn = {t for _ in range(50) for t in wrong.draw(triplet, rng)}
+        assert triplet not in drawn
+        assert len({r for _, r, _ in drawn}) > 5
+        assert ((seen.tail, relation.name, seen.head) in drawn) == relation.asymmetric
+        held_out = {(s.head, relation.name, s.tail) for s in benchmark.scenarios(relation.name) if s.held_out}
+        assert not drawn & held_out
     assert wrong.draw(("cat", "alone", "box"), rng) == []
 
 
@@ -196,4 +198,4 @@ def test_the_committed_judge_is_as_good_as_it_says(benchmark: Benchmark) -> None
     claimed = json.loads((HOME / "judge" / "accuracy.json").read_text())
     found = judge_accuracy(judge, recipe.load_autoencoder(), benchmark, seed=11)  # scenes of another seed
     for name in ("relation_accuracy", "entity_accuracy", "direction"):
-        assert found[name] == pytest.approx(claimed[name], abs=0.03), name
+        assert found[name] == pytest.approx(claimed[name], abs=0.08), name  # two samples of some 400 scenes
