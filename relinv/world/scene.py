@@ -23,7 +23,7 @@ PLAIN = "plain"  # a coloured backdrop, as in a studio, that no caption names
 class Scene:
     """What a scene shows: the caption knows some of it, the picture all of it.
 
-    tint: factors for red, green and blue over the whole picture, (1, 1, 1) for none. flip: the backdrop mirrored.
+    tint: factors for red, green and blue over the whole picture, (1, 1, 1) for none.
     """
 
     head: str
