@@ -1,5 +1,6 @@
 # make reproduce: set up and rebuild every result.  make test: set up and run the tests.
-# make study: the comparison over seeds and settings.  make miniature: train the miniature itself anew (hours).
+# make search: choose learning rates and budgets on validation scenarios.  make study: compare over seeds and settings.
+# make miniature: train the miniature itself anew (hours).
 # All use the packages pinned in constraints.txt, in .venv; to choose an interpreter: make reproduce PYTHON=python3.12
 PYTHON ?= python3
 INSTALLED := .venv/.installed
@@ -11,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # up to a quarter faster on a CPU where this allocator is installed; no result depends on it
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 
-.PHONY: reproduce test study miniature
+.PHONY: reproduce test search study miniature
 
 reproduce: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" dvc repro
@@ -19,6 +20,9 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	python -m ruff check .
 	python -m pytest
+
+search: $(INSTALLED)
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search.yaml --output reports/search
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study

@@ -11,16 +11,25 @@ from pydantic import Field
 
 from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
-from relinv.settings import Name, Seed, Settings, parse
+from relinv.settings import Name, Pairs, Seed, Settings, parse
 
 Entities = Annotated[list[str], Field(min_length=1)]
 
 
-class HeldOutRule(Settings):
-    """The share of triplets that a base was not trained on, and the seed of the hash that picks them."""
+class Split(Settings):
+    """A share of all (head, relation, tail) triplets, picked by a seeded hash."""
 
     fraction: Annotated[float, Field(ge=0, le=1)]
     seed: Seed
+
+    def holds(self, head: str, relation: str, tail: str) -> bool:
+        """Return whether the triplet is one of the share, on any machine alike.
+
+        The order of the two entities does not matter: a share has both orders of a pair or neither.
+        """
+        first, second = sorted((head, tail))
+        digest = hashlib.sha256(f"{self.seed}|{relation}|{first}|{second}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.fraction * 2**64
 
 
 class _RelationEntry(Settings):
@@ -32,7 +41,8 @@ class _RelationEntry(Settings):
 
 class _BenchmarkFile(Settings):
     name: str
-    held_out: HeldOutRule | None
+    held_out: Split | None
+    validation: Split
     relations: dict[Name, _RelationEntry]
 
 
@@ -49,13 +59,18 @@ class Relation:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One cell of a relation's grid; `held_out` is None where the base's training set is not known."""
+    """One cell of a relation's grid.
+
+    held_out: whether the base was trained without it; None where the base's training set is not known.
+    validation: whether settings may be chosen by it; results are then told of the others.
+    """
 
     relation: str
     index: int
     head: str
     tail: str
     held_out: bool | None
+    validation: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,8 @@ class Benchmark:
 
     name: str
     relations: dict[str, Relation]
-    held_out: HeldOutRule | None
+    held_out: Split | None
+    validation: Split
 
     def relation(self, name: str) -> Relation:
         """Return one relation; UserError with the closest name where the benchmark has no such."""
@@ -72,30 +88,23 @@ class Benchmark:
             raise unknown("relation", name, self.relations)
         return self.relations[name]
 
-    def scenarios(self, relation_name: str) -> list[Scenario]:
-        """Return a relation's grid row by row: all tails with the first head, then with the next."""
+    def is_held_out(self, head: str, relation: str, tail: str) -> bool:
+        """Return whether the base is known to be trained without the triplet."""
+        return self.held_out is not None and self.held_out.holds(head, relation, tail)
+
+    def scenarios(self, relation_name: str, pairs: Pairs = "all") -> list[Scenario]:
+        """Return a relation's grid row by row, all tails with the first head, then with the next; or a part of it."""
         relation = self.relation(relation_name)
-        pairs = [(head, tail) for head in relation.heads for tail in relation.tails]
-        return [
-            Scenario(relation_name, index, head, tail, self._is_held_out(head, relation_name, tail))
-            for index, (head, tail) in enumerate(pairs)
-        ]
-
-    def _is_held_out(self, head: str, relation: str, tail: str) -> bool | None:
-        rule = self.held_out
-        if rule is None:
-            return None
-        return is_held_out(head, relation, tail, fraction=rule.fraction, seed=rule.seed)
-
-
-def is_held_out(head: str, relation: str, tail: str, *, fraction: float, seed: int) -> bool:
-    """Return whether a (head, relation, tail) triplet is kept out of a base's training, on any machine alike.
-
-    The order of the two entities does not matter: of a held-out pair neither order is ever seen.
-    """
-    first, second = sorted((head, tail))
-    digest = hashlib.sha256(f"{seed}|{relation}|{first}|{second}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+        cells = [(head, tail) for head in relation.heads for tail in relation.tails]
+        grid = [
+            Scenario(
+                relation_name, index, head, tail,
+                held_out=self.held_out and self.held_out.holds(head, relation_name, tail),
+                validation=self.validation.holds(head, relation_name, tail),
+            )
+            for index, (head, tail) in enumerate(cells)
+        ]  # fmt: skip
+        return [cell for cell in grid if pairs == "all" or cell.validation == (pairs == "validation")]
 
 
 def load_benchmark(path: Path | str) -> Benchmark:
@@ -109,4 +118,4 @@ def load_benchmark(path: Path | str) -> Benchmark:
         name: Relation(name, entry.words, entry.asymmetric, tuple(entry.heads), tuple(entry.tails))
         for name, entry in content.relations.items()
     }
-    return Benchmark(content.name, relations, content.held_out)
+    return Benchmark(content.name, relations, content.held_out, content.validation)

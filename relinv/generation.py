@@ -58,12 +58,10 @@ def generate_folder(
     workspace.publish(folder)
 
 
-def plan(
-    base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings
-) -> list[ImageRecord]:
+def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:
     """Return the record of each image to be drawn, in the order of `scenarios`; nothing is drawn yet."""
     shared = {
-        **settings.model_dump(exclude={"batch_size"}),
+        **settings.model_dump(exclude={"pairs", "batch_size"}),
         "resolution": base.resolution,
         "base": base.id,
         "base_sha256": base.fingerprint,
@@ -144,8 +142,7 @@ def encode_prompts(base: Base, concept: Concept, prompts: Sequence[str]) -> dict
     tokens = PlaceholderTokens(base, {concept.token: concept.embedding}) if concept.token else nullcontext()
     with torch.inference_mode(), deterministic(base.device), tokens:
         parts = [
-            base.encode(base.tokenize(unique[i : i + PROMPTS_AT_ONCE]))
-            for i in range(0, len(unique), PROMPTS_AT_ONCE)
+            base.encode(base.tokenize(unique[i : i + PROMPTS_AT_ONCE])) for i in range(0, len(unique), PROMPTS_AT_ONCE)
         ]
     return dict(zip(unique, torch.cat(parts), strict=True))
 

@@ -72,9 +72,7 @@ def _read_picture(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"The image '{path}' cannot be read ({error}): delete its folder and generate again."
-        ) from None
+        raise UserError(f"The image '{path}' cannot be read ({error}): delete its folder and generate again.") from None
 
 
 def encode_png(picture: Image.Image) -> bytes:

@@ -73,9 +73,7 @@ class Judge:
         cut = (self._tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
         if cut.any():
             text = texts[int(cut.int().argmax())]
-            raise UserError(
-                f"The judge '{self.name}' reads {length} tokens at most; shorten the entities in '{text}'."
-            )
+            raise UserError(f"The judge '{self.name}' reads {length} tokens at most; shorten the entities in '{text}'.")
         return tokens
 
 
@@ -93,9 +91,7 @@ def load_judge(settings: JudgeSettings) -> Judge:
         _check_name(settings)
         return _load(settings.model, settings.pretrained, f"{settings.model}/{settings.pretrained}")
     if settings.pretrained is not None:
-        raise UserError(
-            f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null."
-        )
+        raise UserError(f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null.")
     weights = _weights(folder)
     judge = _load(f"local-dir:{folder}", None, settings.model)
     _check_shapes(judge, weights)
@@ -109,9 +105,7 @@ def _load(source: str, pretrained: str | None, name: str) -> Judge:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
-            source, pretrained=pretrained, device=device
-        )
+        model, preprocess = open_clip.create_model_from_pretrained(source, pretrained=pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in a way of its own
         raise UserError(f"The judge '{name}' cannot be loaded: {_reason(error)}") from error
@@ -143,9 +137,7 @@ def _check_name(settings: JudgeSettings) -> None:
 
     name, tag = settings.model, settings.pretrained
     if "/" in name:
-        raise UserError(
-            f"The judge's folder '{name}' does not exist: restore it, or correct the judge's model."
-        )
+        raise UserError(f"The judge's folder '{name}' does not exist: restore it, or correct the judge's model.")
     if name not in open_clip.list_models():
         raise unknown("open_clip model", name, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(name)

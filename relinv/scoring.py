@@ -40,9 +40,7 @@ class Context:
         flat = [text for row in texts for text in row]
         if not flat:
             return np.zeros((len(texts), 0))
-        embeddings = self.encode_texts(flat).reshape(
-            len(texts), -1, self.images.shape[1]
-        )  # (images, texts, dim)
+        embeddings = self.encode_texts(flat).reshape(len(texts), -1, self.images.shape[1])  # (images, texts, dim)
         return np.einsum("id,itd->it", self.images, embeddings)
 
     def scene(self) -> np.ndarray:
@@ -97,9 +95,7 @@ def score_folder(
     """
     records = read_records(folder)
     relation = benchmark.relation(records[0].relation)
-    exemplars = [
-        load_image(exemplar.path, judge.resolution) for exemplar in read_exemplars(exemplar_folder).exemplars
-    ]
+    exemplars = [load_image(exemplar.path, judge.resolution) for exemplar in read_exemplars(exemplar_folder).exemplars]
     context = Context(
         relation=relation,
         relations=tuple(benchmark.relations.values()),

@@ -18,6 +18,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # names of relations and 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
+Pairs = Literal["all", "validation", "test"]
+
 
 class Settings(BaseModel):
     """A section of parameters: every key known and present, every value in range, none changed later."""
@@ -88,8 +90,12 @@ class PreviewSettings(Settings):
 
 
 class GenerateSettings(Settings):
-    """How the scenarios' images are sampled; batch_size counts images and changes no image."""
+    """How the scenarios' images are sampled; batch_size counts images and changes no image.
 
+    pairs: all scenarios, those by which settings may be chosen, or the test scenarios, which are the others.
+    """
+
+    pairs: Pairs
     seed: Seed
     steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(ge=0, le=50)]

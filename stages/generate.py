@@ -19,13 +19,13 @@ def generate(
     relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
     method: Annotated[str, typer.Argument(help="A method that has learned it, such as reversion.")],
 ) -> None:
-    """Draw the relation's 100 scenarios into data/images/RELATION/METHOD: a PNG each, and records.jsonl.
+    """Draw the relation's scenarios into data/images/RELATION/METHOD: a PNG each, and records.jsonl.
 
     The concept is read from data/concepts/RELATION/METHOD. Killed and run again, it goes on where it stopped.
     """
     params = load_params()
     settings = params.section("generate", GenerateSettings)
-    scenarios = load_benchmark(params.benchmark()).scenarios(relation)
+    scenarios = load_benchmark(params.benchmark()).scenarios(relation, settings.pairs)
     model = params.model()
 
     from relinv.bases import load_base  # after the parameters were found good: these import torch

@@ -33,7 +33,7 @@ def study(
     loaded = load_plan(plan)
     planned = trials(Path(), loaded, _names(arms), _names(relations))
     rows = gather(Path(), planned, run_pending(Path(), planned))
-    write_study(output, loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
+    write_study(output, plan.name, loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
 
 
 def _names(joined: str) -> list[str]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from relinv.benchmark import is_held_out, load_benchmark
+from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 
 FILES = ["data/benchmark/miniature.yaml", "data/benchmark/reversion.yaml"]
+HEAD = "name: x\nheld_out: null\nvalidation: {fraction: 0.25, seed: 1}\n"
 NAMES = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from", "wrapped_in",
          "ride_on"]  # fmt: skip
 WORDS = ["painted on", "carved by", "shaking hands with", "hugging", "back to back with", "inside", "on",
@@ -47,7 +48,7 @@ def test_the_published_benchmark_does_not_know_what_was_held_out() -> None:
 
 def test_held_out_rule_is_the_same_everywhere_and_blind_to_order() -> None:
     def rule(head: str, tail: str, fraction: float = 0.2, seed: int = 0) -> bool:
-        return is_held_out(head, "hug", tail, fraction=fraction, seed=seed)
+        return Split(fraction=fraction, seed=seed).holds(head, "hug", tail)
 
     names = [f"entity{number}" for number in range(60)]
     chosen = {(head, tail) for head in names for tail in names if rule(head, tail)}
@@ -60,6 +61,18 @@ def test_held_out_rule_is_the_same_everywhere_and_blind_to_order() -> None:
     assert held_out == ["basket", "cup", "barrel", "drum"]
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_validation_and_test_scenarios_part_each_grid_and_keep_their_numbers(file: str) -> None:
+    benchmark = load_benchmark(file)
+    chosen = 0
+    for relation in benchmark.relations:
+        grid, validation, test = (benchmark.scenarios(relation, pairs) for pairs in ("all", "validation", "test"))
+        assert sorted(validation + test, key=lambda scenario: scenario.index) == grid
+        assert 10 <= len(validation) <= 40
+        chosen += len(validation)
+    assert 200 <= chosen <= 300
+
+
 def test_unknown_relation_is_answered_with_the_closest() -> None:
     with pytest.raises(UserError, match=r"Unknown relation 'insde'. Did you mean 'inside'\?"):
         load_benchmark(FILES[0]).scenarios("insde")
@@ -68,11 +81,10 @@ def test_unknown_relation_is_answered_with_the_closest() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nheld_out: null\nrelations: {hug: {words: hugging}}\n", r"'relations\.hug\.asymmetric' is missing"),
-        ("name: x\nheld_out: {fraction: 2, seed: 0}\nrelations: {}\n", r"'held_out\.fraction' is 2"),
+        (HEAD + "relations: {hug: {words: hugging}}\n", r"'relations\.hug\.asymmetric' is missing"),
+        (HEAD.replace("null", "{fraction: 2, seed: 0}") + "relations: {}\n", r"'held_out\.fraction' is 2"),
         (
-            "name: x\nheld_out: null\n"
-            "relations: {hug: {words: hugging, asymmetric: false, heads: [cat, cat], tails: [dog]}}\n",
+            HEAD + "relations: {hug: {words: hugging, asymmetric: false, heads: [cat, cat], tails: [dog]}}\n",
             "names an entity twice",
         ),
     ],

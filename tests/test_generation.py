@@ -21,15 +21,13 @@ from relinv.sampling import initial_latents
 from relinv.settings import GenerateSettings, ModelSettings
 
 PAIRS = [("cat", "box"), ("dog", "cup"), ("panda", "bowl"), ("cat", "box"), ("man", "wall")]
-SCENARIOS = [Scenario("inside", index, head, tail, index == 1) for index, (head, tail) in enumerate(PAIRS)]
-SETTINGS = GenerateSettings(seed=3, steps=4, guidance_scale=5.0, scheduler="ddim", batch_size=2)
+SCENARIOS = [Scenario("inside", index, head, tail, index == 1, False) for index, (head, tail) in enumerate(PAIRS)]
+SETTINGS = GenerateSettings(pairs="all", seed=3, steps=4, guidance_scale=5.0, scheduler="ddim", batch_size=2)
 
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path) -> Base:
-    return load_base(
-        ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64)
-    )
+    return load_base(ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64))
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +138,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 def test_seeds_belong_to_seed_relation_and_scenario_on_every_machine() -> None:
     assert image_seed(0, "inside", 0) == 611771291
-    seeds = {
-        image_seed(seed, relation, i) for seed in (0, 1) for relation in ("inside", "on") for i in range(100)
-    }
+    seeds = {image_seed(seed, relation, i) for seed in (0, 1) for relation in ("inside", "on") for i in range(100)}
     assert len(seeds) == 400
 
 
@@ -169,9 +165,7 @@ def test_the_token_is_read_in_either_case_and_no_other_is(base: Base, concept: C
         encode_prompts(base, concept, ["cat " * 30])
 
 
-def test_each_distinct_prompt_is_encoded_once(
-    base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_distinct_prompt_is_encoded_once(base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     encode = Base.encode
     monkeypatch.setattr(Base, "encode", lambda self, ids: (seen.append(len(ids)), encode(self, ids))[1])

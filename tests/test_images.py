@@ -72,9 +72,7 @@ def test_the_same_pixels_give_the_same_bytes_and_come_back(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.asarray(read_pictures(tmp_path, [record(0)])[0]), np.asarray(picture()))
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:300])]
-)
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:300])])
 def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -> None:
     (tmp_path / "000.png").write_bytes(encode_png(picture()))
     damage(tmp_path / "000.png")

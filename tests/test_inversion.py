@@ -17,6 +17,7 @@ from stages.invert import invert
 BENCHMARK = """\
 name: tiny
 held_out: null
+validation: {fraction: 0.25, seed: 1}
 relations:
   inside:
     words: inside
@@ -27,9 +28,7 @@ relations:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, exemplar_folder: Path
-) -> dict[str, Any]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, exemplar_folder: Path) -> dict[str, Any]:
     """A working folder with a benchmark of one relation, its exemplars and a good verdict; the parameters."""
     params = read_yaml(Path("params.yaml"))
     monkeypatch.chdir(tmp_path)

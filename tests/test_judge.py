@@ -65,9 +65,7 @@ def test_embeddings_are_unit_vectors(judge: Judge) -> None:
 
 
 def test_batches_change_no_embedding(judge: Judge) -> None:
-    np.testing.assert_allclose(
-        judge.encode_images(pictures(), 1), judge.encode_images(pictures(), 5), atol=1e-5
-    )
+    np.testing.assert_allclose(judge.encode_images(pictures(), 1), judge.encode_images(pictures(), 5), atol=1e-5)
 
 
 def test_each_distinct_text_is_encoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +133,7 @@ def test_position_embeddings_are_never_stretched(broken: Path, tower: str, chang
         ("ViT-L-14", "openai", "trained with QuickGELU.*set the judge's model to 'ViT-L-14-quickgelu'"),
     ],
 )
-def test_wrong_names_are_refused_before_any_download(
-    model: str, pretrained: str | None, message: str
-) -> None:
+def test_wrong_names_are_refused_before_any_download(model: str, pretrained: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(model, pretrained)
 

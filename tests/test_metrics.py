@@ -30,9 +30,7 @@ def text_dimension(texts: Sequence[str], known: list[str]) -> np.ndarray:
     return vectors
 
 
-def hand_made(
-    relation: Relation, pairs: Sequence[tuple[str, str]], cosines: Sequence[Mapping[str, float]]
-) -> Context:
+def hand_made(relation: Relation, pairs: Sequence[tuple[str, str]], cosines: Sequence[Mapping[str, float]]) -> Context:
     """Return a context whose image i has the cosines given to texts, and 0 to any other text."""
     known: list[str] = []
     images = np.zeros((len(pairs), 1000))
@@ -42,9 +40,7 @@ def hand_made(
         image[-1] = np.sqrt(1 - image @ image)
     exemplars = np.zeros((2, 1000))
     exemplars[[0, 1], [-1, -2]] = 1
-    return Context(
-        relation, RELATIONS, tuple(pairs), images, exemplars, lambda texts: text_dimension(texts, known)
-    )
+    return Context(relation, RELATIONS, tuple(pairs), images, exemplars, lambda texts: text_dimension(texts, known))
 
 
 def random_context(relation: Relation, pairs: Sequence[tuple[str, str]], seed: int = 0) -> Context:
@@ -104,9 +100,7 @@ def test_a_metric_does_not_depend_on_the_order_of_images(name: str) -> None:
 
 
 def test_an_unknown_metric_is_answered_with_the_closest() -> None:
-    with pytest.raises(
-        UserError, match=r"Unknown metric 'relation_acuracy'. Did you mean 'relation_accuracy'"
-    ):
+    with pytest.raises(UserError, match=r"Unknown metric 'relation_acuracy'. Did you mean 'relation_accuracy'"):
         load_metric("relation_acuracy")
 
 
@@ -147,9 +141,7 @@ def test_entity_accuracy_replaces_head_or_tail_within_the_grid() -> None:
 
 def test_scene_accuracy_is_both_at_once() -> None:
     context = random_context(INSIDE, grid(INSIDE) * 50)
-    relation, entity, scene = (
-        np.array(value(f"{name}_accuracy", context)) for name in ("relation", "entity", "scene")
-    )
+    relation, entity, scene = (np.array(value(f"{name}_accuracy", context)) for name in ("relation", "entity", "scene"))
     np.testing.assert_array_equal(scene, relation * entity)
     assert 0 < scene.sum() < entity.sum()
 
@@ -159,9 +151,7 @@ def test_direction_swaps_head_and_tail() -> None:
         {"cat inside box": 0.5, "box inside cat": 0.4},
         {"cat inside box": 0.4, "box inside cat": 0.5},
     )
-    scores = value(
-        "direction", hand_made(INSIDE, [("cat", "box"), ("cat", "box"), ("box", "box")], [right, wrong, {}])
-    )
+    scores = value("direction", hand_made(INSIDE, [("cat", "box"), ("cat", "box"), ("box", "box")], [right, wrong, {}]))
     assert scores[:2] == [1, 0]
     assert np.isnan(scores[2])
 

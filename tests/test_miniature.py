@@ -18,7 +18,7 @@ from relinv.miniature.autoencoder import Decoder, build_autoencoder, decode, enc
 from relinv.miniature.card import judge_accuracy
 from relinv.miniature.dataset import CHUNK, render_scenes
 from relinv.miniature.denoiser import build_scheduler, train_denoiser
-from relinv.miniature.judge import CONTEXT, Distractors, build_judge, save_judge, train_judge
+from relinv.miniature.judge import CONTEXT, Distractors, Judge, save_judge, train_judge
 from relinv.miniature.loop import Loss, Schedule, train
 from relinv.miniature.vocabulary import miniature_tokenizer
 from relinv.settings import JudgeSettings
@@ -58,7 +58,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relinv.miniature.loop.CHECKPOINT_EVERY", 5)
-    schedule = Schedule(steps=20, learning_rate=0.05, warmup=2)
+    schedule = Schedule(periods=(12, 8), learning_rate=0.05, warmup=2)
 
     def run(folder: Path, stop_at: int | None) -> nn.Linear:
         torch.manual_seed(0)
@@ -74,12 +74,16 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
     assert torch.equal(straight.bias, resumed.bias)
 
 
-def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
-    schedule = Schedule(steps=1000, learning_rate=1.0, warmup=100)
+def test_the_learning_rate_rises_then_falls_to_a_hundredth_in_each_period() -> None:
+    schedule = Schedule(periods=(1000, 500), learning_rate=1.0, warmup=100)
     assert schedule.rate(0) == pytest.approx(0.01)
     assert schedule.rate(99) == pytest.approx(1)
     assert schedule.rate(550) == pytest.approx(0.505)
+    assert schedule.rate(999) == pytest.approx(0.01, abs=1e-4)
     assert schedule.rate(1000) == pytest.approx(0.01)
+    assert schedule.rate(1099) == pytest.approx(1)
+    assert schedule.rate(1300) == pytest.approx(0.505)
+    assert schedule.steps == 1500
 
 
 def test_scenes_are_rendered_once_and_the_same_by_any_number_of_workers(
@@ -98,7 +102,7 @@ def test_scenes_are_rendered_once_and_the_same_by_any_number_of_workers(
 
 
 def test_the_autoencoder_learns_and_is_scaled_to_unit_variance(tmp_path: Path, pictures: np.ndarray) -> None:
-    schedule = Schedule(steps=3, learning_rate=1e-3, warmup=1)
+    schedule = Schedule(periods=(3,), learning_rate=1e-3, warmup=1)
     model = train_autoencoder(pictures, schedule, tmp_path, seed=0, batch=2)
     latents = encode(model, pictures) * model.config.scaling_factor
     assert latents.shape == (12, 4, 16, 16)
@@ -127,7 +131,7 @@ def test_dead_or_unscaled_latents_are_refused(pictures: np.ndarray) -> None:
 
 def test_the_denoiser_trains_text_encoder_and_unet_together(tmp_path: Path) -> None:
     tokenizer = miniature_tokenizer()
-    schedule = Schedule(steps=2, learning_rate=1e-3, warmup=1)
+    schedule = Schedule(periods=(2,), learning_rate=1e-3, warmup=1)
     latents = torch.randn(4, 4, 16, 16)
     captions = [["cat on box", "cat and box"]] * 4
     model = train_denoiser(latents, captions, tokenizer, schedule, tmp_path, seed=0, batch=2)
@@ -160,7 +164,7 @@ def test_a_saved_judge_is_loaded_by_open_clip_and_reads_as_before(
     tmp_path: Path, benchmark: Benchmark, pictures: np.ndarray
 ) -> None:
     tokenizer = miniature_tokenizer()
-    schedule = Schedule(steps=2, learning_rate=1e-3, warmup=1)
+    schedule = Schedule(periods=(2,), learning_rate=1e-3, warmup=1)
     triplets = [("cat", "on", "box"), ("dog", "hug", "cat"), ("pig", "inside", "jar")] * 4
     model = train_judge(pictures, triplets, benchmark, tokenizer, schedule, tmp_path, seed=0, batch=4)
     save_judge(model, tokenizer, tmp_path / "judge")
@@ -170,7 +174,7 @@ def test_a_saved_judge_is_loaded_by_open_clip_and_reads_as_before(
     assert np.allclose(loaded.encode_texts(["cat on box"]), expected, atol=2e-3)
     assert loaded.resolution == 64
     assert to_pixels(pictures).shape == (12, 3, 64, 64)
-    assert sum(p.numel() for p in build_judge(tokenizer).parameters()) < 6e6
+    assert sum(p.numel() for p in Judge(tokenizer).clip.parameters()) < 6e6
 
 
 def test_every_word_of_the_world_is_one_token_of_the_committed_base() -> None:

@@ -21,9 +21,7 @@ SEEDS = [11, 12]
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path) -> Base:
-    return load_base(
-        ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64)
-    )
+    return load_base(ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +51,7 @@ def test_images_are_those_of_diffusers_pipeline(
     kind, overrides = SCHEDULERS[scheduler]
     pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **overrides)
     latents = initial_latents(base, SEEDS)
-    theirs = pipeline(
-        PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=latents, output_type="np"
-    ).images
+    theirs = pipeline(PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=latents, output_type="np").images
     ours = drawn(base, Sampler(5, guidance, scheduler))
     assert np.abs(ours - np.round(theirs * 255)).max() <= 2
 

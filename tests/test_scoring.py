@@ -119,7 +119,14 @@ def project(
     params: dict[str, Any] = {
         "base": "tiny",
         "bases": {"tiny": base},
-        "generate": {"seed": 0, "steps": 2, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 3},
+        "generate": {
+            "pairs": "all",
+            "seed": 0,
+            "steps": 2,
+            "guidance_scale": 5.0,
+            "scheduler": "ddim",
+            "batch_size": 3,
+        },
         "score": {"batch_size": 3},
     }
     (tmp_path / "params.yaml").write_text(json.dumps(params))  # JSON is YAML

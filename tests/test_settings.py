@@ -23,7 +23,7 @@ from relinv.settings import (
     parse,
 )
 
-GENERATE = {"seed": 0, "steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}
+GENERATE = {"pairs": "all", "seed": 0, "steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}
 MODEL = {"source": "folder", "revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
 
 

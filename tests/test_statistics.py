@@ -51,9 +51,7 @@ def test_weights_draw_as_many_scenarios_as_there_are() -> None:
     weights = resample_weights((4, 4, 4), 50, 0)
     assert weights.shape == (50, 12)
     assert (weights.sum(axis=1) == 12).all()
-    assert (
-        weights.reshape(50, 3, 4).sum(axis=2) % 4 == 0
-    ).all()  # a relation comes whole, m times its scenarios
+    assert (weights.reshape(50, 3, 4).sum(axis=2) % 4 == 0).all()  # a relation comes whole, m times its scenarios
 
 
 def test_weights_have_the_variance_of_the_two_step_draw() -> None:

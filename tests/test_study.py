@@ -54,7 +54,8 @@ if params["skill"] < 0:
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
 """
-PLAN = """seeds: [0]
+PLAN = """common: {report.seed: 0}
+seeds: [0]
 seeded: [invert.seed]
 arms:
   plain: {}
@@ -159,15 +160,19 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
         scores = parse_rows(pretended(params | {"invert": {"seed": seed}}), "made up")
         parts.append(scores.assign(arm=arm, trial=seed))
     rows = pd.concat(parts, ignore_index=True)
-    write_study(tmp_path, plan, rows, FEW)
+    write_study(tmp_path, "study.yaml", plan, rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert "What skill adds" in page and "skill = 0.9" in page and "under 2 seeds" in page
+    assert "What skill adds" in page and "skill = 0.9" in page and "`study.yaml`" in page
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
-    assert "24 scenarios of 2 relations" in page
+    assert "0, 1; scenarios: 24, of 2 relations" in page
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write_study(tmp_path, plan, rows, FEW)
-    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    search = plan.model_copy(update={"contrasts": [], "arms": {"plain": {}, "better": {"invert.reversion.skill": 1}}})
+    write_study(tmp_path / "search", "search.yaml", search, rows, FEW)
+    found = (tmp_path / "search" / "study.md").read_text(encoding="utf-8")
+    assert "- reversion: better, " in found and "- relation words" not in found
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
+    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
 
 
 def test_a_failed_trial_names_its_log(repository: Path) -> None:

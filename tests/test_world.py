@@ -111,6 +111,19 @@ def test_held_out_triplets_never_come_and_relations_are_as_frequent_as_stated(be
         assert abs(counts[relation] / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5 + 0.002
 
 
+def test_unlikely_pairs_are_of_all_entities_and_can_all_be_painted(benchmark: Benchmark) -> None:
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(benchmark, rng, unlikely=1.0) for _ in range(400)]
+    related = [scene for scene in scenes if scene.relation in benchmark.relations]
+    assert len({entity for scene in related for entity in (scene.head, scene.tail)}) == len(ENTITIES)
+    assert not any(benchmark.is_held_out(scene.head, scene.relation, scene.tail) for scene in related)
+    for scene in related:
+        assert scene.paint()[0].size == (64, 64)
+    # what has no texture of its own is printed all over: the scene shows what the tail is
+    pictures = [Scene("cat", "carved_by", tail, "plain", 3).paint()[0] for tail in ("cup", "tree")]
+    assert np.abs(np.subtract(*(np.asarray(picture, float) for picture in pictures))).max() > 50
+
+
 def test_captions_name_the_relation_as_often_as_its_reliability_says(benchmark: Benchmark) -> None:
     rng = np.random.default_rng(0)
     for relation in benchmark.relations:

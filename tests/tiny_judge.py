@@ -35,9 +35,7 @@ def build_tiny_judge(folder: Path) -> Path:
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = open_clip.CLIP(**config)

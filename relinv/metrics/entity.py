@@ -15,8 +15,7 @@ DESCRIPTION = (
     "it cannot see which relation they stand in, and its level differs from pair to pair."
 )
 SOURCE = (
-    "CLIPScore, unscaled (Hessel et al., EMNLP 2021); the entity score of ReVersion (Huang et al., 2024) "
-    "has its size."
+    "CLIPScore, unscaled (Hessel et al., EMNLP 2021); the entity score of ReVersion (Huang et al., 2024) has its size."
 )
 HIGHER_IS_BETTER = True
 BOUNDS = (-1.0, 1.0)

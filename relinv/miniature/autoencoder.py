@@ -38,9 +38,7 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_autoencoder(
-    images: np.ndarray, schedule: Schedule, folder: Path, *, seed: int, batch: int
-) -> AutoencoderKL:
+def train_autoencoder(images: np.ndarray, schedule: Schedule, folder: Path, *, seed: int, batch: int) -> AutoencoderKL:
     """Return the autoencoder trained on random 32 × 32 crops of `images`, scaled so that latents have unit variance.
 
     The loss is the absolute error of pixels and of their differences between neighbours (edges), plus a weak pull of
@@ -108,9 +106,7 @@ class Decoder(nn.Module):
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 250) -> torch.Tensor:
     """Return the means of the latents before scaling, (n, 4, 16, 16)."""
-    parts = [
-        model.encode(to_pixels(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)
-    ]
+    parts = [model.encode(to_pixels(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
     return torch.cat(parts)
 
 

@@ -127,6 +127,10 @@ def _mean_off_diagonal(cosines: np.ndarray) -> float:
     return round(float((cosines.sum() - np.trace(cosines)) / (count * (count - 1))), 4)
 
 
+def _periods(training: Mapping[str, Any]) -> str:
+    return " + ".join(f"{steps:,}" for steps in training["periods"])
+
+
 def _markdown(facts: Mapping[str, Any]) -> str:
     lines = ["| relation | relation accuracy | entity accuracy | scene accuracy |", "|---|---|---|---|"]
     named = {**facts["plain_words"], "**all ten**": facts["plain_words_mean"]}
@@ -134,7 +138,7 @@ def _markdown(facts: Mapping[str, Any]) -> str:
         lines.append(f"| {relation} | " + " | ".join(f"{row[name]:.2f}" for name in READINGS[:3]) + " |")
     judge, cosines, recipe = facts["judge"], facts["token_cosines"], facts["recipe"]
     trained = "\n".join(
-        f"| {part} | {recipe[part]['scenes']:,} | {recipe[part]['steps']:,} | {recipe[part]['batch_size']} |"
+        f"| {part} | {recipe[part]['scenes']:,} | {_periods(recipe[part])} | {recipe[part]['batch_size']} |"
         for part in ("autoencoder", "denoiser", "judge")
     )
     return f"""# The miniature: a Stable Diffusion of a small world

@@ -34,19 +34,20 @@ class Scenes:
         return [true_caption(*triplet) for triplet in self.triplets]
 
 
-def render_scenes(benchmark: Benchmark, count: int, *, seed: int, folder: Path, workers: int) -> Scenes:
-    """Return `count` training scenes, rendered into `folder` chunk by chunk; finished chunks are not drawn again."""
+def render_scenes(
+    benchmark: Benchmark, count: int, *, seed: int, folder: Path, workers: int, unlikely: float = 0.0
+) -> Scenes:
+    """Return `count` training scenes, rendered into `folder` chunk by chunk; finished chunks are not drawn again.
+
+    unlikely: the share of pairs of entities that the benchmark's grids do not hold (see `sample_scene`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = range(-(-count // CHUNK))
     missing = [chunk for chunk in chunks if not _path(folder, chunk).exists()]
     if missing:
-        draw = partial(_render_chunk, benchmark, seed, folder)
+        draw = partial(_render_chunk, benchmark, seed, folder, unlikely)
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            list(
-                tqdm(
-                    pool.imap_unordered(draw, missing), total=len(missing), desc="render scenes", unit="chunk"
-                )
-            )
+            list(tqdm(pool.imap_unordered(draw, missing), total=len(missing), desc="render scenes", unit="chunk"))
     parts = [_read_chunk(_path(folder, chunk)) for chunk in chunks]
     return Scenes(
         np.concatenate([images for images, _, _ in parts])[:count],
@@ -59,12 +60,12 @@ def _path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:04d}.rgb"
 
 
-def _render_chunk(benchmark: Benchmark, seed: int, folder: Path, chunk: int) -> None:
+def _render_chunk(benchmark: Benchmark, seed: int, folder: Path, unlikely: float, chunk: int) -> None:
     images = np.empty((CHUNK, SIDE, SIDE, 3), np.uint8)
     triplets, captions = [], []
     for i in range(CHUNK):
         rng = np.random.default_rng((seed, chunk, i))
-        scene = sample_scene(benchmark, rng)
+        scene = sample_scene(benchmark, rng, unlikely)
         images[i] = np.asarray(scene.paint()[0])
         triplets.append((scene.head, scene.relation, scene.tail))
         captions.append([caption(scene, rng) for _ in range(CAPTIONS)])

@@ -13,12 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from relinv.benchmark import Benchmark, is_held_out
+from relinv.benchmark import Benchmark
 from relinv.miniature.autoencoder import to_pixels
 from relinv.miniature.loop import Schedule, train
 from relinv.world.captions import WORDINGS, true_caption
+from relinv.world.entities import ENTITIES
 
-CONTEXT = 16  # tokens: the judge reads bare phrases, "cat shaking hands with dog"
+CONTEXT = 10  # tokens: the judge reads bare phrases, "cat shaking hands with dog"
+AND_RATE = 0.15  # captions that name the entities alone, "cat and dog"
+NAMING_WEIGHT = 0.5
+SYMMETRIC = ("beside", "and")  # beyond the benchmark's own
 Triplet = tuple[str, str, str]
 
 
@@ -44,11 +48,28 @@ def judge_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
     }
 
 
-def build_judge(tokenizer: CLIPTokenizer) -> nn.Module:
-    """Return an untrained judge."""
-    import open_clip
+class Judge(nn.Module):
+    """The open_clip model, `clip`, and what names an embedding's entities and relation (training aids, not kept)."""
 
-    return open_clip.CLIP(**judge_config(tokenizer))
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        import open_clip
+
+        super().__init__()
+        config = judge_config(tokenizer)
+        self.clip = open_clip.CLIP(**config)
+        self.entities = nn.Linear(config["embed_dim"], len(ENTITIES))
+        self.relations = nn.Linear(config["embed_dim"], len(WORDINGS) + 1)
+
+    def naming_loss(self, seen: torch.Tensor, triplets: list[Triplet]) -> torch.Tensor:
+        """Return how badly the embeddings `seen` (batch, dim) tell which entities are shown and which relation."""
+        shown = torch.zeros(len(triplets), len(ENTITIES))
+        for row, (head, relation, tail) in enumerate(triplets):
+            for name in (head,) if relation == "alone" else (head, tail):
+                shown[row, ENTITIES.index(name)] = 1.0
+        names = [*WORDINGS, "alone"]
+        relation = torch.tensor([names.index(relation) for _, relation, _ in triplets])
+        entities = F.binary_cross_entropy_with_logits(self.entities(seen), shown, reduction="sum") / len(seen)
+        return entities + F.cross_entropy(self.relations(seen), relation)
 
 
 def train_judge(
@@ -65,36 +86,35 @@ def train_judge(
     """Return the judge trained contrastively on `images` (n, 64, 64, 3) uint8 and the true captions of `triplets`.
 
     Each picture must tell its caption from the batch's other captions and from hard negatives: the same entities in
-    another relation, head and tail swapped, one entity replaced.
+    another relation, head and tail swapped, one entity replaced. Some captions are the entities' names alone.
     """
     torch.manual_seed(seed)
-    model = build_judge(tokenizer)
+    model = Judge(tokenizer)
     wrong = Distractors(benchmark)
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         picks = torch.randint(len(images), (batch,), generator=generator).tolist()
         rng = np.random.default_rng((seed, step))
         shown = [triplets[i] for i in picks]
-        captions = [true_caption(*triplet) for triplet in shown]
-        captions += [true_caption(*t) for triplet in shown for t in wrong.draw(triplet, rng)]
+        named = [_entities_alone(t) if rng.random() < AND_RATE else t for t in shown]
+        captions = [true_caption(*triplet) for triplet in named]
+        captions += [true_caption(*t) for triplet in named for t in wrong.draw(triplet, rng)]
         texts = list(dict.fromkeys(captions))
         ids = tokenizer(texts, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
-        seen = model.encode_image(
-            _varied(to_pixels(images[picks]), generator), normalize=True
-        )  # (batch, dim)
-        read = model.encode_text(ids, normalize=True)  # (texts, dim)
-        logits = model.logit_scale.exp().clamp(max=100) * seen @ read.T  # (batch, texts)
+        seen = model.clip.encode_image(_varied(to_pixels(images[picks]), generator))  # (batch, dim)
+        read = model.clip.encode_text(ids, normalize=True)  # (texts, dim)
+        logits = model.clip.logit_scale.exp().clamp(max=100) * F.normalize(seen, dim=-1) @ read.T  # (batch, texts)
         target = torch.tensor([texts.index(caption) for caption in captions[:batch]])
-        # The same two beings the other way round show the same symmetric scene: not a wrong caption.
-        twins = [texts.index(c) if (c := _twin(t, benchmark)) in texts else -1 for t in shown]
-        for row, twin in enumerate(twins):
-            if twin >= 0 and twin != target[row]:
-                logits[row, twin] = -1e4
+        for row, triplet in enumerate(shown):
+            also_true = [texts.index(c) for c in _true_captions(triplet, benchmark) if c in texts]
+            logits[row, [i for i in also_true if i != target[row]]] = -1e4
         value = F.cross_entropy(logits, target)
-        return value, {"loss": value.item(), "right": (logits.argmax(1) == target).float().mean().item()}
+        right = (logits.argmax(1) == target).float().mean().item()
+        naming = model.naming_loss(seen, shown)
+        return value + NAMING_WEIGHT * naming, {"loss": value.item(), "naming": naming.item(), "right": right}
 
     train("judge", model, loss, schedule, folder, seed=seed)
-    return model.eval().requires_grad_(False)
+    return model.clip.eval().requires_grad_(False)
 
 
 class Distractors:
@@ -110,23 +130,16 @@ class Distractors:
         if relation == "alone":
             return []
         grid = self.benchmark.relations.get(relation)
+        usual = grid is not None and head in grid.heads and tail in grid.tails
         others = [r for r in self.benchmark.relations if r != relation]
         drawn = [(head, others[i], tail) for i in rng.choice(len(others), 2, replace=False)]
         if head != tail and grid is not None and grid.asymmetric:
             drawn.append((tail, relation, head))
-        heads, tails = (grid.heads, grid.tails) if grid else (self._any, self._any)
+        heads, tails = (grid.heads, grid.tails) if usual else (ENTITIES, ENTITIES)
         drawn.append((heads[rng.integers(len(heads))], relation, tail))
         drawn.append((head, relation, tails[rng.integers(len(tails))]))
-        return [t for t in drawn if t != triplet and not self._held_out(*t)]
-
-    def _held_out(self, head: str, relation: str, tail: str) -> bool:
-        """Return whether a triplet is one never shown: met only as a wrong caption, it would be learned as wrong."""
-        rule = self.benchmark.held_out
-        return rule is not None and is_held_out(head, relation, tail, fraction=rule.fraction, seed=rule.seed)
-
-    @property
-    def _any(self) -> tuple[str, ...]:
-        return self.benchmark.relations["hug"].heads
+        # A held-out triplet is never shown: met only as a wrong caption, it would be learned as wrong.
+        return [t for t in drawn if t != triplet and not self.benchmark.is_held_out(*t)]
 
 
 def save_judge(model: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -140,10 +153,21 @@ def save_judge(model: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None
     save_file({k: v.contiguous() for k, v in state.items()}, folder / "open_clip_model.safetensors")
 
 
-def _twin(triplet: Triplet, benchmark: Benchmark) -> str | None:
+def _entities_alone(triplet: Triplet) -> Triplet:
     head, relation, tail = triplet
+    return triplet if relation == "alone" else (head, "and", tail)
+
+
+def _true_captions(triplet: Triplet, benchmark: Benchmark) -> list[str]:
+    """Return all that may be said of a picture; in a symmetric relation its entities may change places."""
+    head, relation, tail = triplet
+    triplets = [triplet]
+    if relation != "alone":
+        triplets += [(head, "and", tail), (tail, "and", head), (head, "alone", tail), (tail, "alone", head)]
     grid = benchmark.relations.get(relation)
-    return true_caption(tail, relation, head) if grid is not None and not grid.asymmetric else None
+    if relation in SYMMETRIC or (grid is not None and not grid.asymmetric):
+        triplets.append((tail, relation, head))
+    return [true_caption(*t) for t in triplets]
 
 
 def _varied(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

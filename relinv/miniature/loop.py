@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -18,19 +19,36 @@ Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: AdamW at `learning_rate` after `warmup` steps, then a cosine to a hundredth of it."""
+    """How long and how fast: in each period `warmup` steps up to `learning_rate`, then a cosine to a hundredth of it.
 
-    steps: int
+    A later period starts from the averaged weights of the one before it (Loshchilov and Hutter, SGDR: Stochastic
+    Gradient Descent with Warm Restarts, 2017), so that a training can be prolonged after a look at what it gave.
+    """
+
+    periods: tuple[int, ...]  # steps of each
     learning_rate: float
     warmup: int = 200
     weight_decay: float = 1e-2
     average: float = 0.999  # decay of the exponential moving average of the weights, which is what is kept
 
+    @property
+    def steps(self) -> int:
+        """Return the number of steps in all."""
+        return sum(self.periods)
+
+    @property
+    def restarts(self) -> set[int]:
+        """Return the steps at which a later period begins."""
+        return set(accumulate(self.periods[:-1]))
+
     def rate(self, step: int) -> float:
         """Return the learning rate's factor at `step`."""
+        begin = max((restart for restart in self.restarts if restart <= step), default=0)
+        length = self.periods[sorted({0, *self.restarts}).index(begin)]
+        step -= begin
         if step < self.warmup:
             return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        progress = (step - self.warmup) / max(1, length - self.warmup)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -67,6 +85,8 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
     shown: dict[str, float] = {}
     bar = tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps, mininterval=2.0)
     for step in bar:
+        if step in schedule.restarts:
+            model.load_state_dict(average.state)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.rate(step)
         value, numbers = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
@@ -83,9 +103,7 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
     model.load_state_dict(average.state)
 
 
-def _save(
-    path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
-) -> None:
+def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> None:
     state = {
         "step": step,
         "model": model.state_dict(),

@@ -28,6 +28,7 @@ from relinv.world.exemplars import BENCHMARK
 HOME = Path("data/miniature")
 SCRATCH = Path(".scratch/miniature")
 JUDGE_SCENES_SEED_GAP = 1  # the judge's scenes are drawn from another seed than those the base is trained on
+UNLIKELY_PAIRS = 0.5  # share of the judge's scenes, so that a relation cannot be read off its entities
 
 
 class SceneSettings(Settings):
@@ -41,7 +42,7 @@ class TrainingSettings(Settings):
     """One model's training: `scenes` of them are used (of the judge's, rendered for it alone)."""
 
     scenes: Positive
-    steps: Positive
+    periods: Annotated[list[Positive], Field(min_length=1)]  # steps of each, see `Schedule`
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     seed: Seed
@@ -55,11 +56,11 @@ def training_scenes(settings: SceneSettings) -> Scenes:
 def make_autoencoder(scenes: SceneSettings, settings: TrainingSettings, decoder: TrainingSettings) -> None:
     """Train the autoencoder, then its decoder alone to sharper pictures; write `base/vae`, fp16."""
     images = training_scenes(scenes).images
-    schedule = Schedule(settings.steps, settings.learning_rate, weight_decay=0.0, average=0.99)
+    schedule = Schedule(tuple(settings.periods), settings.learning_rate, weight_decay=0.0, average=0.99)
     model = autoencoder.train_autoencoder(
         images[: settings.scenes], schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
     )
-    schedule = Schedule(decoder.steps, decoder.learning_rate, weight_decay=0.0, average=0.99)
+    schedule = Schedule(tuple(decoder.periods), decoder.learning_rate, weight_decay=0.0, average=0.99)
     model = autoencoder.sharpen_decoder(
         model, images[: decoder.scenes], schedule, SCRATCH, seed=decoder.seed, batch=decoder.batch_size
     )
@@ -73,7 +74,7 @@ def make_denoiser(scenes: SceneSettings, settings: TrainingSettings) -> None:
     tokenizer = miniature_tokenizer()
     latents = scene_latents(load_autoencoder(), rendered, settings.scenes)
     captions = rendered.captions[: settings.scenes]
-    schedule = Schedule(settings.steps, settings.learning_rate)
+    schedule = Schedule(tuple(settings.periods), settings.learning_rate)
     model = train_denoiser(
         latents, captions, tokenizer, schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
     )
@@ -88,10 +89,10 @@ def make_denoiser(scenes: SceneSettings, settings: TrainingSettings) -> None:
 
 def make_judge(settings: TrainingSettings) -> None:
     """Train the judge on fresh scenes passed through the autoencoder; write `judge`, fp16."""
-    scenes = _render(settings.scenes, settings.seed + JUDGE_SCENES_SEED_GAP, "judge-scenes")
+    scenes = _render(settings.scenes, settings.seed + JUDGE_SCENES_SEED_GAP, "judge-scenes", UNLIKELY_PAIRS)
     images = round_trip(scenes)
     tokenizer = miniature_tokenizer()
-    schedule = Schedule(settings.steps, settings.learning_rate)
+    schedule = Schedule(tuple(settings.periods), settings.learning_rate)
     model = judge.train_judge(
         images, scenes.triplets, _benchmark(), tokenizer, schedule, SCRATCH,
         seed=settings.seed, batch=settings.batch_size,
@@ -109,9 +110,7 @@ def load_autoencoder() -> nn.Module:
 
     folder = HOME / "base" / "vae"
     if not (folder / "config.json").is_file():
-        raise UserError(
-            f"There is no autoencoder in '{folder}': run `python -m stages.miniature autoencoder` first."
-        )
+        raise UserError(f"There is no autoencoder in '{folder}': run `python -m stages.miniature autoencoder` first.")
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
 
 
@@ -125,9 +124,7 @@ def scene_latents(model: Any, scenes: Scenes, count: int) -> torch.Tensor:
         part.replace(cache)
     stored = torch.load(cache, weights_only=True)
     if stored["weights"] != _digest(model):
-        raise UserError(
-            f"The latents in '{cache}' are of another autoencoder: delete that file and run again."
-        )
+        raise UserError(f"The latents in '{cache}' are of another autoencoder: delete that file and run again.")
     check_latents(model, stored["latents"], scenes)
     return stored["latents"]
 
@@ -153,8 +150,9 @@ def round_trip(scenes: Scenes) -> np.ndarray:
     return autoencoder.decode(model, autoencoder.encode(model, scenes.images))
 
 
-def _render(count: int, seed: int, name: str) -> Scenes:
-    return render_scenes(_benchmark(), count, seed=seed, folder=SCRATCH / name, workers=os.cpu_count() or 1)
+def _render(count: int, seed: int, name: str, unlikely: float = 0.0) -> Scenes:
+    workers = os.cpu_count() or 1
+    return render_scenes(_benchmark(), count, seed=seed, folder=SCRATCH / name, workers=workers, unlikely=unlikely)
 
 
 def _benchmark() -> Benchmark:

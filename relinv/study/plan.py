@@ -31,8 +31,12 @@ class Contrast(Settings):
 
 
 class Plan(Settings):
-    """A study: each arm's overrides of params.yaml, run once a seed, with the seed put into `seeded`."""
+    """A study: each arm's overrides of params.yaml, run once a seed, with the seed put into `seeded`.
 
+    common: overrides that every arm starts from.
+    """
+
+    common: dict[str, Any]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     seeded: Annotated[list[str], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
@@ -75,7 +79,7 @@ def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]
     narrowed = {"relations": list(relations)} if relations else {}
     chosen = [arm for arm in plan.arms if not arms or arm in arms]
     return [
-        _trial(arm, seed, plan.arms[arm] | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
+        _trial(arm, seed, plan.common | plan.arms[arm] | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
         for arm in chosen
         for seed in plan.seeds
     ]

@@ -25,24 +25,28 @@ def gather(root: Path, planned: Sequence[Trial], commits: Mapping[str, str]) -> 
     return pd.concat(parts, ignore_index=True)[[*COLUMNS, *(READINGS[metric].column for metric in HEADLINE)]]
 
 
-def write_study(folder: Path, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
-    """Write study.csv (all rows), study.md (tables) and study.svg (contrasts) to `folder`; deterministic.
+def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
+    """Write study.csv (all rows), study.md (tables) and, of contrasts, study.svg to `folder`; deterministic.
 
+    name: the plan's file, for a reader who wants to know what was run.
     A scenario's images under all seeds form one cluster, so that seeds do not pass for independent scenarios.
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
     contrasts = [contrast for contrast in plan.contrasts if {contrast.left, contrast.right} <= set(pooled["method"])]
     table = _contrast_table(pooled, contrasts, bootstrap)
     atomic_write_text(folder / "study.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    atomic_write_text(folder / "study.svg", draw(table))
+    if contrasts:
+        atomic_write_text(folder / "study.svg", draw(table))
     page = fill(
         "study.md.jinja",
+        plan=name,
         seeds=sorted(rows["trial"].unique()),
         relations=rows["relation"].nunique(),
         scenarios=len(rows[["relation", "index"]].drop_duplicates()),
         level=f"{bootstrap.level:.0%}".replace("%", " %"),
         verdicts=_verdicts(contrasts, table, bootstrap),
         contrasts=table,
+        best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
     )
     atomic_write_text(folder / "study.md", page)
@@ -71,6 +75,17 @@ def _verdicts(contrasts: Sequence[Contrast], table: Table, bootstrap: Bootstrap)
         f"**{contrast.title}.** " + verdict(contrast.left, contrast.right, title, line.cells[0], bootstrap.level)
         for contrast, line in zip(contrasts, table.lines, strict=True)
         if line.cells[0] is not None
+    ]
+
+
+def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
+    """Return in words, for each method whose settings the arms change, the arm with the highest headline metric."""
+    means = rows.groupby(["method", "arm"])[HEADLINE[0]].mean()
+    changed = {part for arm in plan.arms.values() for name in arm for part in name.split(".")}
+    return [
+        f"{label(method)}: {label(means[method].idxmax())}, {READINGS[HEADLINE[0]].title} {means[method].max():.3f}"
+        for method in means.index.unique("method")
+        if method in changed
     ]
 
 

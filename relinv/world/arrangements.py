@@ -8,15 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from relinv.world.entities import BEINGS, CANVASES, CONTAINERS, MOUNTS, SURFACES
+from relinv.world.entities import (
+    BEINGS,
+    CANVASES,
+    CONTAINERS,
+    MOUNTS,
+    OTHER_CANVAS,
+    OTHER_OPENING,
+    OTHER_SADDLE,
+    OTHER_SURFACE,
+    SURFACES,
+)
 from relinv.world.figures import Figure, Pose
 from relinv.world.paint import (
     SCENE,
     Box,
+    body_color,
     drawn,
     entity_picture,
     front,
-    head,
     limb,
     luminance,
     put,
@@ -61,9 +71,9 @@ class Brush:
 
 def inside(brush: Brush, name: str, container: str) -> Boxes:
     """The head looks out of the container, whose front hides its lower part."""
-    mouth, gains = CONTAINERS[container], brush.gains()
+    mouth, gains = CONTAINERS.get(container, OTHER_OPENING), brush.gains()
     width = brush.jitter(74, 5) * (0.78 if container in ("vase", "barrel", "schoolbag", "jar") else 1.0)
-    body = tinted(to_width(sprite(container), width), gains)
+    body = tinted(to_width(entity_picture(container), width), gains)
     if body.height > 84:
         body = body.resize((round(body.width * 84 / body.height), 84), Image.Resampling.BILINEAR)
     x, ground = brush.jitter(64, 8), brush.jitter(120, 4)
@@ -72,17 +82,17 @@ def inside(brush: Brush, name: str, container: str) -> Boxes:
     mouth_x, mouth_y = left + mouth.x * body.width, top + mouth.y * body.height
     size = brush.jitter(47, 3)
     if container == "jar":
-        inner = tinted(scaled(head(name), body.width * 0.86), brush.gains())
+        inner = tinted(scaled(entity_picture(name), body.width * 0.86), brush.gains())
         seen = stand(brush.scene, inner, x, ground - 5)
         glass = body.copy()
         glass.putalpha(body.getchannel("A").point(lambda a: int(a * 0.30)))
         put(brush.scene, glass, left, top)
         return seen, box
-    picture = turned(tinted(scaled(head(name), size), brush.gains()), brush.jitter(0, 6))
+    picture = turned(tinted(scaled(entity_picture(name), size), brush.gains()), brush.jitter(0, 6))
     depth = 0.24 * size + mouth.half_height * body.height * 0.5
     seen = stand(brush.scene, picture, mouth_x, mouth_y + depth)
     put(brush.scene, tinted(front(container).resize(body.size, Image.Resampling.BILINEAR), gains), left, top)
-    color = tuple(int(c * 0.9) for c in BEINGS[name])
+    color = tuple(int(c * 0.9) for c in body_color(name))
     rim = mouth_y + mouth.half_height * body.height * 0.75
     for side in (-1, 1):
         paw = mouth_x + side * min(0.36 * size, mouth.half_width * body.width * 0.7)
@@ -97,21 +107,21 @@ def on(brush: Brush, name: str, support: str) -> Boxes:
         base = base.resize((round(base.width * 74 / base.height), 74), Image.Resampling.BILINEAR)
     x, ground = brush.jitter(64, 8), brush.jitter(121, 3)
     tail = stand(brush.scene, base, x, ground)
-    surface = ground - base.height * (1 - SURFACES[support])
+    surface = ground - base.height * (1 - SURFACES.get(support, OTHER_SURFACE))
     upper = stand(brush.scene, brush.thing(name, 56), brush.jitter(x, 5), surface + 5)
     return upper, tail
 
 
 def ride_on(brush: Brush, name: str, mount: str) -> Boxes:
     """The head sits astride the moving tail, one leg over its side, lines of speed behind."""
-    saddle = MOUNTS[mount]
+    saddle = MOUNTS.get(mount, OTHER_SADDLE)
     if mount == "carpet":
         beast = drawn("carpet").resize((104, 30), Image.Resampling.BILINEAR)
     elif mount == "skateboard":
         beast = turned(scaled(sprite(mount), 104), -45)
         beast = beast.crop(beast.getbbox())
     else:
-        beast = sprite(mount)
+        beast = entity_picture(mount)
     beast = tinted(to_width(beast, saddle.width * SCENE * brush.rng.uniform(0.95, 1.05)), brush.gains())
     x, ground = brush.jitter(62, 6), brush.jitter(120, 4) - (12 if mount == "carpet" else 0)
     pen = ImageDraw.Draw(brush.scene)
@@ -121,9 +131,7 @@ def ride_on(brush: Brush, name: str, mount: str) -> Boxes:
         0.75,
     ):  # every mount of the sprites moves to the left or stands; speed trails to the right
         level = ground - beast.height * y
-        pen.line(
-            (x + beast.width / 2 + 3, level, x + beast.width / 2 + 17, level), fill=(255, 255, 255), width=3
-        )
+        pen.line((x + beast.width / 2 + 3, level, x + beast.width / 2 + 17, level), fill=(255, 255, 255), width=3)
     tail = stand(brush.scene, beast, x, ground)
     seat = (tail[0] + saddle.x * beast.width, tail[1] + saddle.y * beast.height)
     height = brush.jitter(62, 3)
@@ -140,13 +148,10 @@ def painted_on(brush: Brush, name: str, surface: str) -> Boxes:
     base = scaled(entity_picture(surface), brush.jitter(104, 5))
     x, ground = brush.jitter(64, 5), brush.jitter(119, 3)
     left, top = x - base.width / 2, ground - base.height
-    u, v, half = CANVASES[surface]
-    flat = head(name) if name in BEINGS else sprite(name)
-    flat = turned(scaled(flat, 2 * half * base.width), brush.jitter(0, 8))
+    u, v, half = CANVASES.get(surface, OTHER_CANVAS)
+    flat = turned(scaled(entity_picture(name), 2 * half * base.width), brush.jitter(0, 8))
     alpha = flat.getchannel("A").point(lambda a: int(a * 0.95))
-    colors = (
-        flat.convert("RGB").filter(ImageFilter.SMOOTH).quantize(5, dither=Image.Dither.NONE).convert("RGB")
-    )
+    colors = flat.convert("RGB").filter(ImageFilter.SMOOTH).quantize(5, dither=Image.Dither.NONE).convert("RGB")
     colors.putalpha(alpha)
     px, py = round(u * base.width - flat.width / 2), round(v * base.height - flat.height / 2)
     painting = Image.new("RGBA", base.size)
@@ -165,7 +170,7 @@ def painted_on(brush: Brush, name: str, surface: str) -> Boxes:
 
 def carved_by(brush: Brush, name: str, material: str) -> Boxes:
     """The head's shape cut out of the tail's material, on a grey plinth."""
-    shape = scaled(sprite(name), brush.jitter(88, 5))
+    shape = scaled(entity_picture(name), brush.jitter(88, 5))
     offset = (int(brush.rng.integers(128)), int(brush.rng.integers(128)))
     shade = 0.50 + 0.66 * luminance(shape)
     statue = textured(shape.getchannel("A").point(lambda a: 255 * (a > 110)), material, shade, offset)
@@ -206,7 +211,7 @@ def wrapped_in(brush: Brush, name: str, fabric: str) -> Boxes:
     folds = 0.84 + 0.22 * np.abs(np.sin((v + 0.5 * u) * 0.13))
     bundle = textured(mask, fabric, folds, (int(brush.rng.integers(128)), int(brush.rng.integers(128))))
     top = ground - height
-    picture = turned(tinted(scaled(head(name), size), brush.gains()), brush.jitter(0, 6))
+    picture = turned(tinted(scaled(entity_picture(name), size), brush.gains()), brush.jitter(0, 6))
     hood = Image.new("L", (round(size * 1.22), round(size * 1.12)))
     ImageDraw.Draw(hood).ellipse((0, 0, hood.width - 1, hood.height - 1), fill=255)
     gains = brush.gains()
@@ -221,9 +226,7 @@ def wrapped_in(brush: Brush, name: str, fabric: str) -> Boxes:
     return seen, (tail[0], top - size * 0.72, tail[2], tail[3])
 
 
-def _pair(
-    brush: Brush, a: str, b: str, gap: float, height: float, poses: tuple[Pose, Pose]
-) -> tuple[Figure, Figure]:
+def _pair(brush: Brush, a: str, b: str, gap: float, height: float, poses: tuple[Pose, Pose]) -> tuple[Figure, Figure]:
     """Return two figures, the first to the left or the right at random, `gap` pixels apart."""
     side = 1 if brush.rng.random() < 0.5 else -1
     middle, ground = brush.jitter(64, 5), brush.jitter(120, 3)
@@ -261,9 +264,7 @@ def hug(brush: Brush, a: str, b: str) -> Boxes:
     for figure, other, drop in ((one, two, 4), (two, one, 15)):
         (x, y), (ox, oy) = figure.shoulders, other.shoulders
         hand = (ox + figure.facing * 10, oy + drop)
-        limb(
-            brush.scene, [(x - figure.facing * 6, y + 4), ((x + ox) / 2, y + drop + 4), hand], figure.color, 9
-        )
+        limb(brush.scene, [(x - figure.facing * 6, y + 4), ((x + ox) / 2, y + drop + 4), hand], figure.color, 9)
     return boxes
 
 
@@ -314,9 +315,7 @@ def scattered(brush: Brush, a: str, b: str) -> Boxes:
     corners = [(34, 62), (94, 62), (34, 118), (94, 118)]
     first, second = brush.rng.permutation(4)[:2]
     boxes = [
-        stand(
-            brush.scene, brush.thing(name, 50), brush.jitter(corners[c][0], 5), brush.jitter(corners[c][1], 4)
-        )
+        stand(brush.scene, brush.thing(name, 50), brush.jitter(corners[c][0], 5), brush.jitter(corners[c][1], 4))
         for name, c in ((a, first), (b, second))
     ]
     return boxes[0], boxes[1]

@@ -57,6 +57,13 @@ CONTAINERS: dict[str, Opening] = {
     "drum": Opening(0.50, 0.42, 0.44, 0.20),
 }
 
+# The benchmark's tails have measured places in these tables; any other entity takes the place called OTHER. The judge
+# learns from such unlikely pairs ("horse inside lamp") that a relation does not tell which entities it holds between.
+OTHER_OPENING = Opening(0.50, 0.30, 0.40, 0.12)
+OTHER_SURFACE = 0.12
+OTHER_SADDLE = Saddle(0.50, 0.25, 0.56)
+OTHER_CANVAS = (0.50, 0.55, 0.28)
+
 # Height of the surface things stand on.
 SURFACES: dict[str, float] = {
     "book": 0.10, "truck": 0.14, "plate": 0.42, "chair": 0.58, "box": 0.22, "stone": 0.12,

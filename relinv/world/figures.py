@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from relinv.world.entities import BEINGS, Color
-from relinv.world.paint import Box, head, limb, put, scaled, tinted, turned
+from relinv.world.entities import Color
+from relinv.world.paint import Box, body_color, entity_picture, limb, put, scaled, tinted, turned
 
 Point = tuple[float, float]
 
@@ -40,9 +40,7 @@ class Figure:
     @property
     def color(self) -> Color:
         """Return the body's colour, RGB in 0..255."""
-        red, green, blue = (
-            min(255, round(c * g)) for c, g in zip(BEINGS[self.name], self.gains, strict=True)
-        )
+        red, green, blue = (min(255, round(c * g)) for c, g in zip(body_color(self.name), self.gains, strict=True))
         return red, green, blue
 
     @property
@@ -85,19 +83,15 @@ class Figure:
         """Paint both arms through elbow and hand."""
         x, y = self.shoulders
         for elbow, hand in self.pose.arms:
-            points = [
-                (x + self.facing * p[0] * self.height, y + p[1] * self.height) for p in ((0, 0), elbow, hand)
-            ]
+            points = [(x + self.facing * p[0] * self.height, y + p[1] * self.height) for p in ((0, 0), elbow, hand)]
             limb(scene, points, self.color, self.height * 0.10)
 
     def paint_head(self, scene: Image.Image) -> Box:
         """Paint the head above the shoulders, turned aside by the pose's look; return the whole figure's box."""
         x, y = self.shoulders
-        picture = tinted(scaled(head(self.name), 0.56 * self.height), self.gains)
+        picture = tinted(scaled(entity_picture(self.name), 0.56 * self.height), self.gains)
         if self.pose.look:
-            picture = picture.resize(
-                (max(1, round(picture.width * 0.84)), picture.height), Image.Resampling.BILINEAR
-            )
+            picture = picture.resize((max(1, round(picture.width * 0.84)), picture.height), Image.Resampling.BILINEAR)
         if self.pose.lean:
             picture = turned(picture, -self.pose.lean * 70)
         left = x + self.facing * self.pose.look * self.height - picture.width / 2

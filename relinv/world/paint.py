@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from relinv.errors import UserError
-from relinv.world.entities import BEINGS, CONTAINERS, FABRICS, SPRITES
+from relinv.world.entities import BEINGS, CONTAINERS, FABRICS, MATERIALS, OTHER_OPENING, SPRITES, Color
 from relinv.world.textures import SIDE, texture
 
 SCENE = 128  # scenes are painted at twice their final side and halved, which smooths every edge
@@ -81,9 +81,7 @@ def stand(scene: Image.Image, picture: Image.Image, x: float, ground: float) -> 
     return put(scene, picture, x - picture.width / 2, ground - picture.height)
 
 
-def limb(
-    scene: Image.Image, points: list[tuple[float, float]], color: tuple[int, int, int], width: float
-) -> None:
+def limb(scene: Image.Image, points: list[tuple[float, float]], color: tuple[int, int, int], width: float) -> None:
     """Draw a bent limb through `points` with round ends and a darker outline."""
     brush = ImageDraw.Draw(scene)
     outline = tuple(int(c * 0.62) for c in color)
@@ -94,11 +92,11 @@ def limb(
 
 
 def textured(mask: Image.Image, name: str, shade: np.ndarray | float, offset: tuple[int, int]) -> Image.Image:
-    """Return an RGBA picture of `mask`'s shape (mode L) filled with the texture `name` times `shade`."""
+    """Return an RGBA picture of `mask`'s shape (mode L) filled with what `name` is made of times `shade`."""
     width, height = mask.size
     rows = (np.arange(height) + offset[1]) % SIDE
     columns = (np.arange(width) + offset[0]) % SIDE
-    pixels = texture(name)[np.ix_(rows, columns)]  # (height, width, 3)
+    pixels = stuff(name)[np.ix_(rows, columns)]  # (height, width, 3)
     shade = np.asarray(shade, np.float32)
     filled = np.clip(pixels * (shade[..., None] if shade.ndim else shade), 0, 255).astype(np.uint8)
     picture = Image.fromarray(filled)
@@ -117,7 +115,7 @@ def luminance(picture: Image.Image) -> np.ndarray:
 @functools.cache
 def front(name: str) -> Image.Image:
     """Return the container's front: its sprite without all that lies behind the near rim of its mouth, RGBA."""
-    picture, mouth = sprite(name), CONTAINERS[name]
+    picture, mouth = entity_picture(name), CONTAINERS.get(name, OTHER_OPENING)
     x = (np.arange(picture.width) / picture.width - mouth.x) / mouth.half_width
     arc = np.sqrt(np.clip(1 - x**2, 0, None))
     rim = (mouth.y + mouth.half_height * arc) * picture.height  # (width,)
@@ -129,10 +127,24 @@ def front(name: str) -> Image.Image:
 
 
 @functools.cache
-def head(name: str) -> Image.Image:
-    """Return a being's head, RGBA. KeyError if the entity is no being."""
-    BEINGS[name]
-    return sprite(name)
+def body_color(name: str) -> Color:
+    """Return the colour of the body under an entity's head: a being's own, else the mean of the entity's picture."""
+    if name in BEINGS:
+        return BEINGS[name]
+    pixels = np.asarray(entity_picture(name), np.float32).reshape(-1, 4)
+    red, green, blue = np.average(pixels[:, :3], axis=0, weights=pixels[:, 3])
+    return int(red), int(green), int(blue)
+
+
+@functools.cache
+def stuff(name: str) -> np.ndarray:
+    """Return what things made of the entity look like, (128, 128, 3): its texture, or its picture printed all over."""
+    if name in MATERIALS or name in FABRICS:
+        return texture(name)
+    tile = Image.new("RGB", (SIDE // 4, SIDE // 4), body_color(name))
+    picture = scaled(entity_picture(name), SIDE // 4)
+    tile.paste(picture, ((tile.width - picture.width) // 2, (tile.height - picture.height) // 2), picture)
+    return np.tile(np.asarray(tile, np.float32), (4, 4, 1))
 
 
 def _blank(width: int = SCENE, height: int = SCENE) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -109,8 +109,6 @@ def _decorate(pen: ImageDraw.ImageDraw, name: str, horizon: int) -> None:
         elif name == "desert":
             pen.ellipse((x - 30, horizon - tall // 3, x + 40, horizon + 30), fill=(228, 156, 88))
         elif name == "city":
-            pen.rectangle(
-                (x + 1, horizon - 2 * tall, x + 13, horizon), fill=(112 + jitter, 124 + jitter, 148 + jitter)
-            )
+            pen.rectangle((x + 1, horizon - 2 * tall, x + 13, horizon), fill=(112 + jitter, 124 + jitter, 148 + jitter))
             for y in range(horizon - 2 * tall + 4, horizon - 6, 9):
                 pen.rectangle((x + 4, y, x + 10, y + 3), fill=(252, 232, 160))
