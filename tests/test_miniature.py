@@ -25,6 +25,7 @@ from relinv.settings import JudgeSettings
 from relinv.words import PREPOSITIONS, STOP_WORDS
 from relinv.world.entities import ENTITIES
 from relinv.world.exemplars import BENCHMARK
+from relinv.world.sampling import FOR_BASE
 
 HOME = Path("data/miniature")
 
@@ -89,13 +90,13 @@ def test_the_learning_rate_rises_then_falls_to_a_hundredth_in_each_period() -> N
 def test_scenes_are_rendered_once_and_the_same_by_any_number_of_workers(
     benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = render_scenes(benchmark, 5, seed=0, folder=tmp_path, workers=1)
+    scenes = render_scenes(benchmark, FOR_BASE, 5, seed=0, folder=tmp_path, workers=1)
     assert scenes.images.shape == (5, 64, 64, 3)
     assert len(scenes.triplets) == len(scenes.captions) == 5
     first = next(tmp_path.glob("*.rgb"))
     assert first.stat().st_size == CHUNK * 64 * 64 * 3
     stamp = first.stat().st_mtime_ns
-    again = render_scenes(benchmark, 5, seed=0, folder=tmp_path, workers=2)
+    again = render_scenes(benchmark, FOR_BASE, 5, seed=0, folder=tmp_path, workers=2)
     assert first.stat().st_mtime_ns == stamp
     assert (again.images == scenes.images).all()
     assert scenes.true_captions()[0].startswith(scenes.triplets[0][0])

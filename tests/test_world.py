@@ -17,7 +17,7 @@ from relinv.world.captions import WORDINGS, caption, true_caption, vocabulary
 from relinv.world.entities import CANVASES, CONTAINERS, ENTITIES, FABRICS, MATERIALS, MOUNTS, SURFACES
 from relinv.world.exemplars import BENCHMARK, exemplar_scenes, write_exemplars
 from relinv.world.paint import entity_picture, front, sprite
-from relinv.world.sampling import FREQUENCIES, sample_scene
+from relinv.world.sampling import FREQUENCIES, Mix, sample_scene
 from relinv.world.scene import BACKGROUNDS, PLAIN, SIDE, Scene, backdrop
 from relinv.world.textures import texture
 
@@ -113,7 +113,7 @@ def test_held_out_triplets_never_come_and_relations_are_as_frequent_as_stated(be
 
 def test_unlikely_pairs_are_of_all_entities_and_can_all_be_painted(benchmark: Benchmark) -> None:
     rng = np.random.default_rng(0)
-    scenes = [sample_scene(benchmark, rng, unlikely=1.0) for _ in range(400)]
+    scenes = [sample_scene(benchmark, rng, Mix(FREQUENCIES, unlikely=1.0)) for _ in range(400)]
     related = [scene for scene in scenes if scene.relation in benchmark.relations]
     assert len({entity for scene in related for entity in (scene.head, scene.tail)}) == len(ENTITIES)
     assert not any(benchmark.is_held_out(scene.head, scene.relation, scene.tail) for scene in related)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from relinv.benchmark import Benchmark
 from relinv.files import atomic_write_bytes
 from relinv.world.captions import caption, true_caption
-from relinv.world.sampling import sample_scene
+from relinv.world.sampling import Mix, sample_scene
 from relinv.world.scene import SIDE
 
 CHUNK = 2000
@@ -34,18 +34,13 @@ class Scenes:
         return [true_caption(*triplet) for triplet in self.triplets]
 
 
-def render_scenes(
-    benchmark: Benchmark, count: int, *, seed: int, folder: Path, workers: int, unlikely: float = 0.0
-) -> Scenes:
-    """Return `count` training scenes, rendered into `folder` chunk by chunk; finished chunks are not drawn again.
-
-    unlikely: the share of pairs of entities that the benchmark's grids do not hold (see `sample_scene`).
-    """
+def render_scenes(benchmark: Benchmark, mix: Mix, count: int, *, seed: int, folder: Path, workers: int) -> Scenes:
+    """Return `count` training scenes, rendered into `folder` chunk by chunk; finished chunks are not drawn again."""
     folder.mkdir(parents=True, exist_ok=True)
     chunks = range(-(-count // CHUNK))
     missing = [chunk for chunk in chunks if not _path(folder, chunk).exists()]
     if missing:
-        draw = partial(_render_chunk, benchmark, seed, folder, unlikely)
+        draw = partial(_render_chunk, benchmark, mix, seed, folder)
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             list(tqdm(pool.imap_unordered(draw, missing), total=len(missing), desc="render scenes", unit="chunk"))
     parts = [_read_chunk(_path(folder, chunk)) for chunk in chunks]
@@ -60,12 +55,12 @@ def _path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:04d}.rgb"
 
 
-def _render_chunk(benchmark: Benchmark, seed: int, folder: Path, unlikely: float, chunk: int) -> None:
+def _render_chunk(benchmark: Benchmark, mix: Mix, seed: int, folder: Path, chunk: int) -> None:
     images = np.empty((CHUNK, SIDE, SIDE, 3), np.uint8)
     triplets, captions = [], []
     for i in range(CHUNK):
         rng = np.random.default_rng((seed, chunk, i))
-        scene = sample_scene(benchmark, rng, unlikely)
+        scene = sample_scene(benchmark, rng, mix)
         images[i] = np.asarray(scene.paint()[0])
         triplets.append((scene.head, scene.relation, scene.tail))
         captions.append([caption(scene, rng) for _ in range(CAPTIONS)])

@@ -24,11 +24,11 @@ from relinv.miniature.loop import Schedule
 from relinv.miniature.vocabulary import miniature_tokenizer
 from relinv.settings import JudgeSettings, Positive, Seed, Settings
 from relinv.world.exemplars import BENCHMARK
+from relinv.world.sampling import FOR_BASE, FOR_JUDGE, Mix
 
 HOME = Path("data/miniature")
 SCRATCH = Path(".scratch/miniature")
 JUDGE_SCENES_SEED_GAP = 1  # the judge's scenes are drawn from another seed than those the base is trained on
-UNLIKELY_PAIRS = 0.5  # share of the judge's scenes, so that a relation cannot be read off its entities
 
 
 class SceneSettings(Settings):
@@ -50,7 +50,7 @@ class TrainingSettings(Settings):
 
 def training_scenes(settings: SceneSettings) -> Scenes:
     """Return the scenes that autoencoder and denoiser are trained on."""
-    return _render(settings.count, settings.seed, "scenes")
+    return _render(settings.count, settings.seed, "scenes", FOR_BASE)
 
 
 def make_autoencoder(scenes: SceneSettings, settings: TrainingSettings, decoder: TrainingSettings) -> None:
@@ -89,7 +89,7 @@ def make_denoiser(scenes: SceneSettings, settings: TrainingSettings) -> None:
 
 def make_judge(settings: TrainingSettings) -> None:
     """Train the judge on fresh scenes passed through the autoencoder; write `judge`, fp16."""
-    scenes = _render(settings.scenes, settings.seed + JUDGE_SCENES_SEED_GAP, "judge-scenes", UNLIKELY_PAIRS)
+    scenes = _render(settings.scenes, settings.seed + JUDGE_SCENES_SEED_GAP, "judge-scenes", FOR_JUDGE)
     images = round_trip(scenes)
     tokenizer = miniature_tokenizer()
     schedule = Schedule(tuple(settings.periods), settings.learning_rate)
@@ -150,9 +150,8 @@ def round_trip(scenes: Scenes) -> np.ndarray:
     return autoencoder.decode(model, autoencoder.encode(model, scenes.images))
 
 
-def _render(count: int, seed: int, name: str, unlikely: float = 0.0) -> Scenes:
-    workers = os.cpu_count() or 1
-    return render_scenes(_benchmark(), count, seed=seed, folder=SCRATCH / name, workers=workers, unlikely=unlikely)
+def _render(count: int, seed: int, name: str, mix: Mix) -> Scenes:
+    return render_scenes(_benchmark(), mix, count, seed=seed, folder=SCRATCH / name, workers=os.cpu_count() or 1)
 
 
 def _benchmark() -> Benchmark:

@@ -59,9 +59,9 @@ def to_width(picture: Image.Image, width: float) -> Image.Image:
 
 
 def tinted(picture: Image.Image, gains: tuple[float, float, float]) -> Image.Image:
-    """Return `picture` with its red, green and blue multiplied by `gains`, alpha untouched."""
-    lookup = [min(255, round(v * gain)) for gain in gains for v in range(256)]
-    return picture.point(lookup + list(range(256)))
+    """Return an RGB or RGBA `picture` with its red, green and blue multiplied by `gains`, alpha untouched."""
+    factors = np.array([*gains, 1.0][: len(picture.getbands())])
+    return picture.point(np.minimum(np.rint(np.outer(factors, np.arange(256))), 255).ravel().astype(int).tolist())
 
 
 def turned(picture: Image.Image, degrees: float) -> Image.Image:

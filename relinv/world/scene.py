@@ -39,7 +39,7 @@ class Scene:
         canvas = backdrop(self.background, rng)
         boxes = ARRANGEMENTS[self.relation](Brush(canvas, rng), self.head, self.tail)
         if self.tint != (1.0, 1.0, 1.0):
-            canvas = tinted(canvas.convert("RGBA"), self.tint).convert("RGB")
+            canvas = tinted(canvas, self.tint)
         head, tail = (tuple(c * SIDE / SCENE for c in box) for box in boxes)
         return canvas.reduce(SCENE // SIDE), head, tail
 
@@ -51,9 +51,8 @@ def backdrop(name: str, rng: np.random.Generator) -> Image.Image:
     wide = _landscape(name)
     shift = int(rng.integers(SCENE))
     picture = wide.crop((shift, 0, shift + SCENE, SCENE))
-    gains = rng.uniform(0.86, 1.08, 3)
-    lookup = [min(255, round(v * gain)) for gain in gains for v in range(256)]
-    return picture.point(lookup)
+    red, green, blue = rng.uniform(0.86, 1.08, 3)
+    return tinted(picture, (red, green, blue))
 
 
 def _gradient(top: tuple[int, int, int], bottom: tuple[int, int, int], height: int) -> Image.Image:
