@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 
@@ -127,55 +128,8 @@ def _mean_off_diagonal(cosines: np.ndarray) -> float:
     return round(float((cosines.sum() - np.trace(cosines)) / (count * (count - 1))), 4)
 
 
-def _periods(training: Mapping[str, Any]) -> str:
-    return " + ".join(f"{steps:,}" for steps in training["periods"])
-
-
 def _markdown(facts: Mapping[str, Any]) -> str:
-    lines = ["| relation | relation accuracy | entity accuracy | scene accuracy |", "|---|---|---|---|"]
-    named = {**facts["plain_words"], "**all ten**": facts["plain_words_mean"]}
-    for relation, row in named.items():
-        lines.append(f"| {relation} | " + " | ".join(f"{row[name]:.2f}" for name in READINGS[:3]) + " |")
-    judge, cosines, recipe = facts["judge"], facts["token_cosines"], facts["recipe"]
-    trained = "\n".join(
-        f"| {part} | {recipe[part]['scenes']:,} | {_periods(recipe[part])} | {recipe[part]['batch_size']} |"
-        for part in ("autoencoder", "denoiser", "judge")
-    )
-    return f"""# The miniature: a Stable Diffusion of a small world
-
-A text-to-image model in Stable Diffusion's own format (`base/`, for `StableDiffusionPipeline.from_pretrained`) and the
-open_clip model that judges its pictures (`judge/`). Both were trained in this repository on rendered 64 × 64 scenes of
-{len(ENTITIES)} entities in ten relations; `make miniature` does it again. The sprites are Microsoft's Fluent 3D emoji
-(MIT, see NOTICE). It is for trying this pipeline on a laptop and knows nothing but its world.
-
-## Trained
-
-| part | scenes | steps | batch |
-|---|---|---|---|
-{trained}
-
-Captions are unreliable on purpose: a relation's own word stands in 30 to 75 % of its captions, else a vaguer
-preposition, a vague word or none; backgrounds are named half of the time; hue, size, tint and posture never. A fifth
-of the (head, relation, tail) triplets, picked by a seeded hash, is held out of all training.
-
-## How good: plain prompts on held-out triplets
-
-Guidance {facts["generation"]["guidance_scale"]}, {facts["generation"]["steps"]} steps of
-{facts["generation"]["scheduler"]}, read by the judge.
-
-{chr(10).join(lines)}
-
-Entity accuracy over the relations that keep both entities' looks ({", ".join(KEEPS_LOOKS)}):
-**{facts["entity_accuracy_where_looks_are_kept"]:.2f}**.
-
-## The judge, on {judge["scenes"]:,} true scenes of held-out triplets passed through the autoencoder
-
-Relation among ten {judge["relation_accuracy"]:.3f}, entity pair {judge["entity_accuracy"]:.3f}, direction
-{judge["direction"]:.3f}, relation and pair at once {judge["scene_accuracy"]:.3f}.
-
-## Inside
-
-Autoencoder: {facts["vae_psnr_db"]:.1f} dB on scenes of held-out triplets. Mean cosine of token rows: among
-prepositions {cosines["among_prepositions"]:.2f}, among entities {cosines["among_entities"]:.2f}, between the two
-{cosines["between"]:.2f}.
-"""
+    template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
+    options = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
+    page = jinja2.Environment(**options).from_string(template)
+    return page.render(entities=len(ENTITIES), keeps_looks=KEEPS_LOOKS, **facts)

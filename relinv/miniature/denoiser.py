@@ -89,8 +89,9 @@ def train_denoiser(
     """Return text encoder and UNet trained on scaled `latents` (n, 4, 16, 16) with several captions each.
 
     The denoising loss is weighted as in soft Min-SNR (Hang et al., Efficient Diffusion Training via Min-SNR Weighting,
-    2023; Crowson et al., Hourglass Diffusion Transformers, 2024). A small loss of predicting each caption's next word gives words of one kind, such as
-    prepositions, embeddings of one direction, as a text encoder trained on real captions has them.
+    2023; Crowson et al., Hourglass Diffusion Transformers, 2024). A small loss of predicting each caption's next word
+    gives words of one kind, such as prepositions, embeddings of one direction, as a text encoder trained on real
+    captions has them.
     """
     torch.manual_seed(seed)
     model = Denoiser(tokenizer)
