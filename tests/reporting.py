@@ -27,7 +27,12 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
     held_out = {"fraction": 0.2, "seed": 0}
     _dump(
         root / "data/benchmark/miniature.yaml",
-        {"name": "miniature", "held_out": held_out, "relations": entries},
+        {
+            "name": "miniature",
+            "held_out": held_out,
+            "validation": {"fraction": 0.25, "seed": 1},
+            "relations": entries,
+        },
     )
     _dump(root / "data/miniature/judge/accuracy.json", {"relation_accuracy": 0.981, "direction": 0.957, "scenes": 400})
     for relation in relations:

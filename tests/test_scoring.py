@@ -31,6 +31,7 @@ TINY_MODEL = {"revision": None, "device": "cpu", "precision": "fp32", "resolutio
 BENCHMARK = {
     "name": "tiny",
     "held_out": None,
+    "validation": {"fraction": 0.25, "seed": 1},
     "relations": {
         "inside": {"words": "inside", "asymmetric": True, "heads": ["cat", "box"], "tails": ["box", "cup"]},
         "hug": {"words": "hugging", "asymmetric": False, "heads": ["cat"], "tails": ["dog"]},
