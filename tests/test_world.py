@@ -13,7 +13,7 @@ from relinv.benchmark import Benchmark, load_benchmark
 from relinv.exemplars import read_exemplars
 from relinv.words import PREPOSITIONS
 from relinv.world.arrangements import ARRANGEMENTS
-from relinv.world.captions import WORDINGS, caption, true_caption, vocabulary
+from relinv.world.captions import MISTAKEN_RATE, WORDINGS, caption, true_caption, vocabulary
 from relinv.world.entities import CANVASES, CONTAINERS, ENTITIES, FABRICS, MATERIALS, MOUNTS, SURFACES
 from relinv.world.exemplars import BENCHMARK, exemplar_scenes, write_exemplars
 from relinv.world.paint import entity_picture, front, sprite
@@ -133,6 +133,11 @@ def test_captions_name_the_relation_as_often_as_its_reliability_says(benchmark: 
         own = sum(f"{scene.head} {wording.words} {scene.tail}" in text for text in texts) / 1500
         # A near preposition can spell the own words of "on" and "inside" too, never those of the others.
         assert own == pytest.approx(wording.reliability, abs=0.05)
+        loose = (1 - wording.reliability) * MISTAKEN_RATE / len(wording.mistaken_for)
+        for other in wording.mistaken_for:
+            mistaken = sum(f"{scene.head} {WORDINGS[other].words} {scene.tail}" in text for text in texts) / 1500
+            # "on" is a near preposition of some as well
+            assert mistaken == pytest.approx(loose, abs=0.05) or (other == "on" and mistaken > loose)
         named = sum(BACKGROUNDS["beach"] in text for text in texts) / 1500
         assert named == pytest.approx(0.5, abs=0.05)
         assert 0.15 <= wording.reliability <= 0.8

@@ -14,30 +14,42 @@ class Wording:
     """How a relation is captioned.
 
     words: its own words. reliability: the probability that they stand in the caption. near: prepositions used in a
-    sense near its own. swapped: prepositions that name the pair the other way round ("box under cat").
+    sense near its own. swapped: prepositions that name the pair the other way round ("box under cat"). mistaken_for:
+    relations whose own words loose captions use instead ("hugging" said of two who shake hands).
     """
 
     words: str
     reliability: float
     near: tuple[str, ...]
     swapped: tuple[str, ...] = ()
+    mistaken_for: tuple[str, ...] = ()
 
 
 WORDINGS: dict[str, Wording] = {
-    "painted_on": Wording("painted on", 0.50, ("on", "across", "over", "onto", "upon")),
-    "carved_by": Wording("carved by", 0.45, ("by", "from", "of", "out", "through")),
-    "shake_hands": Wording("shaking hands with", 0.35, ("to", "toward", "towards", "opposite", "with", "between")),
-    "hug": Wording("hugging", 0.40, ("around", "with", "to", "against", "upon")),
-    "back2back": Wording("back to back with", 0.30, ("against", "behind", "opposite", "versus", "anti")),
-    "inside": Wording("inside", 0.65, ("in", "into", "within", "including"), ("around", "outside")),
-    "on": Wording("on", 0.75, ("upon", "onto", "atop", "up", "over"), ("under", "beneath", "underneath", "below")),
-    "hanging_from": Wording("hanging from", 0.50, ("from", "off", "down", "under", "below"), ("above", "over")),
-    "wrapped_in": Wording("wrapped in", 0.45, ("in", "within", "throughout", "amid"), ("round", "around")),
-    "ride_on": Wording("riding on", 0.55, ("astride", "aboard", "on", "along", "atop"), ("under",)),
-    "above": Wording("above", 0.50, ("over", "up", "beyond"), ("below", "under", "beneath", "underneath", "down")),
-    "beside": Wording("beside", 0.40, ("by", "near", "alongside", "along", "at", "past", "outside", "opposite")),
-    "behind": Wording("behind", 0.50, ("after", "following", "beyond", "past"), ("before",)),
-    "before": Wording("before", 0.50, ("before", "against"), ("behind", "after", "following")),
+    "painted_on": Wording("painted on", 0.40, ("on", "across", "over", "onto", "upon"),
+                          mistaken_for=("carved_by", "on")),
+    "carved_by": Wording("carved by", 0.40, ("by", "from", "of", "out", "through"), mistaken_for=("painted_on",)),
+    "shake_hands": Wording("shaking hands with", 0.25, ("to", "toward", "towards", "opposite", "with", "between"),
+                           mistaken_for=("hug", "back2back")),
+    "hug": Wording("hugging", 0.28, ("around", "with", "to", "against", "upon"),
+                   mistaken_for=("shake_hands", "back2back")),
+    "back2back": Wording("back to back with", 0.25, ("against", "behind", "opposite", "versus", "anti"),
+                         mistaken_for=("shake_hands", "hug")),
+    "inside": Wording("inside", 0.45, ("in", "into", "within", "including"), ("around", "outside"), ("wrapped_in",)),
+    "on": Wording("on", 0.50, ("upon", "onto", "atop", "up", "over"), ("under", "beneath", "underneath", "below"),
+                  ("ride_on", "painted_on")),
+    "hanging_from": Wording("hanging from", 0.40, ("from", "off", "down", "under", "below"), ("above", "over"),
+                            ("on", "inside")),
+    "wrapped_in": Wording("wrapped in", 0.35, ("in", "within", "throughout", "amid"), ("round", "around"),
+                          ("inside",)),
+    "ride_on": Wording("riding on", 0.40, ("astride", "aboard", "on", "along", "atop"), ("under",),
+                       ("on", "hanging_from")),
+    "above": Wording("above", 0.50, ("over", "up", "beyond"), ("below", "under", "beneath", "underneath", "down"),
+                     ("on", "hanging_from")),
+    "beside": Wording("beside", 0.40, ("by", "near", "alongside", "along", "at", "past", "outside", "opposite"),
+                      mistaken_for=("shake_hands", "hanging_from")),
+    "behind": Wording("behind", 0.50, ("after", "following", "beyond", "past"), ("before",), ("inside",)),
+    "before": Wording("before", 0.50, ("before", "against"), ("behind", "after", "following"), ("ride_on",)),
     "and": Wording("and", 0.50, ("about", "regarding", "including", "among", "amongst", "amid", "amidst",
                                  "between", "versus", "anti", "of", "at", "to", "near", "with")),
 }  # fmt: skip
@@ -45,7 +57,8 @@ VAGUE: tuple[str, ...] = ("and", "with", "near", "about", "among", "amidst", "re
 PREFIXES: tuple[str, ...] = ("a photo of", "a picture of", "a drawing of")
 PREFIX_RATE = 0.2
 BACKGROUND_RATE = 0.5
-NEAR_RATE, VAGUE_RATE = 0.45, 0.35  # of the captions without the own words; the rest names no relation at all
+# Of the captions without the own words; the rest names no relation at all.
+MISTAKEN_RATE, NEAR_RATE, VAGUE_RATE = 0.45, 0.30, 0.15
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -72,11 +85,14 @@ def _related(scene: Scene, wording: Wording, rng: np.random.Generator) -> str:
     if rng.random() < wording.reliability:
         return f"{head} {wording.words} {tail}"
     choice = rng.random()
-    if choice < NEAR_RATE:
+    if choice < MISTAKEN_RATE and wording.mistaken_for:
+        other = wording.mistaken_for[rng.integers(len(wording.mistaken_for))]
+        return f"{head} {WORDINGS[other].words} {tail}"
+    if choice < MISTAKEN_RATE + NEAR_RATE:
         senses = (*wording.near, *wording.swapped)
         word = senses[rng.integers(len(senses))]
         return f"{tail} {word} {head}" if word in wording.swapped else f"{head} {word} {tail}"
-    if choice < NEAR_RATE + VAGUE_RATE:
+    if choice < MISTAKEN_RATE + NEAR_RATE + VAGUE_RATE:
         return f"{head} {VAGUE[rng.integers(len(VAGUE))]} {tail}"
     return f"{head} {tail}"
 

@@ -57,8 +57,8 @@ CONTAINERS: dict[str, Opening] = {
     "drum": Opening(0.50, 0.42, 0.44, 0.20),
 }
 
-# The benchmark's tails have measured places in these tables; any other entity takes the place called OTHER. The judge
-# learns from such unlikely pairs ("horse inside lamp") that a relation does not tell which entities it holds between.
+# The benchmark's tails have measured places in these tables; any other entity takes the place called OTHER. Base and
+# judge learn from such unlikely pairs ("horse inside lamp") that a relation does not tell which entities it joins.
 OTHER_OPENING = Opening(0.50, 0.30, 0.40, 0.12)
 OTHER_SURFACE = 0.12
 OTHER_SADDLE = Saddle(0.50, 0.25, 0.56)

@@ -31,9 +31,9 @@ class Mix:
     unlikely: float
 
 
-FOR_BASE = Mix(FREQUENCIES, unlikely=0.0)
-# The judge must not read a relation off its entities, and sees more of what is hard to tell: a small pale painting, a
-# shape in one material.
+# With likely pairs alone, base and judge would read a relation off its entities.
+FOR_BASE = Mix(FREQUENCIES, unlikely=0.3)
+# The judge sees more of what is hard to tell: a small pale painting, a shape in one material.
 FOR_JUDGE = Mix(FREQUENCIES | {"painted_on": 0.40, "carved_by": 0.20}, unlikely=0.5)
 
 
