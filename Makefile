@@ -15,7 +15,7 @@ TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib6
 .PHONY: reproduce test search study miniature
 
 reproduce: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" dvc repro
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.reproduce
 
 test: $(INSTALLED)
 	python -m ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from relinv import cli
@@ -18,6 +19,7 @@ def main() -> None:
 
     Stopped at any moment and run again, each goes on from its last checkpoint in .scratch/miniature.
     """
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # large batches, one stage at a time
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relinv.errors import UserError
+from relinv.logged import failure, run_logged
 from relinv.report.revisions import SCORES
 from relinv.study.plan import Trial
 
@@ -69,21 +70,12 @@ def _alone(root: Path) -> Iterator[int]:
 
 def _run(root: Path, trial: Trial, lock: int) -> None:
     log = root / LOGS / f"{trial.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", trial.name]
     for name, value in trial.overrides.items():
         command += ["--set-param", f"{name}={as_override(value)}"]
-    with log.open("w", encoding="utf-8") as stream:
-        options = {"cwd": root, "stdout": stream, "stderr": subprocess.STDOUT, "pass_fds": [lock]}
-        code = subprocess.run(command, check=False, **options).returncode
-    if code or trial.name not in finished(root, [trial]):
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        lines = [line for line in lines if line.strip()]
-        said = lines[-1].strip() if lines else "no word"
-        raise UserError(
-            f"The experiment '{trial.name}' failed, saying: {said} See {log.relative_to(root)}; "
-            "run the same command again to go on from there."
-        )
+    run_logged(f"The experiment '{trial.name}'", command, log, root, pass_fds=[lock])
+    if trial.name not in finished(root, [trial]):
+        raise failure(f"The experiment '{trial.name}'", log, root)
 
 
 def as_override(value: Any) -> str:
