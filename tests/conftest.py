@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image, ImageDraw
 
+import stages  # noqa: F401 - before torch: tests compute with as many threads as the stages do, to the same bytes
+
 if TYPE_CHECKING:
     from relinv.bases import Base
     from relinv.settings import ModelSettings
