@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ def study(
     relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
     plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("study.yaml"),
     output: Annotated[Path, typer.Option(help="The folder for tables and drawing.")] = Path("reports/study"),
+    slots: Annotated[int, typer.Option(min=1, help="How many experiments run at a time.")] = os.cpu_count() or 1,
 ) -> None:
     """Run what is not finished yet, then write study.csv, study.md and study.svg.
 
@@ -32,7 +34,7 @@ def study(
     settings = load_params().section("report", ReportSettings)
     loaded = load_plan(plan)
     planned = trials(Path(), loaded, _names(arms), _names(relations))
-    rows = gather(Path(), planned, run_pending(Path(), planned))
+    rows = gather(Path(), planned, run_pending(Path(), planned, slots))
     write_study(output, plan.name, loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
 
 

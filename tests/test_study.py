@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from relinv.report.compare import as_html, as_lines, compare
 from relinv.report.revisions import flatten, scores_at
 from relinv.report.rows import format_rows, parse_rows, with_leakage
 from relinv.statistics import Bootstrap
-from relinv.study.plan import load_plan, overridden, trials
+from relinv.study.plan import Trial, load_plan, overridden, trials
 from relinv.study.running import as_override, finished, run_pending
 from relinv.study.summary import gather, write_study
 from tests.reporting import score_table
@@ -44,13 +46,17 @@ PIPELINE = """stages:
     params: [relations, methods, skill, invert]
     outs: [{reports/scores.csv: {cache: false}}]
 """
-MAKE = """import json, pathlib, sys
+MAKE = """import os, pathlib, sys, time
 from ruamel.yaml import YAML
 import tests.reporting as made
 from tests.test_study import pretended
 params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
 if params["skill"] < 0:
     sys.exit("skill cannot be negative")
+if meeting := os.environ.get("MEETING"):  # wait for as many trials as are to run at the same time
+    pathlib.Path(meeting, str(params["skill"])).touch()
+    while len(list(pathlib.Path(meeting).iterdir())) < int(os.environ["TRIALS"]):
+        time.sleep(0.05)
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
 """
@@ -133,8 +139,8 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_pa
     plan = load_plan(repository / "study.yaml")
     planned = trials(repository, plan, [], [])
     assert [(trial.arm, trial.seed) for trial in planned] == [("plain", 0), ("better", 0)]
-    first = run_pending(repository, planned[:1])
-    commits = run_pending(repository, planned)
+    first = run_pending(repository, planned[:1], slots=2)
+    commits = run_pending(repository, planned, slots=2)
     assert commits[planned[0].name] == first[planned[0].name]  # not run again
     assert finished(repository, planned) == commits
     rows = gather(repository, planned, commits)
@@ -150,6 +156,40 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_pa
     assert differences.lines[1].cells[0] == (0, 0, 0)
     assert "skill: 0.6 | 0.9 | 0.6" in as_lines(comparison)
     assert f"<h1>main, {name}, workspace</h1>" in as_html(comparison)
+
+
+def two_arms(repository: Path) -> list[Trial]:
+    arms = {"low": {"skill": 0.3}, "high": {"skill": 0.8}}
+    return trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
+
+
+def test_slots_run_at_the_same_time_and_with_what_is_not_committed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MEETING", str(tmp_path)), ("TRIALS", "2")):  # neither ends before both have begun
+        monkeypatch.setenv(name, value)
+    (repository / "params.yaml").write_text(PARAMS.replace("- hug\n", ""))
+    planned = two_arms(repository)
+    rows = gather(repository, planned, run_pending(repository, planned, slots=2))
+    (repository / "params.yaml").write_text(PARAMS)
+    assert set(rows["relation"]) == {"inside"}
+    assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
+
+
+def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
+    """SIGKILL ends it and all it started while a stage runs in each slot."""
+    environment = os.environ | {"MEETING": str(tmp_path), "TRIALS": "3"}  # wait for one who never comes
+    code = "import sys; from tests.test_study import *; root = Path(sys.argv[1]); run_pending(root, two_arms(root), 2)"
+    command = [sys.executable, "-c", code, str(repository)]
+    study = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.iterdir())) < 2:
+        assert study.poll() is None
+        time.sleep(0.1)
+    os.killpg(study.pid, signal.SIGKILL)
+    study.wait()
+    planned = two_arms(repository)
+    assert finished(repository, planned) == {}
+    assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
 
 
 def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path, tmp_path: Path) -> None:
@@ -179,7 +219,7 @@ def test_a_failed_trial_names_its_log(repository: Path) -> None:
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": {"broken": {"skill": -1}}})
     planned = trials(repository, plan, [], [])
     with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed, .*\.scratch/study/study-broken"):
-        run_pending(repository, planned)
+        run_pending(repository, planned, slots=2)
 
 
 def test_names_change_with_what_decides_scores_and_with_nothing_else(repository: Path) -> None:
