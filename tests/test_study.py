@@ -19,7 +19,7 @@ from relinv.report.revisions import flatten, scores_at
 from relinv.report.rows import format_rows, parse_rows, with_leakage
 from relinv.statistics import Bootstrap
 from relinv.study.plan import Trial, load_plan, overridden, trials
-from relinv.study.running import as_override, finished, run_pending
+from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, write_study
 from tests.reporting import score_table
 
@@ -173,6 +173,9 @@ def test_slots_run_at_the_same_time_and_with_what_is_not_committed(
     rows = gather(repository, planned, run_pending(repository, planned, slots=2))
     (repository / "params.yaml").write_text(PARAMS)
     assert set(rows["relation"]) == {"inside"}
+    slot = repository / LOGS / "slot-0"
+    assert runner(slot)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
+    assert not (repository / ".dvc/config.local").exists()
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
 
 

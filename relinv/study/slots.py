@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relinv.errors import UserError
+from relinv.files import atomic_folder
 from relinv.logged import run_logged
 
 DVC = (sys.executable, "-m", "dvc")
@@ -18,14 +19,15 @@ def open_slot(root: Path, folder: Path) -> Path:
 
     It shares git's objects and DVC's cache with `root`: what one slot computed no other computes again.
     """
-    if not (folder / ".git").exists():
-        git(root, "clone", "--quiet", "--shared", "--no-checkout", ".", str(folder.resolve()))
-        cache = _output([*DVC, "cache", "dir"], root).strip()
-        _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
-        for name in ("user.name", "user.email"):
-            if value := git(root, "config", "--default", "", name).strip():
-                git(folder, "config", name, value)
+    if not folder.exists():
+        with atomic_folder(folder) as clone:
+            git(root, "clone", "--quiet", "--shared", "--no-checkout", ".", str(clone.resolve()))
+            for name in ("user.name", "user.email"):
+                if value := git(root, "config", "--default", "", name).strip():
+                    git(clone, "config", name, value)
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
+    cache = _output([*DVC, "cache", "dir"], root).strip()
+    _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
     if changes := git(root, "diff", "--binary", "HEAD"):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
     return folder
