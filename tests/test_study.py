@@ -218,11 +218,12 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
 
 
-def test_a_failed_trial_names_its_log(repository: Path) -> None:
-    plan = load_plan(repository / "study.yaml").model_copy(update={"arms": {"broken": {"skill": -1}}})
-    planned = trials(repository, plan, [], [])
+def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:
+    arms = {"broken": {"skill": -1}, "later": {"skill": 0.55}}
+    planned = trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
     with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed, .*\.scratch/study/study-broken"):
-        run_pending(repository, planned, slots=2)
+        run_pending(repository, planned, slots=1)
+    assert not (repository / LOGS / f"{planned[1].name}.log").exists()
 
 
 def test_names_change_with_what_decides_scores_and_with_nothing_else(repository: Path) -> None:

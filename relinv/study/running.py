@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from relinv.logged import failure
@@ -34,18 +33,17 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int) -> dict[str, s
         print(f"{len(planned)} experiments, {len(found)} of them finished before.", file=sys.stderr)
         if not pending:
             return found
-        free: SimpleQueue[Path] = SimpleQueue()
-        for number in range(min(slots, len(pending))):
-            free.put(open_slot(root, root / LOGS / f"slot-{number}"))
+        free = [open_slot(root, root / LOGS / f"slot-{number}") for number in range(min(slots, len(pending)))]
+        running: dict[Future[Trial], Path] = {}
         work = sum(trial.work for trial in pending)  # an arm that runs fewer methods takes less of the time
-        with ThreadPoolExecutor(free.qsize()) as pool, tqdm(total=work, unit="inversion") as bar:
-            trials = [pool.submit(_run, root, free, trial, lock) for trial in pending]
-            try:
-                for trial in as_completed(trials):
+        with ThreadPoolExecutor(len(free)) as pool, tqdm(total=work, unit="inversion") as bar:
+            while pending or running:
+                while pending and free:
+                    slot = free.pop()
+                    running[pool.submit(_run, root, slot, pending.pop(0), lock)] = slot
+                for trial in wait(running, return_when=FIRST_COMPLETED).done:
+                    free.append(running.pop(trial))
                     bar.update(trial.result().work)
-            except BaseException:  # an interrupt too: the experiments end by it, and no other may begin
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
         return finished(root, planned)
 
 
@@ -76,14 +74,10 @@ def _alone(root: Path) -> Iterator[int]:
         yield stream.fileno()
 
 
-def _run(root: Path, free: SimpleQueue[Path], trial: Trial, lock: int) -> Trial:
+def _run(root: Path, slot: Path, trial: Trial, lock: int) -> Trial:
     log = root / LOGS / f"{trial.name}.log"
-    slot = free.get()
-    try:
-        overrides = [f"{name}={as_override(value)}" for name, value in trial.overrides.items()]
-        run_experiment(root, slot, trial.name, overrides, log, lock)
-    finally:
-        free.put(slot)
+    overrides = [f"{name}={as_override(value)}" for name, value in trial.overrides.items()]
+    run_experiment(root, slot, trial.name, overrides, log, lock)
     if not finished(root, [trial]):
         raise failure(f"The experiment '{trial.name}'", log)
     return trial

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from relinv.errors import UserError
 from relinv.files import atomic_folder
 from relinv.logged import run_logged
-
-DVC = (sys.executable, "-m", "dvc")
+from relinv.reproducing import DVC
 
 
 def open_slot(root: Path, folder: Path) -> Path:
