@@ -1,40 +1,67 @@
-"""Where exemplars come from: rendered from the miniature's world, or copied from a folder placed by hand."""
+"""Exemplars put into the benchmark's layout, whole or not at all, and compared with the checksums on record."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from filelock import FileLock
+
+from relinv.downloads import cache_folder, copy_files, relation_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
-from relinv.files import atomic_folder
+from relinv.files import atomic_folder, read_json, sha256_file, write_json
+from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 
-def fetch_exemplars(relation: str, target: Path, source: ExemplarSource, settings: ExemplarSettings) -> None:
-    """Fill the folder `target` with a relation's pictures and text.json, whole or not at all.
+def fetch_exemplars(
+    relation: str, target: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path
+) -> None:
+    """Fill the folder `target` with a relation's pictures and text.json from where `source` says.
 
-    Raises UserError where they are to be copied and the folder to copy is not there.
+    Where `source` names a `manifest` folder, its file of the relation holds each file's SHA-256: written when there is
+    none, and kept to ever after. Raises UserError where the exemplars are not to be had, or differ from the record.
     """
-    if source.source == "folder":
-        placed = _placed_folder(relation, source)
-        with atomic_folder(target) as folder:
-            shutil.copytree(placed, folder, dirs_exist_ok=True)
-        return
-
-    from relinv.world.exemplars import write_exemplars
-
+    plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
-        write_exemplars(relation, folder, exemplar_set=settings.set, seed=settings.seed)
+        if source.path is None:
+            plugin.fill(relation, folder, source, settings, scratch)
+            return
+        cache = cache_folder(scratch, source)
+        with FileLock(cache / ".lock"):  # relations are fetched side by side, an archive for all of them once
+            plugin.fill(relation, folder, source, settings, scratch)
+            if source.manifest is not None:
+                _compare(relation, folder, source.manifest / f"{relation}.json", cache)
 
 
-def _placed_folder(relation: str, source: ExemplarSource) -> Path:
-    if source.path is None:
-        raise UserError("The base's exemplars have source 'folder' but no path: set exemplars.path in params.yaml.")
-    folder = source.path / relation
-    if not (folder / CAPTIONS).is_file():
+def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
+    """Keep the relation's files in the folder `given`, or below it, as if they had been downloaded from `source`.
+
+    Raises UserError where they are not all there.
+    """
+    found = relation_folder(given, relation)
+    if found is None:
         raise UserError(
-            f"There are no exemplars of '{relation}': place its pictures and {CAPTIONS} in '{folder}', "
-            "as the ReVersion benchmark lays them out."
+            f"'{given}' holds no folder '{relation}' with a {CAPTIONS} and every picture this names: complete it."
         )
-    return folder
+    with atomic_folder(cache_folder(scratch, source) / relation) as folder:
+        copy_files(found, folder)
+
+
+def _compare(relation: str, folder: Path, manifest: Path, cache: Path) -> None:
+    """Hold a relation's files to their manifest, or write it; what is wrong leaves the cache."""
+    sums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    if not manifest.is_file():
+        write_json(manifest, sums)
+        return
+    known = read_json(manifest, "manifest")
+    wrong = [name for name in sorted(known.keys() | sums.keys()) if known.get(name) != sums.get(name)]
+    if wrong:
+        for part in cache.rglob(f"{relation}/*"):
+            if part.name in wrong:
+                part.unlink()
+        (cache / "archive").unlink(missing_ok=True)
+        raise UserError(
+            f"The exemplars of '{relation}' are not those on record in '{manifest}': {', '.join(wrong)}. Fetch them "
+            f"again; if they were changed on purpose, delete '{manifest}' and fetch."
+        )

@@ -57,10 +57,20 @@ class JudgeSettings(Settings):
 
 
 class ExemplarSource(Settings):
-    """Where a base's exemplars come from: rendered from the miniature's world, or a folder you placed."""
+    """Where a base's exemplars come from: a file in relinv/sources, and the folder or address it reads.
 
-    source: Literal["world", "folder"]
-    path: Path | None
+    manifest: a folder that keeps each relation's checksums, or none.
+    """
+
+    source: Name
+    path: str | None
+    manifest: Path | None
+
+    def location(self) -> str:
+        """Return the folder or address; UserError where there is none."""
+        if not self.path:
+            raise UserError(f"The base's exemplars have source '{self.source}' but no path: set it in params.yaml.")
+        return self.path
 
 
 class BaseSettings(Settings):

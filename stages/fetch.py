@@ -9,22 +9,32 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
-from relinv.fetching import fetch_exemplars
+from relinv.fetching import fetch_exemplars, place_exemplars
 from relinv.settings import ExemplarSettings, load_params
 
 app = cli.stage_app()
+SCRATCH = Path(".scratch")
 
 
-@app.command(epilog="Example: python -m stages.fetch inside")
-def fetch(relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")]) -> None:
+@app.command(epilog="Examples: python -m stages.fetch inside, python -m stages.fetch inside --from ~/Downloads")
+def fetch(
+    relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
+    given: Annotated[
+        Path | None, typer.Option("--from", help="A folder with the relation's files, placed there by hand.")
+    ] = None,
+) -> None:
     """Put a relation's exemplars into data/relations/RELATION: pictures, and text.json with their captions.
 
-    The base in use (base in params.yaml) says where they come from: rendered, or copied from your own folder.
+    The base in use (base in params.yaml) says where they come from: rendered, copied from a folder, unpacked from an
+    archive, or downloaded. What --from gives is kept in place of a download.
     """
     params = load_params()
     load_benchmark(params.benchmark()).relation(relation)
     settings = params.section("exemplars", ExemplarSettings)
-    fetch_exemplars(relation, Path("data/relations") / relation, params.exemplar_source(), settings)
+    source = params.exemplar_source()
+    if given:
+        place_exemplars(relation, given, source, SCRATCH)
+    fetch_exemplars(relation, Path("data/relations") / relation, source, settings, SCRATCH)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+"""Exemplars from a zip or tar archive: a file on this machine, or one that an https address gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relinv.archives import unpack
+from relinv.downloads import cache_folder, download, is_address
+from relinv.errors import UserError
+from relinv.settings import ExemplarSettings, ExemplarSource
+
+
+def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
+    """Unpack a relation's files into `folder`.
+
+    Raises UserError where the archive is not to be had, is damaged or unsafe, or does not hold the relation.
+    """
+    archive = Path(source.location())
+    if is_address(source.location()):
+        archive = cache_folder(scratch, source) / "archive"
+        download(source.location(), archive)
+    try:
+        unpack(archive, relation, folder)
+    except UserError:
+        if is_address(source.location()):
+            archive.unlink(missing_ok=True)  # so that the next run fetches it anew
+        raise
