@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CAPTIONS = "text.json"
+TO_FILL = "HEAD {} TAIL"  # stands in a new text.json until someone has written what the picture shows
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 
 

@@ -13,17 +13,23 @@ from relinv.files import atomic_folder, read_json, sha256_file, write_json
 from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
 
+OWN = Path("data/exemplars/own")
+
 
 def fetch_exemplars(
     relation: str, target: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path
 ) -> None:
     """Fill the folder `target` with a relation's pictures and text.json from where `source` says.
 
+    A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source.
     Where `source` names a `manifest` folder, its file of the relation holds each file's SHA-256: written when there is
     none, and kept to ever after. Raises UserError where the exemplars are not to be had, or differ from the record.
     """
     plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
+        if (OWN / relation).is_dir():
+            copy_files(OWN / relation, folder)
+            return
         if source.path is None:
             plugin.fill(relation, folder, source, settings, scratch)
             return

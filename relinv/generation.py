@@ -16,6 +16,7 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.files import code_hash
 from relinv.images import ImageRecord, ImageWriter, Workspace
+from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from relinv.benchmark import Scenario
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
-    from relinv.settings import GenerateSettings
 
 PROMPTS_AT_ONCE = 100  # encoded together, whatever the batch size, so that it changes no encoding
 # The code that decides the pixels: an unfinished run is never finished by other code.
@@ -53,15 +53,33 @@ def generate_folder(
     ):
         for batch, pictures in generate(base, concept, records, settings, skip=workspace.is_done):
             for record, picture in zip(batch, pictures, strict=True):
-                writer.write(record.file, picture)
+                writer.write(record, picture)
             progress.update(len(batch))
     workspace.publish(folder)
+
+
+def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequence[Scenario]) -> Image.Image:
+    """Return the picture of `record` drawn again, among the pictures it was drawn with: pixel for pixel on one machine.
+
+    `scenarios` are those of its run. Raises UserError where base, concept or scenarios are not those of the record.
+    """
+    settings = GenerateSettings(**{name: record.settings[name] for name in GenerateSettings.model_fields})
+    records = plan(base, concept, scenarios, settings)
+    if record not in records:
+        raise UserError(
+            f"The image {record.file} of '{record.relation}' by {record.method} was drawn with another base, concept "
+            "or benchmark than are here now: put those back."
+        )
+    start = records.index(record) // settings.batch_size * settings.batch_size
+    batch = records[start : start + settings.batch_size]
+    ((_, pictures),) = generate(base, concept, batch, settings)
+    return pictures[batch.index(record)]
 
 
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:
     """Return the record of each image to be drawn, in the order of `scenarios`; nothing is drawn yet."""
     shared = {
-        **settings.model_dump(exclude={"pairs", "batch_size"}),
+        **settings.model_dump(),
         "resolution": base.resolution,
         "base": base.id,
         "base_sha256": base.fingerprint,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RECORDS = "records.jsonl"
+PNG_RECORD = "relinv"  # the text of a PNG that holds its record
+SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
 WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
 
 
@@ -75,11 +77,49 @@ def _read_picture(path: Path) -> Image.Image:
         raise UserError(f"The image '{path}' cannot be read ({error}): delete its folder and generate again.") from None
 
 
-def encode_png(picture: Image.Image) -> bytes:
-    """Return the picture as PNG; the same pixels give the same bytes, for nothing but pixels is stored."""
+def encode_png(picture: Image.Image, record: ImageRecord | None = None) -> bytes:
+    """Return the picture as PNG; the same pixels and record give the same bytes.
+
+    A record is stored with it twice: as web UIs write an image's parameters, and whole, as JSON.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    if record is not None:
+        texts.add_itxt("parameters", parameters(record))
+        texts.add_itxt(PNG_RECORD, json.dumps(asdict(record), sort_keys=True, ensure_ascii=False))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=6)
+    picture.save(buffer, format="PNG", compress_level=6, pnginfo=texts)
     return buffer.getvalue()
+
+
+def parameters(record: ImageRecord) -> str:
+    """Return how an image was made in the form of the web UIs: prompt, negative prompt, a line of settings."""
+    settings = record.settings
+    side = settings["resolution"]
+    line = {
+        "Steps": settings["steps"],
+        "Sampler": SAMPLERS[settings["scheduler"]],
+        "CFG scale": settings["guidance_scale"],
+        "Seed": record.seed,
+        "Size": f"{side}x{side}",
+        "Model hash": settings["base_sha256"][:10],
+        "Model": Path(settings["base"]).name,
+    }
+    return f"{record.prompt}\nNegative prompt: \n" + ", ".join(f"{key}: {value}" for key, value in line.items())
+
+
+def read_image_record(path: Path) -> ImageRecord:
+    """Return the record that an image of ours carries; UserError where it is no such image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return ImageRecord(**json.loads(getattr(picture, "text", {})[PNG_RECORD]))
+    except KeyError:
+        raise UserError(f"The image '{path}' does not say how it was made: it is not one that relinv drew.") from None
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        raise UserError(f"The image '{path}' cannot be read ({error}).") from None
 
 
 class ImageWriter:
@@ -93,12 +133,12 @@ class ImageWriter:
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="png")
         self._pending: list[Future[None]] = []
 
-    def write(self, file: str, picture: Image.Image) -> None:
-        """Queue `picture` to be written as `file`, whole or not at all."""
-        self._pending.append(self._threads.submit(self._write, file, picture))
+    def write(self, record: ImageRecord, picture: Image.Image) -> None:
+        """Queue `picture` to be written as its record's file, whole or not at all, with the record in it."""
+        self._pending.append(self._threads.submit(self._write, record, picture))
 
-    def _write(self, file: str, picture: Image.Image) -> None:
-        atomic_write_bytes(self._folder / file, encode_png(picture))
+    def _write(self, record: ImageRecord, picture: Image.Image) -> None:
+        atomic_write_bytes(self._folder / record.file, encode_png(picture, record))
 
     def __enter__(self) -> Self:
         return self

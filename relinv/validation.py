@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, open_upright, read_captions
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL, open_upright, read_captions
 from relinv.files import write_json
 from relinv.settings import ValidateSettings
 
@@ -124,6 +124,8 @@ def _template_problem(template: str, count_tokens: Callable[[str], int], token_l
         return f"has {slots} '{{}}': write exactly one, where the relation stands"
     if set("{}") & set(template.replace("{}", "")):
         return "has braces besides its '{}': remove them"
+    if set(TO_FILL.replace("{}", " ").split()) & set(template.split()):
+        return "is still to be filled in: write what the picture shows in place of HEAD and TAIL"
     tokens = count_tokens(template)
     if tokens > token_limit:
         return f"takes {tokens} tokens, and the text encoder reads {token_limit}: shorten it"

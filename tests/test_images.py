@@ -16,10 +16,14 @@ from relinv.images import (
     ImageWriter,
     Workspace,
     encode_png,
+    read_image_record,
     read_pictures,
     read_records,
     write_records,
 )
+
+SETTINGS = {"steps": 25, "guidance_scale": 5.0, "scheduler": "dpmpp", "resolution": 16, "base": "data/some/base",
+            "base_sha256": "abcdef0123456789"}  # fmt: skip
 
 
 def record(index: int, **changes: object) -> ImageRecord:
@@ -33,7 +37,7 @@ def record(index: int, **changes: object) -> ImageRecord:
         "seed": 2**32 - 1,
         "held_out": None,
         "method": "reversion",
-        "settings": {"steps": 25, "guidance_scale": 5.0},
+        "settings": SETTINGS,
     }
     return ImageRecord(**{**fields, **changes})
 
@@ -72,6 +76,27 @@ def test_the_same_pixels_give_the_same_bytes_and_come_back(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.asarray(read_pictures(tmp_path, [record(0)])[0]), np.asarray(picture()))
 
 
+def test_an_image_says_how_it_was_made_as_web_uis_do_and_in_full(tmp_path: Path) -> None:
+    made = record(7, head="café", prompt="café <r> box")
+    (tmp_path / "007.png").write_bytes(encode_png(picture(), made))
+    with Image.open(tmp_path / "007.png") as opened:
+        assert opened.text["parameters"] == (
+            "café <r> box\nNegative prompt: \n"
+            "Steps: 25, Sampler: DPM++ 2M, CFG scale: 5.0, Seed: 4294967295, Size: 16x16, "
+            "Model hash: abcdef0123, Model: base"
+        )
+    assert read_image_record(tmp_path / "007.png") == made
+
+
+def test_an_image_of_another_program_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "other.png").write_bytes(encode_png(picture()))
+    with pytest.raises(UserError, match="not one that relinv drew"):
+        read_image_record(tmp_path / "other.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text\.png' cannot be read"):
+        read_image_record(tmp_path / "text.png")
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:300])])
 def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -> None:
     (tmp_path / "000.png").write_bytes(encode_png(picture()))
@@ -83,16 +108,16 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -
 def test_writer_raises_what_went_wrong_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "001.png").mkdir()  # in the way
     with pytest.raises(OSError), ImageWriter(tmp_path) as writer:
-        writer.write("000.png", picture())
-        writer.write("001.png", picture())
-    assert (tmp_path / "000.png").read_bytes() == encode_png(picture())
+        writer.write(record(0), picture())
+        writer.write(record(1), picture())
+    assert (tmp_path / "000.png").read_bytes() == encode_png(picture(), record(0))
 
 
 def test_workspace_is_found_again_by_all_that_decides_the_images(tmp_path: Path) -> None:
     first = Workspace(tmp_path, [record(0)], ["v1"]).folder
     assert Workspace(tmp_path, [record(0)], ["v1"]).folder == first
     assert Workspace(tmp_path, [record(0)], ["v2"]).folder != first
-    assert Workspace(tmp_path, [record(0, settings={"steps": 50})], ["v1"]).folder != first
+    assert Workspace(tmp_path, [record(0, settings={**SETTINGS, "steps": 50})], ["v1"]).folder != first
 
 
 def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -104,7 +129,7 @@ def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path
     assert not workspace.is_done(records)
     with ImageWriter(workspace.folder) as writer:
         for each in records:
-            writer.write(each.file, picture(each.index))
+            writer.write(each, picture(each.index))
     assert workspace.is_done(records)
     workspace.publish(target)
     assert sorted(path.name for path in target.iterdir()) == ["000.png", "001.png", RECORDS]

@@ -58,12 +58,16 @@ class Concept:
 def save_concept(folder: Path, concept: Concept) -> None:
     """Write a concept into an existing `folder`; the same concept gives the same bytes."""
     if concept.embedding is not None:
-        from safetensors.torch import save
-
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in concept.metadata.items()}
-        data = save({str(concept.token): concept.embedding.contiguous()}, metadata=texts)
-        atomic_write_bytes(folder / EMBEDDING, _ordered(data))
+        atomic_write_bytes(folder / EMBEDDING, embedding_bytes(concept))
     write_json(folder / METADATA, dict(concept.metadata))
+
+
+def embedding_bytes(concept: Concept) -> bytes:
+    """Return the learned row as a safetensors file: one key, 1-D, the metadata beside it; same concept, same bytes."""
+    from safetensors.torch import save
+
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in concept.metadata.items()}
+    return _ordered(save({str(concept.token): concept.embedding.contiguous()}, metadata=texts))
 
 
 def _ordered(data: bytes) -> bytes:

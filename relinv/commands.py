@@ -1,0 +1,121 @@
+"""The command `relinv`: relations of your own, tokens from and for other programs, and how an image was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.settings import ValidateSettings, load_params
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
+CONCEPTS = Path("data/concepts")
+
+Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
+Method = Annotated[str, typer.Argument(help="The name of what learned it, such as reversion.")]
+
+
+@app.callback()
+def main() -> None:
+    """Work with relations and learned tokens, in the checkout of the pipeline."""
+
+
+@app.command(epilog="Example: relinv new kissing ~/pictures/kissing")
+def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A folder with your pictures.")]) -> None:
+    """Lay out data/exemplars/own/RELATION from your pictures, and say what is left to do.
+
+    The relation comes before any other source of that name, and takes part once the benchmark has it.
+    """
+    from relinv.fetching import OWN
+    from relinv.own_relation import lay_out, next_steps
+    from relinv.tokens import load_token_counter
+    from relinv.validation import validate_folder
+
+    params = load_params()
+    model, settings = params.model(), params.section("validate", ValidateSettings)
+    lay_out(relation, pictures, OWN / relation)
+    count_tokens, limit = load_token_counter(model)
+    verdict = validate_folder(
+        OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
+    )
+    print(next_steps(relation, OWN / relation, verdict, params.benchmark()))
+
+
+@app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .safetensors, .bin or .pt file with one learned token.")],
+    relation: Relation,
+    method: Annotated[str, typer.Argument(help="A name for where it came from, such as published.")],
+) -> None:
+    """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use."""
+    from relinv.diffusion.bases import load_base
+    from relinv.importing import import_concept
+
+    folder = CONCEPTS / relation / method
+    concept = import_concept(file, relation, method, load_base(load_params().model()), folder)
+    print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
+    print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
+
+
+@app.command(epilog="Example: relinv export inside reversion --for webui --to ~/embeddings")
+def export(
+    relation: Relation,
+    method: Method,
+    form: Annotated[str, typer.Option("--for", help="diffusers, webui (A1111, ComfyUI, InvokeAI) or hub.")],
+    to: Annotated[Path, typer.Option(help="The folder to write into.")],
+    name: Annotated[str | None, typer.Option(help="What web UIs call the token: RELATION if not given.")] = None,
+) -> None:
+    """Write a learned token as another program reads it."""
+    from relinv.diffusion.bases import load_base
+    from relinv.diffusion.concept import load_concept
+    from relinv.exporting import export_concept
+
+    concept = load_concept(CONCEPTS / relation / method, load_base(load_params().model()))
+    for path in export_concept(concept, form, to, name or relation):
+        print(path)
+
+
+@app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
+def show(image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")]) -> None:
+    """Print how an image was made, and the command that makes it again."""
+    import json
+    from dataclasses import asdict
+
+    from relinv.images import parameters, read_image_record
+
+    record = read_image_record(image)
+    print(parameters(record))
+    print(json.dumps(asdict(record), indent=2, ensure_ascii=False))
+    print(f"To make it again: relinv draw {image} again.png")
+
+
+@app.command(epilog="Example: relinv draw data/images/inside/reversion/042.png again.png")
+def draw(
+    image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
+    target: Annotated[Path, typer.Argument(help="Where to write it.")],
+) -> None:
+    """Make an image again, from what it says of itself: the same bytes on the same machine."""
+    from relinv.benchmark import load_benchmark
+    from relinv.diffusion.bases import load_base
+    from relinv.diffusion.concept import load_concept
+    from relinv.files import atomic_write_bytes
+    from relinv.generation import redraw
+    from relinv.images import encode_png, read_image_record
+
+    record = read_image_record(image)
+    params = load_params()
+    scenarios = load_benchmark(params.benchmark()).scenarios(record.relation, record.settings["pairs"])
+    base = load_base(params.model())
+    concept = load_concept(CONCEPTS / record.relation / record.method, base)
+    atomic_write_bytes(target, encode_png(redraw(base, concept, record, scenarios), record))
+
+
+def run() -> None:
+    """Run the command line."""
+    cli.run(app)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,54 @@
+"""Concepts in the forms that other programs read: diffusers, the web UIs, and a page of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jinja2
+
+from relinv.diffusion.concept import EMBEDDING, Concept, embedding_bytes
+from relinv.errors import UserError, unknown
+from relinv.files import atomic_write_bytes, atomic_write_text
+
+CARD = Path(__file__).with_name("hub_card.md.jinja")
+
+
+def export_concept(concept: Concept, form: str, folder: Path, name: str) -> list[Path]:
+    """Write `concept` into `folder` for a program, under `name` where its files bear one; return the files.
+
+    diffusers: a folder that `pipe.load_textual_inversion` takes. webui: NAME.safetensors for A1111, ComfyUI and
+    InvokeAI, whose prompts say NAME. hub: a folder to upload, with a model card. Raises UserError for another form,
+    and for a concept that learned no token.
+    """
+    if form not in FORMS:
+        raise unknown("form", form, FORMS)
+    if concept.embedding is None:
+        raise UserError(f"The method '{concept.method}' learned no token: there is nothing to export.")
+    return FORMS[form](concept, Path(folder), name)
+
+
+def _diffusers(concept: Concept, folder: Path, name: str) -> list[Path]:
+    return [_embedding(concept, folder / EMBEDDING)]
+
+
+def _webui(concept: Concept, folder: Path, name: str) -> list[Path]:
+    return [_embedding(concept, folder / f"{name}.safetensors")]
+
+
+def _hub(concept: Concept, folder: Path, name: str) -> list[Path]:
+    page = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
+        CARD.read_text(encoding="utf-8")
+    )
+    card = folder / "README.md"
+    atomic_write_text(card, page.render(name=name, **concept.metadata))
+    return [_embedding(concept, folder / EMBEDDING), card]
+
+
+def _embedding(concept: Concept, path: Path) -> Path:
+    """Write the row under one key, 1-D: the only shape that all these programs read."""
+    atomic_write_bytes(path, embedding_bytes(concept))
+    return path
+
+
+FORMS: dict[str, Callable[[Concept, Path, str], list[Path]]] = {"diffusers": _diffusers, "webui": _webui, "hub": _hub}

@@ -1,0 +1,111 @@
+"""Learned tokens of other programs, read without running anything they hold, and turned into concepts."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.diffusion.concept import Concept, save_concept
+from relinv.errors import UserError
+from relinv.files import atomic_folder, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+TOKEN = "<r>"
+SDXL = {"clip_l", "clip_g"}
+
+
+def import_concept(file: Path, relation: str, method: str, base: Base, folder: Path) -> Concept:
+    """Write the token in `file` as a concept of `relation` for `base` to `folder`, under the method's name; return it.
+
+    Prompts use it as `<r>`, whatever it was called. Raises UserError as `read_embedding`, and where the row does not
+    fit the base.
+    """
+    name, row = read_embedding(file)
+    if len(row) != base.dim:
+        raise UserError(
+            f"The token in '{file}' has {len(row)} numbers and the base '{base.id}' takes {base.dim}: "
+            "it was learned for another kind of base."
+        )
+    metadata = {
+        "relation": relation,
+        "method": method,
+        "token": TOKEN,
+        "template": f"{{head}} {TOKEN} {{tail}}",
+        "params": {},
+        "seed": None,
+        "steps": None,
+        "base": base.id,
+        "base_hash": base.fingerprint,
+        "exemplars_hash": None,
+        "versions": {},
+        "imported": {"file": file.name, "sha256": sha256_file(file), "token": name},
+    }
+    concept = Concept(TOKEN, row, metadata)
+    with atomic_folder(folder) as new:
+        save_concept(new, concept)
+    return concept
+
+
+def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
+    """Return the token's name and row, (dim,) float32, in a textual-inversion file of any common kind.
+
+    diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
+    UserError where the file is missing, damaged, would run code, or holds more than one row.
+    """
+    content = _load(Path(file))
+    name, rows = _find(content, Path(file))
+    rows = rows.detach().float().clone()  # a view would drag the storage of a whole table along
+    rows = rows[None] if rows.dim() == 1 else rows
+    if rows.dim() != 2 or len(rows) != 1:
+        raise UserError(
+            f"'{file}' holds {tuple(rows.shape)} numbers, and a relation is one row: it cannot be imported."
+        )
+    if not rows.isfinite().all():
+        raise UserError(f"The token in '{file}' is not finite: its training diverged.")
+    return name, rows[0]
+
+
+def _load(file: Path) -> Mapping[str, Any]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"The file '{file}' does not exist.") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"'{file}' is no plain file of tensors and might run code, so it was not opened ({reason}): "
+            "ask for it as .safetensors."
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"'{file}' is damaged or of another kind ({str(error).partition(chr(10))[0]}).") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
+    return content
+
+
+def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
+    """Return the one token of a file's content."""
+    import torch
+
+    if set(content) >= SDXL:
+        raise UserError(f"'{file}' is for SDXL, which has two text encoders: it does not fit a base with one.")
+    if isinstance(content.get("string_to_param"), Mapping):  # A1111: {"*": rows}, with the name beside it
+        name, content = str(content.get("name", file.stem)), content["string_to_param"]
+    elif set(content) == {"emb_params"}:  # kohya and A1111 as safetensors: the file's name is the token's
+        name = file.stem
+    else:
+        name = next(iter(content), "")
+    tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
+    if len(content) != 1 or len(tensors) != 1:
+        raise UserError(f"'{file}' holds {', '.join(map(str, content)) or 'nothing'}, not one learned token.")
+    return str(name), tensors[0]

@@ -1,0 +1,101 @@
+"""The command `relinv` on a real checkout's files: a new relation, tokens in and out, an image made again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from relinv.benchmark import load_benchmark
+from relinv.commands import app
+from relinv.diffusion.bases import load_base
+from relinv.diffusion.concept import save_concept
+from relinv.errors import UserError
+from relinv.generation import generate_folder
+from relinv.settings import GenerateSettings, load_params
+from tests.conftest import draw_exemplars, tiny_settings
+from tests.test_concept import made
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="dpmpp", batch_size=3)
+
+
+@pytest.fixture
+def checkout(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml and a benchmark of one relation, for the tiny base; commands run in it."""
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load((ROOT / "params.yaml").read_text())
+    params["bases"]["miniature"]["model"]["source"] = str(tiny_base)
+    grid = {"words": "inside", "asymmetric": True, "heads": ["cat", "dog"], "tails": ["box", "cup"]}
+    benchmark = {"name": "b", "held_out": None, "validation": {"fraction": 0, "seed": 0}, "relations": {"inside": grid}}
+    (tmp_path / "data/benchmark").mkdir(parents=True)
+    for path, content in {"params.yaml": params, "data/benchmark/miniature.yaml": benchmark}.items():
+        with (tmp_path / path).open("w") as stream:
+            yaml.dump(content, stream)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str) -> str:
+    """Run the command line; return what it prints, or raise what it raises."""
+    return CliRunner().invoke(app, list(words), catch_exceptions=False).stdout
+
+
+def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout: Path) -> None:
+    (checkout / "pictures").mkdir()
+    draw_exemplars(checkout / "pictures")
+    printed = run("new", "kissing", "pictures")
+    captions = checkout / "data/exemplars/own/kissing/text.json"
+    assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
+    assert "still to be filled in" in printed and "kissing:" in printed and "benchmark/miniature.yaml" in printed
+    with pytest.raises(UserError, match="exists already"):
+        run("new", "kissing", "pictures")
+    with pytest.raises(UserError, match="no folder 'nowhere'"):
+        run("new", "hugging", "nowhere")
+    with pytest.raises(UserError, match="holds no pictures"):
+        run("new", "hugging", "data")
+
+
+def test_a_token_goes_in_and_out_again(checkout: Path, tiny_base: Path) -> None:
+    base = load_base(tiny_settings(tiny_base))
+    save_file({"<R>": torch.ones(base.dim)}, checkout / "learned_embeds.safetensors")
+    printed = run("import", "learned_embeds.safetensors", "inside", "published")
+    assert "python -m stages.generate inside published" in printed
+    printed = run("export", "inside", "published", "--for", "webui", "--to", "out")
+    assert Path(printed.strip()) == Path("out/inside.safetensors")
+    assert (checkout / "out/inside.safetensors").is_file()
+
+
+def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Path) -> None:
+    base = load_base(load_params().model())
+    concept = made(base)
+    save_concept_folder = checkout / "data/concepts/inside/reversion"
+    save_concept_folder.mkdir(parents=True)
+    save_concept(save_concept_folder, concept)
+    scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")
+    images = checkout / "data/images/inside/reversion"
+    generate_folder(base, concept, scenarios, SETTINGS, images, checkout / ".scratch")
+    for name in ("001.png", "003.png"):  # among three, and alone in its batch
+        printed = run("show", str(images / name))
+        assert "Sampler: DPM++ 2M" in printed and "concept_sha256" in printed
+        command = printed.strip().splitlines()[-1].partition(": relinv ")[2].split()
+        run(*command)
+        assert (checkout / "again.png").read_bytes() == (images / name).read_bytes()
+    (checkout / "again.png").unlink()
+    save_concept(save_concept_folder, made(base, seed=1))
+    with pytest.raises(UserError, match="another base, concept or benchmark"):
+        run("draw", str(images / "001.png"), "again.png")
+    assert not (checkout / "again.png").exists()
+
+
+@pytest.mark.parametrize("command", ["new", "import", "export", "show", "draw"])
+def test_help_shows_an_example(command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "relinv.commands", command, "--help"], capture_output=True, text=True)
+    assert f"Example: relinv {command}" in done.stdout

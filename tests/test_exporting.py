@@ -1,0 +1,65 @@
+"""Exported tokens are what other programs read: diffusers by its own loader, web UIs by their published rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import Concept
+from relinv.errors import UserError
+from relinv.exporting import FORMS, export_concept
+from relinv.importing import read_embedding
+from tests.test_concept import made
+
+
+@pytest.fixture
+def concept(base: Base) -> Concept:
+    return made(base)
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_what_is_exported_can_be_imported_again(form: str, concept: Concept, tmp_path: Path) -> None:
+    written = export_concept(concept, form, tmp_path / "out", "kissing")
+    assert all(path.is_file() for path in written)
+    assert torch.equal(read_embedding(written[0])[1], concept.embedding)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "hub"])
+def test_diffusers_loads_the_folder(form: str, concept: Concept, tiny_base: Path, tmp_path: Path) -> None:
+    export_concept(concept, form, tmp_path, "kissing")
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.load_textual_inversion(str(tmp_path))
+    index = pipeline.tokenizer.convert_tokens_to_ids("<r>")
+    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[index].detach(), concept.embedding)
+
+
+def test_web_uis_take_the_only_tensor_and_the_files_name(concept: Concept, tmp_path: Path) -> None:
+    (path,) = export_concept(concept, "webui", tmp_path, "kissing")
+    assert path.name == "kissing.safetensors"
+    content = load_file(path)
+    # A1111: a file of one tensor is the embedding, a row without a leading axis is given one. ComfyUI: the first value.
+    # InvokeAI: the first value, which must be 1-D for one row.
+    (values,) = content.values()
+    assert values.shape == concept.embedding.shape
+
+
+def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_path: Path) -> None:
+    export_concept(concept, "hub", tmp_path, "kissing")
+    card = (tmp_path / "README.md").read_text()
+    head, body = card.removeprefix("---\n").split("\n---\n")
+    assert f"base_model: {concept.metadata['base']}" in head
+    assert "textual_inversion" in head
+    assert "cat <r> box" in body and "| steps | 3 |" in body
+
+
+def test_another_form_and_a_concept_without_a_token_are_refused(base: Base, concept: Concept, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Unknown form 'webgui'. Did you mean 'webui'"):
+        export_concept(concept, "webgui", tmp_path, "x")
+    words = Concept(None, None, {**concept.metadata, "method": "relation_words"})
+    with pytest.raises(UserError, match="'relation_words' learned no token"):
+        export_concept(words, "webui", tmp_path, "x")

@@ -1,0 +1,120 @@
+"""Tokens of other programs are read in every common form, never run, and refused in one sentence."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import load_concept
+from relinv.errors import UserError
+from relinv.importing import import_concept, read_embedding
+
+
+def row(dim: int) -> torch.Tensor:
+    return torch.randn(dim, generator=torch.Generator().manual_seed(0))
+
+
+def forms(values: torch.Tensor) -> dict[str, tuple[str, Any, str]]:
+    """Return what programs write: by name of the form, the file's name, its content, and the token's name."""
+    parameter = torch.nn.Parameter(values[None])
+    a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": parameter}, "name": "rel", "step": 500}
+    return {
+        "reversion": ("learned_embeds.bin", {"<R>": values}, "<R>"),
+        "diffusers": ("learned_embeds.safetensors", {"<r>": values}, "<r>"),
+        "diffusers of one row": ("two.safetensors", {"<r>": values[None]}, "<r>"),
+        "half precision": ("half.safetensors", {"<r>": values.half()}, "<r>"),
+        "a1111": ("rel.pt", a1111, "rel"),
+        "kohya": ("inside.safetensors", {"emb_params": values[None]}, "inside"),
+    }
+
+
+@pytest.mark.parametrize("form", list(forms(torch.zeros(1))))
+def test_every_form_gives_the_row_and_its_name(form: str, base: Base, tmp_path: Path) -> None:
+    values = row(base.dim)
+    name, content, token = forms(values)[form]
+    write(tmp_path / name, content)
+    found, read = read_embedding(tmp_path / name)
+    assert found == token
+    assert read.dtype == torch.float32 and read.shape == (base.dim,)
+    torch.testing.assert_close(read, values, atol=1e-3, rtol=1e-3)
+
+
+def write(path: Path, content: Any) -> None:
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+
+
+def test_a_view_leaves_its_table_behind(tmp_path: Path) -> None:
+    torch.save({"<R>": torch.zeros(1000, 8)[3]}, tmp_path / "view.bin")
+    assert read_embedding(tmp_path / "view.bin")[1].untyped_storage().nbytes() == 8 * 4
+
+
+class Exploit:
+    """What a pickle may hold: a call that is made when it is opened."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path("/tmp/relinv-was-run").touch, ())
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
+    marker = Path("/tmp/relinv-was-run")
+    marker.unlink(missing_ok=True)
+    torch.save({"<R>": Exploit()}, tmp_path / "evil.bin")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"<R>": Exploit()}))
+    for name in ("evil.bin", "evil.pt"):
+        with pytest.raises(UserError, match=r"not opened|damaged"):
+            read_embedding(tmp_path / name)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("three.bin", {"<R>": torch.zeros(3, 8)}, r"\(3, 8\) numbers, and a relation is one row"),
+        ("two.safetensors", {"<a>": torch.zeros(8), "<b>": torch.ones(8)}, "holds <a>, <b>"),
+        ("xl.safetensors", {"clip_l": torch.zeros(1, 8), "clip_g": torch.ones(1, 9)}, "SDXL"),
+        ("nan.bin", {"<R>": torch.full((8,), torch.nan)}, "not finite"),
+        ("text.bin", {"<R>": "cat"}, "not one learned token"),
+        ("list.bin", [torch.zeros(8)], "a list"),
+        ("empty.bin", OrderedDict(), "holds nothing"),
+    ],
+)
+def test_what_is_no_single_row_is_refused(name: str, content: Any, reason: str, tmp_path: Path) -> None:
+    write(tmp_path / name, content)
+    with pytest.raises(UserError, match=reason):
+        read_embedding(tmp_path / name)
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.bin' does not exist"):
+        read_embedding(tmp_path / "none.bin")
+    for name in ("cut.safetensors", "cut.bin"):
+        (tmp_path / name).write_bytes(b"\x08\x00")
+        with pytest.raises(UserError, match=rf"'.*{name}' is damaged|not opened"):
+            read_embedding(tmp_path / name)
+
+
+def test_an_imported_token_is_a_concept_like_any_other(base: Base, tmp_path: Path) -> None:
+    write(tmp_path / "learned_embeds.bin", {"<R>": row(base.dim)})
+    import_concept(tmp_path / "learned_embeds.bin", "inside", "published", base, tmp_path / "concept")
+    concept = load_concept(tmp_path / "concept", base)
+    assert concept.method == "published"
+    assert concept.prompt("cat", "box") == "cat <r> box"
+    assert torch.equal(concept.embedding, row(base.dim))
+    assert concept.metadata["imported"]["token"] == "<R>"
+
+
+def test_a_token_of_another_width_is_refused(base: Base, tmp_path: Path) -> None:
+    write(tmp_path / "sd15.bin", {"<R>": row(768)})
+    with pytest.raises(UserError, match=f"768 numbers and the base .* takes {base.dim}"):
+        import_concept(tmp_path / "sd15.bin", "inside", "published", base, tmp_path / "concept")
+    assert not (tmp_path / "concept").exists()
