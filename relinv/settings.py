@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relinv.checking import parse as parse  # every reader of settings needs it, so it is offered here too
 from relinv.errors import UserError, unknown
@@ -14,9 +14,20 @@ from relinv.files import read_yaml
 
 T = TypeVar("T")
 
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("an item stands twice")
+    return names
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # names of relations and methods: DVC joins them with "-"
+Names = Annotated[
+    list[Name], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
+]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
 
@@ -32,7 +43,7 @@ class ModelSettings(Settings):
 
     source: Annotated[str, Field(min_length=1)]
     revision: str | None
-    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
+    device: Device
     precision: Literal["fp32", "bf16", "fp16"]
     resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
 
@@ -42,6 +53,7 @@ class JudgeSettings(Settings):
 
     model: Annotated[str, Field(min_length=1)]
     pretrained: str | None
+    device: Device
 
 
 class ExemplarSource(Settings):
@@ -167,11 +179,11 @@ class Params:
 
     def relations(self) -> list[str]:
         """Return the names of the relations to work on."""
-        return self.section("relations", list[Name])
+        return self.section("relations", Names)
 
     def methods(self) -> list[str]:
         """Return the names of the methods to compare."""
-        return self.section("methods", list[Name])
+        return self.section("methods", Names)
 
 
 def load_params(file: Path | str = "params.yaml") -> Params:

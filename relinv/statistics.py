@@ -9,7 +9,6 @@ on the same scenarios, so a difference between two of them draws the same cluste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -37,28 +36,6 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-
-
-def summarise(
-    rows: pd.DataFrame,
-    metrics: Sequence[str],
-    *,
-    by: Sequence[str] = ("method",),
-    bootstrap: Bootstrap = Bootstrap(),
-) -> pd.DataFrame:
-    """Return one line per group of `by` and metric, in the order of first appearance in `rows`.
-
-    Columns: those of `by`, then metric, mean, low, high and count, the number of images the metric is defined
-    for. Rows where a metric is NaN are left out of that metric; where none is left, mean and interval are
-    NaN.
-    """
-    lines = []
-    for key, group in rows.groupby(list(by), sort=False, dropna=False):
-        for metric in metrics:
-            values = group.dropna(subset=[metric])
-            interval = mean_interval(values, metric, bootstrap)
-            lines.append((*key, metric, *interval, len(values)))
-    return pd.DataFrame(lines, columns=[*by, "metric", *Interval._fields, "count"])
 
 
 def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootstrap()) -> Interval:

@@ -28,8 +28,8 @@ def generate(
     scenarios = load_benchmark(params.benchmark()).scenarios(relation, settings.pairs)
     model = params.model()
 
-    from relinv.bases import load_base  # after the parameters were found good: these import torch
-    from relinv.concept import load_concept
+    from relinv.diffusion.bases import load_base  # after the parameters were found good: these import torch
+    from relinv.diffusion.concept import load_concept
     from relinv.generation import generate_folder
 
     base = load_base(model)

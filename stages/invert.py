@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.bases import load_base
 from relinv.benchmark import load_benchmark
+from relinv.diffusion.bases import load_base
 from relinv.exemplars import read_exemplars
-from relinv.inversion import Problem, invert_relation, require_valid
+from relinv.learning.inversion import Problem, invert_relation, require_valid
 from relinv.plugins import find_plugin
 from relinv.settings import PreviewSettings, Seed, load_params
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 import stages  # noqa: F401 - before torch: tests compute with as many threads as the stages do, to the same bytes
 
 if TYPE_CHECKING:
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
     from relinv.settings import ModelSettings
 
 SIDE = 64  # pixels
@@ -39,7 +39,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tiny_base: Path) -> Base:
     """The tiny base, loaded. Tests leave it as it is."""
-    from relinv.bases import load_base
+    from relinv.diffusion.bases import load_base
 
     return load_base(tiny_settings(tiny_base))
 

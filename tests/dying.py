@@ -10,9 +10,9 @@ import signal
 import sys
 from pathlib import Path
 
-from relinv.bases import load_base
-from relinv.checkpoints import Checkpoints
-from relinv.inversion import Problem, identity, learn
+from relinv.diffusion.bases import load_base
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.inversion import Problem, identity, learn
 from relinv.plugins import find_plugin
 from tests.conftest import tiny_settings
 from tests.inverting import problem

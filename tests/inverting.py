@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from relinv.bases import Base
+from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
-from relinv.inversion import Problem
+from relinv.learning.inversion import Problem
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings, load_params
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from relinv.bases import Base, load_base
+from relinv.diffusion.bases import Base, load_base
 from relinv.errors import UserError
 from tests.conftest import tiny_settings
 

@@ -10,9 +10,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from relinv.bases import Base
-from relinv.concept import EMBEDDING, METADATA, Concept, load_concept, save_concept
-from relinv.embeddings import PlaceholderTokens
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import EMBEDDING, METADATA, Concept, load_concept, save_concept
+from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.files import sha256_folder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relinv.bases import Base
-from relinv.embeddings import PlaceholderTokens
+from relinv.diffusion.bases import Base
+from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from tests.tiny import weights
 

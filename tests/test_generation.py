@@ -11,13 +11,13 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from relinv import generation
-from relinv.bases import Base, load_base
 from relinv.benchmark import Scenario
-from relinv.concept import Concept, save_concept
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import Concept, save_concept
+from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
 from relinv.generation import encode_prompts, generate_folder, image_seed, plan
 from relinv.images import ImageRecord, read_pictures, read_records
-from relinv.sampling import initial_latents
 from relinv.settings import GenerateSettings, ModelSettings
 
 PAIRS = [("cat", "box"), ("dog", "cup"), ("panda", "bowl"), ("cat", "box"), ("man", "wall")]

@@ -37,7 +37,7 @@ def broken(folder: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path | str, pretrained: str | None = None) -> Judge:
-    return load_judge(JudgeSettings(model=str(folder), pretrained=pretrained))
+    return load_judge(JudgeSettings(model=str(folder), pretrained=pretrained, device="cpu"))
 
 
 def edit_config(folder: Path, tower: str, **changes: int) -> None:
@@ -141,3 +141,8 @@ def test_wrong_names_are_refused_before_any_download(model: str, pretrained: str
 def test_a_tag_beside_a_folder_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="set its 'pretrained' to null"):
         load(folder, "openai")
+
+
+def test_a_device_this_machine_lacks_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
+        load_judge(JudgeSettings(model=str(folder), pretrained=None, device="cuda:99"))

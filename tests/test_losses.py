@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from relinv.losses import denoising, steering
+from relinv.learning.losses import denoising, steering
 
 DIM = 6
 ALL = torch.ones(1, 3, dtype=torch.bool)

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from relinv.bases import Base
-from relinv.checkpoints import Checkpoints
-from relinv.concept import REQUIRED, load_concept
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import REQUIRED, load_concept
 from relinv.errors import UserError
 from relinv.files import sha256_folder
 from relinv.generation import encode_prompts
-from relinv.inversion import Problem, invert_relation, learn
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.inversion import Problem, invert_relation, learn
+from relinv.learning.training import train
 from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin
-from relinv.training import train
 from tests.dying import eager_checkpoints
 from tests.inverting import METHODS, problem
 from tests.tiny import weights

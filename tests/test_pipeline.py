@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import MagicMock
 
 import pytest
 
-from relinv.sampling import SCHEDULERS
+from relinv.diffusion.sampling import SCHEDULERS
 from relinv.settings import GenerateSettings, load_params
 
 RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from",
@@ -19,13 +21,22 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     "fetch": ["stages.fetch.fetch_exemplars"],
     "validate": ["stages.validate.load_token_counter", "stages.validate.check_folder"],
     "invert": [f"stages.invert.{name}" for name in ("load_base", "read_exemplars", "require_valid", "invert_relation")],
-    "generate": ["relinv.bases.load_base", "relinv.concept.load_concept", "relinv.generation.generate_folder"],
+    "generate": [
+        "relinv.diffusion.bases.load_base",
+        "relinv.diffusion.concept.load_concept",
+        "relinv.generation.generate_folder",
+    ],
     "score": ["relinv.judge.load_judge", "relinv.scoring.score_folder"],
     "report": [
         *(f"relinv.report.collect.{name}" for name in ("read_arms", "read_exemplars", "read_json", "judge_facts")),
         "relinv.report.build.tell",
     ],
 }
+
+EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@inside-reversion",
+        "score@inside-reversion", "report"]  # fmt: skip
+# Code that brings results about without deciding what they are.
+PLUMBING = {f"relinv/{name}.py" for name in ("checking", "cli", "errors", "files", "plugins", "settings")}
 
 
 class Done(Exception):
@@ -65,13 +76,54 @@ def test_code_dependencies_exist(stages: dict[str, Any]) -> None:
     assert [path for path in sorted(code) if not Path(path).exists()] == []
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_a_stage_depends_on_all_code_that_decides_its_results(name: str, stages: dict[str, Any]) -> None:
+    stage, _, item = name.partition("@")
+    named = {dep.def_path for dep in stages[name].deps if dep.def_path.startswith("relinv/")}
+    used = imported(Path(f"stages/{stage}.py"))
+    if stage == "invert":
+        used |= imported(Path(f"relinv/methods/{item.split('-')[1]}.py"))
+    uncovered = {
+        path for path in used - PLUMBING if not any(path == dep or path.startswith(f"{dep}/") for dep in named)
+    }
+    assert uncovered == set()
+
+
+def imported(file: Path, found: set[str] | None = None) -> set[str]:
+    """Return the modules of relinv that a file runs, itself and what it imports at any depth among them."""
+    found = set() if found is None else found
+    if file.as_posix() in found:
+        return found
+    if file.parts[0] == "relinv":
+        found.add(file.as_posix())
+    for module in imports(ast.parse(file.read_text())):
+        path = Path(*module.split("."))
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file() and candidate != Path("relinv/__init__.py"):
+                imported(candidate, found)
+    return found
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Yield the names that code imports as it runs: what stands under TYPE_CHECKING does not count."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield child.module
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        else:
+            yield from imports(child)
+
+
 def test_only_the_report_keeps_its_outputs_out_of_the_cache(stages: dict[str, Any]) -> None:
     for name, stage in stages.items():
         assert {out.use_cache for out in stage.outs} == {name != "report"}, name
 
 
-@pytest.mark.parametrize("name", ["fetch@inside", "validate@inside", "invert@inside-reversion",
-                                  "generate@inside-reversion", "score@inside-reversion", "report"])  # fmt: skip
+@pytest.mark.parametrize("name", EACH)
 def test_stage_tracks_exactly_the_sections_its_command_reads(
     name: str, stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 from relinv.report import charts
 from relinv.report.build import write_report
@@ -87,10 +89,21 @@ def test_lower_leakage_is_better(rows: pd.DataFrame) -> None:
 
 
 def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataFrame) -> None:
-    held_out, seen = groups(rows, METHODS, FEW)
+    benchmark = load_benchmark("data/benchmark/miniature.yaml")
+    held_out, seen, tests = groups(rows, benchmark, METHODS, FEW)
     assert "held out" in held_out.caption and "8 scenarios" in held_out.caption
     assert "seen" in seen.caption and "16 scenarios" in seen.caption
-    assert groups(rows.assign(held_out=np.nan), METHODS, FEW) == []
+    count = sum(s.index < 12 for relation in RELATIONS for s in benchmark.scenarios(relation, "test"))
+    assert tests.caption == f"Scenarios by which no setting was chosen: {count} scenarios"
+    nothing_known = dataclasses.replace(benchmark, validation=Split(fraction=0, seed=0))
+    assert groups(rows.assign(held_out=np.nan), nothing_known, METHODS, FEW) == []
+
+
+def test_a_metric_added_since_rows_were_written_is_undefined_for_them(
+    rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relinv.report.rows.FURTHER", ["sharpness"])
+    assert parse_rows(format_rows(rows), "scores.csv")["sharpness"].isna().all()
 
 
 def test_leads_need_the_subject(rows: pd.DataFrame) -> None:

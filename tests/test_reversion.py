@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from relinv.bases import Base
+from relinv.diffusion.bases import Base
 from relinv.errors import UserError
+from relinv.learning.token_row import TokenRowMethod, vocabulary_norm
+from relinv.learning.words import PREPOSITIONS
 from relinv.methods import Visit, reversion
 from relinv.methods.reversion import content_ids, preposition_ids
-from relinv.token_row import TokenRowMethod, vocabulary_norm
-from relinv.words import PREPOSITIONS
 from tests.inverting import problem
 
 

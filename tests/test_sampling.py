@@ -10,9 +10,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from relinv.bases import Base, load_base
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.sampling import SCHEDULERS, Sampler, build_scheduler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
-from relinv.sampling import SCHEDULERS, Sampler, build_scheduler, initial_latents, sample, to_pictures
 from relinv.settings import ModelSettings
 
 PROMPTS = ["cat in box", "a photo of a dog on a stone"]

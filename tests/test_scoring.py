@@ -14,9 +14,9 @@ import torch
 from typer.testing import CliRunner
 
 from relinv import cli
-from relinv.bases import load_base
 from relinv.benchmark import Benchmark, load_benchmark
-from relinv.concept import Concept, save_concept
+from relinv.diffusion.bases import load_base
+from relinv.diffusion.concept import Concept, save_concept
 from relinv.errors import UserError
 from relinv.exemplars import load_image
 from relinv.images import ImageRecord, ImageWriter, read_records, write_records
@@ -46,7 +46,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(judge_folder: Path) -> Judge:
-    return load_judge(JudgeSettings(model=str(judge_folder), pretrained=None))
+    return load_judge(JudgeSettings(model=str(judge_folder), pretrained=None, device="cpu"))
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def project(
 ) -> Path:
     """A project folder with a learned concept, as current directory."""
     model = TINY_MODEL | {"source": str(tiny_base)}
-    judge = {"model": str(judge_folder), "pretrained": None}
+    judge = {"model": str(judge_folder), "pretrained": None, "device": "cpu"}
     base = {"benchmark": "benchmark.yaml", "model": model, "judge": judge}
     params: dict[str, Any] = {
         "base": "tiny",

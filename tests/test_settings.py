@@ -45,6 +45,17 @@ def test_unknown_key_is_answered_with_the_closest() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"), [([], "at least 1"), (["inside", "inside"], "once"), (["In Side"], "In Side")]
+)
+def test_lists_of_relations_and_methods_hold_each_name_once(names: list[str], reason: str) -> None:
+    params = Params({"relations": names, "methods": names}, Path("params.yaml"))
+    for read in (params.relations, params.methods):
+        with pytest.raises(UserError, match=reason) as caught:
+            read()
+        assert "params.yaml" in str(caught.value)
+
+
 def test_missing_key_says_what_to_add() -> None:
     message = refusal(ScoreSettings, {}, "score")
     assert message == (

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from relinv.errors import UserError
-from relinv.statistics import Bootstrap, mean_interval, paired_difference, resample_weights, summarise
+from relinv.statistics import Bootstrap, mean_interval, paired_difference, resample_weights
 
 QUICK = Bootstrap(resamples=400)
 
@@ -73,28 +73,13 @@ def test_seeds_of_a_scenario_are_one_cluster() -> None:
     assert thrice == pytest.approx(once)  # three copies of the same evidence narrow nothing
 
 
-def test_undefined_rows_are_left_out_metric_by_metric() -> None:
+def test_undefined_rows_are_left_out() -> None:
     values = np.array([[[1.0], [np.nan]], [[np.nan], [np.nan]]])
-    rows = rows_of(values).assign(other=1.0)
-    table = summarise(rows, ["score", "other"], bootstrap=QUICK).set_index("metric")
-    assert table.loc["score", ["mean", "low", "high", "count"]].tolist() == [1.0, 1.0, 1.0, 1]
-    assert table.loc["other", "count"] == 4
+    assert mean_interval(rows_of(values), "score", QUICK) == (1.0, 1.0, 1.0)
 
 
 def test_a_metric_defined_nowhere_is_nan() -> None:
-    table = summarise(rows_of(np.full((1, 3, 1), np.nan)), ["score"], bootstrap=QUICK)
-    assert table[["mean", "low", "high"]].isna().all(axis=None)
-    assert table["count"].tolist() == [0]
-
-
-def test_summary_has_a_line_per_group_in_order_of_appearance() -> None:
-    values = np.arange(8.0).reshape(2, 4, 1)
-    rows = pd.concat([rows_of(values, "b"), rows_of(values, "a")])
-    table = summarise(rows, ["score"], by=("method", "relation"), bootstrap=QUICK)
-    assert table.columns.tolist() == ["method", "relation", "metric", "mean", "low", "high", "count"]
-    assert table["method"].tolist() == ["b", "b", "a", "a"]
-    assert table["mean"].tolist() == [1.5, 5.5, 1.5, 5.5]
-    assert ((table["low"] < table["mean"]) & (table["mean"] < table["high"])).all()
+    assert np.isnan(mean_interval(rows_of(np.full((1, 3, 1), np.nan)), "score", QUICK)).all()
 
 
 def test_a_constant_lead_has_no_width_however_much_scenarios_differ() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relinv.timesteps import draw, importance, uniform
+from relinv.learning.timesteps import draw, importance, uniform
 
 TOTAL = 1000
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.miniature.tokenizer import build_tokenizer
-from relinv.words import PREPOSITIONS, STOP_WORDS
 
 WORDS = {*PREPOSITIONS, *STOP_WORDS, "cat", "cats", "catbox", "boxcat", "banana", "hanging", "overhang"}
 

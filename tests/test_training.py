@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from relinv.bases import Base
-from relinv.checkpoints import Checkpoints
-from relinv.exemplar_latents import encode_exemplars, visits
+from relinv.diffusion.bases import Base
+from relinv.diffusion.randomness import generator
 from relinv.exemplars import read_exemplars
-from relinv.randomness import generator
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.exemplar_latents import encode_exemplars, visits
 
 
 def test_numbers_are_a_function_of_seed_purpose_and_step() -> None:

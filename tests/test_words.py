@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relinv.words import PREPOSITIONS, STOP_WORDS
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 
 
 def test_lists_have_the_published_sizes() -> None:

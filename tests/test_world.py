@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 
 from relinv.benchmark import Benchmark, load_benchmark
+from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
-from relinv.words import PREPOSITIONS
+from relinv.learning.words import PREPOSITIONS
 from relinv.world.arrangements import ARRANGEMENTS
 from relinv.world.captions import MISTAKEN_RATE, WORDINGS, caption, true_caption, vocabulary
 from relinv.world.entities import CANVASES, CONTAINERS, ENTITIES, FABRICS, MATERIALS, MOUNTS, SURFACES
@@ -175,3 +177,14 @@ def test_shared_exemplars_share_backdrop_and_tint_and_varied_ones_do_not(benchma
             assert len(pairs) == 10
             held_out = {(s.head, s.tail) for s in benchmark.scenarios(relation) if s.held_out}
             assert not pairs & held_out
+
+
+def test_a_relation_the_world_cannot_draw_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no relation 'beneath'.*source 'folder'"):
+        write_exemplars("beneath", tmp_path, exemplar_set="shared", seed=0)
+
+
+def test_too_few_pairs_for_ten_exemplars_are_refused(benchmark: Benchmark) -> None:
+    small = dataclasses.replace(benchmark.relation("inside"), heads=("cat", "dog"), tails=("box", "cup"))
+    with pytest.raises(UserError, match=r"pairs of 'inside'.*10 are needed"):
+        exemplar_scenes(dataclasses.replace(benchmark, relations={"inside": small}), "inside", shared=True, seed=0)

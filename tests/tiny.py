@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from relinv.bases import Base
+from relinv.diffusion.bases import Base
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.miniature.tokenizer import build_tokenizer
-from relinv.words import PREPOSITIONS, STOP_WORDS
 
 RESOLUTION = 64  # pixels a side; the latents are (4, 16, 16)
 WIDTH = 32  # of the text encoder

@@ -10,8 +10,8 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.miniature.tokenizer import build_tokenizer
-from relinv.words import PREPOSITIONS, STOP_WORDS
 from tests.tiny import WORDS
 
 TOKENS = 24

@@ -1,8 +1,8 @@
-"""Inversion methods: one file each, found by its name; all are learned by the one loop of relinv/training.py.
+"""Inversion methods: one file each, found by its name; all are learned by the one loop of relinv/learning/training.py.
 
 A file `relinv/methods/NAME.py` holds two classes: `Settings`, the section `invert.NAME` of params.yaml, and
 `Method`, an `InversionMethod`. No list names them. Methods never import each other: what two of them share is
-a module of its own beside this package (relinv/token_row.py).
+a module of its own beside this package (relinv/learning/token_row.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relinv.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
 
 class Term(NamedTuple):
@@ -77,7 +77,7 @@ class InversionMethod:
 
     def timestep_law(self, total: int) -> torch.Tensor:
         """Return the probabilities by which the timesteps 0..total-1 are drawn, (total,) float64. Default: uniform."""
-        from relinv.timesteps import uniform
+        from relinv.learning.timesteps import uniform
 
         return uniform(total)
 
@@ -102,7 +102,7 @@ class InversionMethod:
 
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the loss terms of a step by the names they are logged under. Default: denoising alone."""
-        from relinv.losses import denoising
+        from relinv.learning.losses import denoising
 
         return {"denoise": Term(1.0, denoising(visit.prediction, visit.target))}
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 
-from relinv.losses import denoising, steering
+from relinv.learning.losses import denoising, steering
+from relinv.learning.timesteps import importance
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.methods import Term, Visit
-from relinv.timesteps import importance
-from relinv.token_row import TokenRowMethod, TokenRowSettings
-from relinv.words import PREPOSITIONS, STOP_WORDS
 
 if TYPE_CHECKING:
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Word = re.compile(r"<[^<>\s]+>|'\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or a run of letters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relinv.token_row import TokenRowMethod, TokenRowSettings
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings
 
 
 class Settings(TokenRowSettings):

@@ -5,28 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 import pandas as pd
 
-from relinv.bases import Base, load_base
 from relinv.benchmark import Benchmark, Scenario
-from relinv.concept import Concept
-from relinv.files import atomic_write_text, write_json
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import Concept
+from relinv.files import atomic_write_bytes, atomic_write_text, write_json
 from relinv.generation import generate, plan
+from relinv.images import encode_png
 from relinv.judge import Judge, load_judge
+from relinv.learning.words import PREPOSITIONS
 from relinv.miniature.autoencoder import decode, encode, psnr
 from relinv.scoring import Context, load_metric
 from relinv.settings import GenerateSettings, JudgeSettings, ModelSettings
-from relinv.words import PREPOSITIONS
 from relinv.world.entities import ENTITIES
+from relinv.world.exemplars import exemplar_scenes
 from relinv.world.sampling import sample_background, sample_tint
-from relinv.world.scene import Scene
+from relinv.world.scene import SIDE, Scene
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 READINGS = ("relation_accuracy", "entity_accuracy", "scene_accuracy", "direction")
 KEEPS_LOOKS = ("inside", "on", "hug", "shake_hands", "back2back", "ride_on")
+SHOWN = 8  # scenes of each relation in the picture of the world
 SCENES_EACH = 2  # held-out scenes the judge is tested on, for each held-out triplet
 
 
@@ -92,11 +98,11 @@ def word_cosines(base: Base) -> dict[str, float]:
 
 
 def make_card(home: Path, benchmark: Benchmark, recipe: Mapping[str, Any], settings: GenerateSettings) -> None:
-    """Measure the base and judge in `home` and write its card.json and CARD.md."""
+    """Measure the base and judge in `home` and write its card.json, CARD.md and world.png."""
     base = load_base(
         ModelSettings(source=str(home / "base"), revision=None, device="cpu", precision="fp32", resolution=64)
     )
-    judge = load_judge(JudgeSettings(model=str(home / "judge"), pretrained=None))
+    judge = load_judge(JudgeSettings(model=str(home / "judge"), pretrained=None, device="cpu"))
     rows = plain_words_accuracy(base, judge, benchmark, settings)
     fresh = np.concatenate([held_out_scenes(benchmark, r, seed=2)[1] for r in benchmark.relations])
     facts = {
@@ -111,6 +117,21 @@ def make_card(home: Path, benchmark: Benchmark, recipe: Mapping[str, Any], setti
     }
     write_json(home / "card.json", facts)
     atomic_write_text(home / "CARD.md", _markdown(facts))
+    atomic_write_bytes(home / "world.png", encode_png(world_sheet(benchmark)))
+
+
+def world_sheet(benchmark: Benchmark) -> Image:
+    """Return a picture of the world: a row a relation, its words and eight scenes."""
+    from PIL import Image, ImageDraw
+
+    pitch, label = SIDE + 2, 2 * SIDE
+    sheet = Image.new("RGB", (label + SHOWN * pitch, len(benchmark.relations) * pitch), "white")
+    for row, relation in enumerate(benchmark.relations.values()):
+        ImageDraw.Draw(sheet).text((4, row * pitch + 24), relation.words, "black", font_size=13)
+        scenes = exemplar_scenes(benchmark, relation.name, shared=False, seed=0)[:SHOWN]
+        for column, scene in enumerate(scenes):
+            sheet.paste(scene.paint()[0], (label + column * pitch, row * pitch))
+    return sheet
 
 
 def _kept_looks(rows: pd.DataFrame) -> float:

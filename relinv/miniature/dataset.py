@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from relinv.benchmark import Benchmark
 from relinv.files import atomic_write_bytes
-from relinv.world.captions import caption, true_caption
+from relinv.world.captions import caption
 from relinv.world.sampling import Mix, sample_scene
 from relinv.world.scene import SIDE
 
@@ -28,10 +28,6 @@ class Scenes:
     images: np.ndarray
     triplets: list[tuple[str, str, str]]
     captions: list[list[str]]
-
-    def true_captions(self) -> list[str]:
-        """Return the exact caption of each scene."""
-        return [true_caption(*triplet) for triplet in self.triplets]
 
 
 def render_scenes(benchmark: Benchmark, mix: Mix, count: int, *, seed: int, folder: Path, workers: int) -> Scenes:

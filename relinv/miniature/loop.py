@@ -41,6 +41,11 @@ class Schedule:
         """Return the steps at which a later period begins."""
         return set(accumulate(self.periods[:-1]))
 
+    def begun(self, step: int) -> list[int]:
+        """Return the lengths of the periods that the first `step` steps lie in, which is what they depend on."""
+        ends = accumulate(self.periods)
+        return [length for length, end in zip(self.periods, ends, strict=True) if end - length < step]
+
     def rate(self, step: int) -> float:
         """Return the learning rate's factor at `step`."""
         begin = max((restart for restart in self.restarts if restart <= step), default=0)
@@ -81,7 +86,7 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     average = Average(model, schedule.average)
     checkpoint = folder / f"{name}.pt"
-    start = _restore(checkpoint, model, optimizer, average)
+    start = _restore(checkpoint, schedule, model, optimizer, average)
     shown: dict[str, float] = {}
     bar = tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps, mininterval=2.0)
     for step in bar:
@@ -98,14 +103,22 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
         shown = {k: 0.98 * shown.get(k, v) + 0.02 * v for k, v in numbers.items()}
         bar.set_postfix({k: f"{v:.4f}" for k, v in shown.items()}, refresh=False)
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-            _save(checkpoint, step + 1, model, optimizer, average)
+            _save(checkpoint, step + 1, schedule, model, optimizer, average)
             print(f"{name} {step + 1}: " + " ".join(f"{k} {v:.4f}" for k, v in shown.items()), flush=True)
     model.load_state_dict(average.state)
 
 
-def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> None:
+def _save(
+    path: Path,
+    step: int,
+    schedule: Schedule,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> None:
     state = {
         "step": step,
+        "periods": schedule.begun(step),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.state,
@@ -115,10 +128,15 @@ def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimi
     part.replace(path)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> int:
+def _restore(
+    path: Path, schedule: Schedule, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+) -> int:
+    """Take up the checkpoint and return its step, or 0 where there is none of this schedule."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["periods"] != schedule.begun(state["step"]):
+        return 0
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     average.state = state["average"]

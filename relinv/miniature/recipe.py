@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from relinv.benchmark import Benchmark, load_benchmark
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_text, write_json
+from relinv.files import atomic_folder, atomic_write_text, code_hash, sha256_file, sha256_folder, write_json
 from relinv.judge import load_judge
 from relinv.miniature import autoencoder, judge
 from relinv.miniature.card import judge_accuracy
@@ -53,16 +55,35 @@ def training_scenes(settings: SceneSettings) -> Scenes:
     return _render(settings.count, settings.seed, "scenes", FOR_BASE)
 
 
+def workspace(name: str, *decides: Any) -> Path:
+    """Return the scratch folder of one piece of work: another for any change in what `decides` it, or in the code.
+
+    So nothing is ever taken up that was made by other code, of other sprites or with other settings.
+    """
+    package = Path(__file__).parents[1]
+    code = code_hash(package, ("benchmark.py", "learning/words.yaml", "miniature", "world"))
+    text = json.dumps([code, sha256_folder(HOME / "sprites"), sha256_file(BENCHMARK), *decides])
+    return SCRATCH / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _training(name: str, settings: TrainingSettings, *decides: Any) -> Path:
+    """Return the folder of a training's checkpoints; they tell their periods, so that it can be prolonged by one."""
+    return workspace(name, settings.model_dump(exclude={"periods"}), *decides)
+
+
 def make_autoencoder(scenes: SceneSettings, settings: TrainingSettings, decoder: TrainingSettings) -> None:
     """Train the autoencoder, then its decoder alone to sharper pictures; write `base/vae`, fp16."""
     images = training_scenes(scenes).images
+    whole = [scenes.model_dump(), settings.model_dump()]
     schedule = Schedule(tuple(settings.periods), settings.learning_rate, weight_decay=0.0, average=0.99)
+    folder = _training("autoencoder", settings, scenes.model_dump())
     model = autoencoder.train_autoencoder(
-        images[: settings.scenes], schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
+        images[: settings.scenes], schedule, folder, seed=settings.seed, batch=settings.batch_size
     )
     schedule = Schedule(tuple(decoder.periods), decoder.learning_rate, weight_decay=0.0, average=0.99)
+    folder = _training("decoder", decoder, *whole)
     model = autoencoder.sharpen_decoder(
-        model, images[: decoder.scenes], schedule, SCRATCH, seed=decoder.seed, batch=decoder.batch_size
+        model, images[: decoder.scenes], schedule, folder, seed=decoder.seed, batch=decoder.batch_size
     )
     with atomic_folder(HOME / "base" / "vae") as folder:
         model.half().save_pretrained(folder)
@@ -72,11 +93,13 @@ def make_denoiser(scenes: SceneSettings, settings: TrainingSettings) -> None:
     """Train text encoder and UNet on the autoencoder's latents; write them, tokenizer, scheduler and model index."""
     rendered = training_scenes(scenes)
     tokenizer = miniature_tokenizer()
-    latents = scene_latents(load_autoencoder(), rendered, settings.scenes)
+    decides = [scenes.model_dump(), _autoencoder_hash()]
+    latents = scene_latents(load_autoencoder(), rendered, settings.scenes, workspace("latents", *decides))
     captions = rendered.captions[: settings.scenes]
     schedule = Schedule(tuple(settings.periods), settings.learning_rate)
+    folder = _training("denoiser", settings, *decides)
     model = train_denoiser(
-        latents, captions, tokenizer, schedule, SCRATCH, seed=settings.seed, batch=settings.batch_size
+        latents, captions, tokenizer, schedule, folder, seed=settings.seed, batch=settings.batch_size
     )
     base = HOME / "base"
     # The text encoder stays in fp32: transformers loads weights as they are stored, diffusers as fp32.
@@ -94,12 +117,12 @@ def make_judge(settings: TrainingSettings) -> None:
     tokenizer = miniature_tokenizer()
     schedule = Schedule(tuple(settings.periods), settings.learning_rate)
     model = judge.train_judge(
-        images, scenes.triplets, _benchmark(), tokenizer, schedule, SCRATCH,
+        images, scenes.triplets, _benchmark(), tokenizer, schedule, _training("judge", settings, _autoencoder_hash()),
         seed=settings.seed, batch=settings.batch_size,
     )  # fmt: skip
     with atomic_folder(HOME / "judge") as folder:
         judge.save_judge(model, tokenizer, folder)
-        saved = load_judge(JudgeSettings(model=str(folder), pretrained=None))
+        saved = load_judge(JudgeSettings(model=str(folder), pretrained=None, device="cpu"))
         accuracy = judge_accuracy(saved, load_autoencoder(), _benchmark(), seed=settings.seed + 2)
         write_json(folder / "accuracy.json", accuracy)
 
@@ -114,19 +137,18 @@ def load_autoencoder() -> nn.Module:
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
 
 
-def scene_latents(model: Any, scenes: Scenes, count: int) -> torch.Tensor:
-    """Return the scaled latents of the first `count` scenes, (count, 4, 16, 16), cached in the scratch folder."""
-    cache = SCRATCH / f"latents-{count}.pt"
+def scene_latents(model: Any, scenes: Scenes, count: int, folder: Path) -> torch.Tensor:
+    """Return the scaled latents of the first `count` scenes, (count, 4, 16, 16), cached in `folder`."""
+    cache = folder / f"{count}.pt"
     if not cache.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         latents = autoencoder.encode(model, scenes.images[:count]) * model.config.scaling_factor
         part = cache.with_suffix(f".{os.getpid()}.part")
-        torch.save({"latents": latents, "weights": _digest(model)}, part)
+        torch.save(latents, part)
         part.replace(cache)
-    stored = torch.load(cache, weights_only=True)
-    if stored["weights"] != _digest(model):
-        raise UserError(f"The latents in '{cache}' are of another autoencoder: delete that file and run again.")
-    check_latents(model, stored["latents"], scenes)
-    return stored["latents"]
+    latents = torch.load(cache, weights_only=True)
+    check_latents(model, latents, scenes)
+    return latents
 
 
 def check_latents(model: Any, latents: torch.Tensor, scenes: Scenes) -> None:
@@ -151,17 +173,16 @@ def round_trip(scenes: Scenes) -> np.ndarray:
 
 
 def _render(count: int, seed: int, name: str, mix: Mix) -> Scenes:
-    return render_scenes(_benchmark(), mix, count, seed=seed, folder=SCRATCH / name, workers=os.cpu_count() or 1)
+    folder = workspace(name, seed, asdict(mix))
+    return render_scenes(_benchmark(), mix, count, seed=seed, folder=folder, workers=os.cpu_count() or 1)
 
 
 def _benchmark() -> Benchmark:
     return load_benchmark(BENCHMARK)
 
 
-def _digest(model: Any) -> float:
-    """Return a number that changes with the encoder, on which latents depend; the decoder may change."""
-    parts = (model.encoder, model.quant_conv)
-    return float(sum(p.double().abs().sum() for part in parts for p in part.parameters()))
+def _autoencoder_hash() -> str:
+    return sha256_folder(HOME / "base" / "vae")
 
 
 def _model_index() -> dict[str, Any]:

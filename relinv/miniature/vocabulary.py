@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import CLIPTokenizer
 
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.miniature.tokenizer import build_tokenizer
-from relinv.words import PREPOSITIONS, STOP_WORDS
 from relinv.world.captions import vocabulary
 from relinv.world.entities import ENTITIES
 

@@ -19,7 +19,7 @@ TITLES = {
     "metrics": "Methods and metrics",
     "relations": "Relation by relation",
     "pictures": "What it looks like",
-    "groups": "Held-out and seen triplets",
+    "groups": "Held-out, seen and test scenarios",
     "losses": "Loss curves",
     "judge": "How far to trust the judge",
     "readings": "What each metric can and cannot see",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from relinv.errors import UserError
-from relinv.scoring import KEYS
+from relinv.plugins import plugin_names
+from relinv.scoring import KEYS, METRICS, load_metric
 
 BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
 SUBJECT = "reversion"  # the method whose lead over each other is printed
@@ -22,20 +23,32 @@ class Reading:
 
     column: str
     title: str
-    higher_is_better: bool = True
+    higher_is_better: bool
+
+
+# The metrics of the benchmark by the names they are reported under, the headline's first.
+STANDARD = {
+    "scene_accuracy": "scene_accuracy",
+    "relation_accuracy": "relation_accuracy",
+    "entity_accuracy": "entity_accuracy",
+    "relation": "relation_score",
+    "relation_margin": "relation_margin",
+    "entity": "entity",
+    "direction": "direction",
+}
+REQUIRED = [*STANDARD.values(), "exemplar_similarity"]  # columns that every score file has
+FURTHER = [name for name in plugin_names(METRICS) if name not in REQUIRED]  # files added to relinv/metrics
+
+
+def _reading(column: str) -> Reading:
+    metric = load_metric(column)
+    return Reading(column, metric.TITLE.lower(), metric.HIGHER_IS_BETTER)
 
 
 READINGS = {
-    "scene_accuracy": Reading("scene_accuracy", "scene accuracy"),
-    "relation_accuracy": Reading("relation_accuracy", "relation accuracy"),
-    "entity_accuracy": Reading("entity_accuracy", "entity accuracy"),
-    "relation": Reading("relation_score", "relation similarity"),
-    "relation_margin": Reading("relation_margin", "relation margin"),
-    "entity": Reading("entity", "entity similarity"),
-    "direction": Reading("direction", "direction"),
+    **{name: _reading(column) for name, column in (STANDARD | dict(zip(FURTHER, FURTHER, strict=True))).items()},
     "leakage": Reading("leakage", "leakage", higher_is_better=False),
 }
-SCORED = [reading.column for name, reading in READINGS.items() if name != "leakage"] + ["exemplar_similarity"]
 
 
 def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
@@ -61,16 +74,17 @@ def parse_rows(text: str, where: str) -> pd.DataFrame:
             io.StringIO(text),
             dtype={"head": str, "tail": str, "file": str},
             keep_default_na=False,
-            na_values={column: [""] for column in [*SCORED, "leakage", "held_out"]},
+            na_values={column: [""] for column in [*REQUIRED, *FURTHER, "leakage", "held_out"]},
         )
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"The scores '{where}' are damaged ({error}): delete them and run `dvc repro`.") from None
-    missing = [column for column in KEYS + SCORED if column not in rows.columns]
+    missing = [column for column in KEYS + REQUIRED if column not in rows.columns]
     if missing or rows.empty:
         fault = f"lack the column '{missing[0]}'" if missing else "hold no row"
         raise UserError(f"The scores '{where}' {fault}: delete them and run `dvc repro`.")
-    rows[SCORED] = rows[SCORED].astype(float)
-    return rows
+    # A metric added since these rows were written is undefined for them.
+    rows = rows.assign(**{column: float("nan") for column in FURTHER if column not in rows.columns})
+    return rows.astype(dict.fromkeys([*REQUIRED, *FURTHER], float))
 
 
 def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def tell(run: Run) -> Story:
         headline=by_method(run.rows, run.methods, HEADLINE, bootstrap, every),
         verdicts=_verdicts(run, bootstrap),
         metrics=by_method(run.rows, run.methods, list(READINGS), bootstrap, every),
-        groups=groups(run.rows, run.methods, bootstrap),
+        groups=groups(run.rows, run.benchmark, run.methods, bootstrap),
         leads=leads(run.rows, run.methods, list(READINGS), bootstrap),
         relations=relation_table(run.rows, run.relations, run.methods, HEADLINE[0], bootstrap),
         bars=_bars(run, bootstrap),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from relinv.benchmark import Benchmark
 from relinv.report.rows import READINGS, SUBJECT
 from relinv.statistics import Bootstrap, Interval, mean_interval, paired_difference
 
@@ -100,18 +101,23 @@ def relation_table(
     return Table(heading(metric), list(columns), lines)
 
 
-def groups(rows: pd.DataFrame, methods: Sequence[str], bootstrap: Bootstrap) -> list[Table]:
-    """Return one table for triplets held out of the base's training and one for those seen in it.
+def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], bootstrap: Bootstrap) -> list[Table]:
+    """Return tables for triplets held out of the base's training, for those seen in it, and for test scenarios.
 
-    Empty where no row says: the training set of a published base is not known.
+    Test scenarios are those by which no setting may be chosen. A group that is empty, or all there is, has no table:
+    the training set of a published base is not known.
     """
     held_out = rows["held_out"].map(as_flag)
-    kinds = {"held out of the base’s training": True, "seen in the base’s training": False}
-    found = {words: rows[held_out == flag] for words, flag in kinds.items()}
+    tests = {(name, s.index) for name in set(rows["relation"]) for s in benchmark.scenarios(name, "test")}
+    kinds = {
+        "Triplets held out of the base’s training": held_out.eq(True),
+        "Triplets seen in the base’s training": held_out.eq(False),
+        "Scenarios by which no setting was chosen": rows[["relation", "index"]].apply(tuple, axis=1).isin(tests),
+    }
     return [
-        by_method(group, methods, HEADLINE, bootstrap, f"Triplets {words}: {_scenarios(group)} scenarios")
-        for words, group in found.items()
-        if not group.empty
+        by_method(rows[kind], methods, HEADLINE, bootstrap, f"{words}: {_scenarios(rows[kind])} scenarios")
+        for words, kind in kinds.items()
+        if kind.any() and not kind.all()
     ]
 
 

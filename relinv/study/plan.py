@@ -14,7 +14,7 @@ from pydantic import Field
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
-from relinv.files import read_yaml, sha256_file, sha256_folder
+from relinv.files import code_hash, read_yaml, sha256_file, sha256_folder
 from relinv.settings import Name, Seed, Settings
 
 # What decides scores besides parameters; DVC's own dependencies are finer, these only name experiments.
@@ -110,12 +110,9 @@ def _trial(arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[s
 
 def _code_hash(root: Path) -> str:
     """Return one hash over code, pipeline, benchmark and models."""
-    code = [
-        path
-        for path in sorted((root / "relinv").rglob("*.py"))
-        if path.relative_to(root / "relinv").parts[0] not in PRESENTING
-    ]
-    parts = [f"{path.relative_to(root).as_posix()} {sha256_file(path)}" for path in code]
+    package = root / "relinv"
+    code = [path.name for path in package.iterdir() if path.name not in PRESENTING]
+    parts = [code_hash(package, code)]
     for path in (root / name for name in DECIDING):
         if path.exists():
             parts.append(f"{path.name} {sha256_folder(path) if path.is_dir() else sha256_file(path)}")

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from relinv.logged import failure
-from relinv.report.revisions import SCORES
 from relinv.study.plan import Trial
-from relinv.study.slots import experiments, git, open_slot, run_experiment
+from relinv.study.slots import experiments, open_slot, run_experiment
 
 LOGS = ".scratch/study"  # git-ignored
 
@@ -48,13 +47,9 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int) -> dict[str, s
 
 
 def finished(root: Path, planned: Sequence[Trial]) -> dict[str, str]:
-    """Return {name: commit} of the trials whose experiment exists and holds scores."""
+    """Return {name: commit} of the trials whose experiment exists: DVC makes it when the pipeline has ended well."""
     commits = {ref.rsplit("/", 1)[1]: commit for ref, commit in experiments(root).items()}
-    return {
-        trial.name: commits[trial.name]
-        for trial in planned
-        if trial.name in commits and git(root, "ls-tree", "--name-only", commits[trial.name], SCORES)
-    }
+    return {trial.name: commits[trial.name] for trial in planned if trial.name in commits}
 
 
 @contextmanager

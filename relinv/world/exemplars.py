@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from relinv.benchmark import Benchmark, Scenario, load_benchmark
+from relinv.errors import UserError
 from relinv.files import atomic_write_text
+from relinv.world.arrangements import ARRANGEMENTS
 from relinv.world.captions import PREFIXES
 from relinv.world.sampling import sample_tint
 from relinv.world.scene import BACKGROUNDS, PLAIN, Scene
@@ -21,8 +23,14 @@ def write_exemplars(relation: str, folder: Path, *, exemplar_set: str, seed: int
     """Write 0.png … 9.png of one relation and text.json with several templates each into `folder`.
 
     `varied` pictures all differ in backdrop and tint. `shared` pictures have one backdrop and one strong tint in
-    common that no template names, as photographs found by one search have. UserError for an unknown relation.
+    common that no template names, as photographs found by one search have. UserError for a relation that the world
+    does not have, or of which the base has seen too few pairs.
     """
+    if relation not in ARRANGEMENTS:
+        raise UserError(
+            f"The miniature's world has no relation '{relation}': use pictures of your own, by a base whose exemplars "
+            "have source 'folder'."
+        )
     shared = exemplar_set == "shared"
     texts = {}
     for i, scene in enumerate(exemplar_scenes(load_benchmark(BENCHMARK), relation, shared=shared, seed=seed)):
@@ -44,6 +52,11 @@ def exemplar_scenes(benchmark: Benchmark, relation: str, *, shared: bool, seed: 
     """Return ten scenes of one relation, no two with the same pair; held-out triplets never come."""
     rng = np.random.default_rng((seed, list(benchmark.relations).index(relation)))
     seen = [s for s in benchmark.scenarios(relation) if not s.held_out and s.head != s.tail]
+    if len(seen) < COUNT:
+        raise UserError(
+            f"{len(seen)} pairs of '{relation}' may be shown as exemplars, and {COUNT} are needed: "
+            f"add entities to its grid in {BENCHMARK}."
+        )
     backdrops = [*BACKGROUNDS, PLAIN]
     common = str(rng.choice(list(BACKGROUNDS))), sample_tint(rng, rate=1.0, strength=0.5)
     scenes = []

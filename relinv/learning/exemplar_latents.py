@@ -12,7 +12,7 @@ from relinv.exemplars import ExemplarSet, load_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def visits(total: int, count: int, step: int, seed: int) -> list[int]:
 
     The visits of all steps in a row are one shuffled pass over the pictures after another.
     """
-    from relinv.randomness import generator
+    from relinv.diffusion.randomness import generator
 
     chosen: list[int] = []
     for position in range(step * count, (step + 1) * count):

@@ -1,19 +1,27 @@
-"""Random numbers as functions of a seed, a purpose and a step: no draw depends on how many came before it."""
+"""Devices that networks run on: found by name, and held to the same bits each time."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+from relinv.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
-def generator(seed: int, purpose: str, step: int) -> torch.Generator:
-    """Return a fresh CPU generator; another seed, purpose or step gives independent numbers."""
-    digest = hashlib.sha256(f"{seed}|{purpose}|{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # a seed has 63 bits
+def find_device(name: str) -> torch.device:
+    """Return the device of that name; UserError where this machine has none such."""
+    import torch
+
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = name.partition(":")
+    if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"The device '{name}' is not available on this machine: set that device to cpu in params.yaml.")
+    return torch.device(name)
 
 
 @contextmanager
@@ -22,6 +30,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
     A CPU does so anyway. cuBLAS must be told before its first product.
     """
+    import torch
+
     enabled, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

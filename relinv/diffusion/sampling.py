@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
     # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.
     Conditioning = torch.Tensor | Callable[[int], torch.Tensor]

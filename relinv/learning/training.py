@@ -1,7 +1,7 @@
 """The one training loop, for every inversion method.
 
 A step is a function of seed and step number alone: which pictures, timesteps, captions and noise it takes
-comes from generators made for it (relinv/randomness.py). So training goes on from any checkpoint to the very
+comes from generators made for it (relinv/diffusion/randomness.py). So training goes on from any checkpoint to the very
 bytes it would have reached straight through. Gradients reach the method's own tensors; the base's weights
 have none.
 """
@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from relinv.devices import deterministic
+from relinv.diffusion.randomness import generator
+from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
-from relinv.exemplar_latents import ExemplarLatents, encode_exemplars, visits
 from relinv.images import encode_png
+from relinv.learning.exemplar_latents import ExemplarLatents, encode_exemplars, visits
+from relinv.learning.timesteps import draw
 from relinv.methods import InversionMethod, Visit
-from relinv.randomness import deterministic, generator
-from relinv.sampling import Sampler, initial_latents, sample, to_pictures
-from relinv.timesteps import draw
 
 if TYPE_CHECKING:
-    from relinv.checkpoints import Checkpoints
     from relinv.exemplars import ExemplarSet
+    from relinv.learning.checkpoints import Checkpoints
     from relinv.settings import PreviewSettings
 
 SHOWN_EVERY = 20  # steps between two figures in the progress bar: reading one makes a GPU wait

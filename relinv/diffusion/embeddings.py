@@ -12,7 +12,7 @@ from relinv.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
 
 class PlaceholderTokens:

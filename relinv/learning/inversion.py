@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_bytes, read_json, sha256_file
+from relinv.files import atomic_folder, atomic_write_bytes, code_hash, read_json
 
 if TYPE_CHECKING:
-    from relinv.bases import Base
-    from relinv.checkpoints import Checkpoints
+    from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
+    from relinv.learning.checkpoints import Checkpoints
     from relinv.methods import InversionMethod
     from relinv.settings import PreviewSettings, Settings
 
 LIBRARIES = ("torch", "diffusers", "transformers")
+# The code that decides the result: a checkpoint is never finished by other code.
+CODE = ("benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
     Killed and run again it goes on from the last checkpoint below `scratch`, to the same bytes as straight
     through.
     """
-    from relinv.checkpoints import Checkpoints
+    from relinv.learning.checkpoints import Checkpoints
     from relinv.plugins import find_plugin
 
     plugin = find_plugin("relinv.methods", problem.method)
@@ -61,11 +62,11 @@ def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
 
 def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: Checkpoints) -> None:
     """Train `method` and write the concept folder, whole or not at all."""
-    from relinv.concept import Concept, save_concept
+    from relinv.diffusion.concept import Concept, save_concept
 
     files: dict[str, bytes] = {}
     if method.steps:
-        from relinv.training import train  # imports torch, which a method of no steps does without
+        from relinv.learning.training import train  # imports torch, which a method of no steps does without
 
         files = train(method, problem.exemplars, problem.seed, problem.preview, checkpoints).files()
     with atomic_folder(folder) as new:
@@ -106,7 +107,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "base": problem.base.fingerprint,
         "run": [problem.base.resolution, problem.base.precision, problem.base.device_name],
         "versions": versions(),
-        "code": _code_hash(),
+        "code": code_hash(Path(__file__).parents[1], CODE),
     }
 
 
@@ -115,10 +116,3 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in LIBRARIES}
-
-
-def _code_hash() -> str:
-    """Return one hash over this package's modules that training may use."""
-    package = Path(__file__).parent
-    files = sorted([*package.glob("*.py"), *package.glob("methods/*.py")])
-    return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.devices import find_device
 from relinv.errors import UserError
 from relinv.files import sha256_file
 
@@ -217,14 +218,3 @@ def _fingerprint(folder: Path, files: Sequence[Path]) -> str:
     """Return one hex SHA-256 over the names and bytes of a base's `files`."""
     lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of that name; UserError where this machine has none such."""
-    import torch
-
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind, _, index = name.partition(":")
-    if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"The device '{name}' is not available on this machine: set model.device to cpu.")
-    return torch.device(name)

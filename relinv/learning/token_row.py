@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from relinv.embeddings import PlaceholderTokens
+from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.methods import InversionMethod
 from relinv.settings import Positive, Settings
@@ -15,7 +15,7 @@ from relinv.settings import Positive, Settings
 if TYPE_CHECKING:
     import torch
 
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
 TOKEN = "<r>"  # the relation's placeholder; lower case, for CLIP's tokenizer folds case
 

@@ -20,7 +20,7 @@ from relinv.files import atomic_write_bytes, read_json, write_json
 if TYPE_CHECKING:
     import torch
 
-    from relinv.bases import Base
+    from relinv.diffusion.bases import Base
 
 EMBEDDING = "learned_embeds.safetensors"
 METADATA = "concept.json"

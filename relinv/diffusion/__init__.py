@@ -1,0 +1,1 @@
+"""The diffusion model: a frozen base, tokens learned beside its table, and sampling from the two."""
