@@ -8,6 +8,7 @@ from pathlib import Path
 from relinv import cli
 from relinv.files import read_yaml
 from relinv.settings import GenerateSettings, load_params
+from stages import THREADS_CHOSEN
 
 app = cli.stage_app()
 PARAMS = Path("data/miniature/params.yaml")
@@ -19,7 +20,8 @@ def main() -> None:
 
     Stopped at any moment and run again, each goes on from its last checkpoint in .scratch/miniature.
     """
-    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # large batches, one stage at a time
+    if not THREADS_CHOSEN:
+        os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # large batches, one stage at a time
 
 
 @app.command()
