@@ -6,7 +6,7 @@ PYTHON ?= python3
 INSTALLED := .venv/.installed
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# the miniature needs no network; for a base from the hub: make reproduce HF_HUB_OFFLINE=0
+# the miniature needs no network
 export HF_HUB_OFFLINE ?= 1
 
 # up to a quarter faster on a CPU where this allocator is installed; no result depends on it
@@ -14,8 +14,15 @@ TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib6
 
 .PHONY: reproduce test search study miniature
 
+ifdef BASE
+# another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
+reproduce: export HF_HUB_OFFLINE = 0
+reproduce: $(INSTALLED)
+	dvc exp run --set-param base=$(BASE)
+else
 reproduce: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.reproduce
+endif
 
 test: $(INSTALLED)
 	python -m ruff check .

@@ -13,6 +13,7 @@ from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
 
 T = TypeVar("T")
+PRESETS = "presets.yaml"  # beside params.yaml
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -74,10 +75,14 @@ class ExemplarSource(Settings):
 
 
 class BaseSettings(Settings):
-    """One entry of `bases`: a diffusion model, the benchmark it is tested on, its exemplars and its judge."""
+    """One entry of `bases`: a diffusion model, the benchmark it is tested on, its exemplars and its judge.
+
+    preset: the one of `presets` that holds where `invert.preset` names none.
+    """
 
     benchmark: Path
     exemplars: ExemplarSource
+    preset: Name | None
     model: ModelSettings
     judge: JudgeSettings
 
@@ -163,6 +168,19 @@ class Params:
         self.sections_read.add(name)
         return parse(kind, node, name, self.file)
 
+    def method(self, name: str, kind: type[T]) -> T:
+        """Return the section `invert.NAME`, with what the preset in force changes in it, checked as a `kind`.
+
+        Raises UserError where either is missing or not as `kind` wants it, and for an unknown preset.
+        """
+        values = self.section(f"invert.{name}", dict[str, Any])
+        chosen = self.section("invert.preset", Name | None)
+        preset = chosen or self.section(f"bases.{self.base()}.preset", Name | None)
+        if preset is None:
+            return parse(kind, values, f"invert.{name}", self.file)
+        file = self.file.with_name(PRESETS)
+        return parse(kind, values | load_preset(preset, file).get(name, {}), f"{preset}.{name}", file)
+
     def base(self) -> str:
         """Return the name of the base in use; UserError where `bases` holds no such entry."""
         base = self.section("base", str)
@@ -194,6 +212,14 @@ class Params:
     def methods(self) -> list[str]:
         """Return the names of the methods to compare."""
         return self.section("methods", Names)
+
+
+def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
+    """Return what a preset changes, by method; UserError with the closest name where `file` has no such preset."""
+    presets = parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
+    if name not in presets:
+        raise UserError(f"{unknown('preset', name, presets)} They stand in {file}.")
+    return presets[name]
 
 
 def load_params(file: Path | str = "params.yaml") -> Params:

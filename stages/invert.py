@@ -13,7 +13,7 @@ from relinv.diffusion.bases import load_base
 from relinv.exemplars import read_exemplars
 from relinv.learning.inversion import Problem, invert_relation, require_valid
 from relinv.plugins import find_plugin
-from relinv.settings import PreviewSettings, Seed, load_params
+from relinv.settings import Params, PreviewSettings, Seed, load_params
 
 app = cli.stage_app()
 
@@ -27,12 +27,20 @@ def invert(
 
     Stopped at any moment and run again, it goes on where it was, to the same bytes.
     """
-    params = load_params()
+    problem = read_problem(load_params(), relation, method)
+    invert_relation(problem, Path("data/concepts") / relation / method, Path(".scratch"))
+
+
+def read_problem(params: Params, relation: str, method: str) -> Problem:
+    """Return what is to be learned of a relation by a method, as parameters and the stages before this one have it.
+
+    Raises UserError where something is missing or wrong.
+    """
     words = load_benchmark(params.benchmark()).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
-    settings = params.section(f"invert.{method}", plugin.Settings)
+    settings = params.method(method, plugin.Settings)
     require_valid(Path("data/verdicts") / f"{relation}.json")
-    problem = Problem(
+    return Problem(
         base=load_base(params.model()),
         exemplars=read_exemplars(Path("data/relations") / relation),
         words=words,
@@ -41,7 +49,6 @@ def invert(
         seed=params.section("invert.seed", Seed),
         preview=params.section("invert.preview", PreviewSettings),
     )
-    invert_relation(problem, Path("data/concepts") / relation / method, Path(".scratch"))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
-from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.bases import Base, load_base, locate
 from relinv.errors import UserError
 from tests.conftest import tiny_settings
 
@@ -86,3 +88,12 @@ def test_a_device_this_machine_lacks_is_refused(tiny_base: Path) -> None:
     settings = tiny_settings(tiny_base).model_copy(update={"device": "cuda:99"})
     with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
         _ = load_base(settings).device
+
+
+def test_a_gated_model_says_how_to_get_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise GatedRepoError("403 Forbidden", response=MagicMock(headers={}))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(UserError, match=r"gated: accept its licence at https://huggingface\.co/some/model"):
+        locate("some/model", None)

@@ -20,7 +20,7 @@ from relinv.files import sha256_folder
 from relinv.generation import encode_prompts
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import Problem, invert_relation, learn
-from relinv.learning.training import train
+from relinv.learning.training import Task, train
 from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin
 from tests.dying import eager_checkpoints
@@ -64,7 +64,8 @@ def test_gradients_reach_its_own_state_alone(name: str, base: Base, exemplar_fol
 
 def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path, seed: int = 0) -> Any:
     task = problem(method.base, exemplar_folder, "relation_words")
-    return train(method, task.exemplars, seed, task.preview, no_checkpoints(scratch))
+    (log,) = train([Task(method, task.exemplars, seed, task.preview, no_checkpoints(scratch))])
+    return log
 
 
 def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relinv.errors import UserError
+from relinv.plugins import find_plugin
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
@@ -18,8 +19,10 @@ from relinv.settings import (
     ReportSettings,
     ScoreSettings,
     Seed,
+    Settings,
     ValidateSettings,
     load_params,
+    load_preset,
     parse,
 )
 
@@ -126,3 +129,50 @@ def test_committed_parameters_are_valid() -> None:
     params.section("generate", GenerateSettings)
     params.section("score", ScoreSettings)
     params.section("report", ReportSettings)
+
+
+class Sectioned(Settings):
+    steps: int
+    batch_size: int
+
+
+def presets(tmp_path: Path, chosen: str | None, of_base: str | None) -> Params:
+    (tmp_path / "presets.yaml").write_text("long: {reversion: {steps: 3000}}\nodd: {reversion: {stepz: 1}}\n")
+    values = {
+        "base": "b",
+        "bases": {"b": {"preset": of_base}},
+        "invert": {
+            "preset": chosen,
+            "reversion": {"steps": 150, "batch_size": 8},
+            "other": {"steps": 1, "batch_size": 1},
+        },
+    }
+    return Params(values, tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "of_base", "steps"), [(None, None, 150), ("long", None, 3000), (None, "long", 3000)]
+)
+def test_a_preset_changes_a_methods_section(
+    tmp_path: Path, chosen: str | None, of_base: str | None, steps: int
+) -> None:
+    params = presets(tmp_path, chosen, of_base)
+    assert params.method("reversion", Sectioned) == Sectioned(steps=steps, batch_size=8)
+    assert params.method("other", Sectioned) == Sectioned(steps=1, batch_size=1)
+
+
+def test_unknown_presets_and_what_they_may_not_change_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Unknown preset 'lang'. Did you mean 'long'\?.*presets\.yaml"):
+        presets(tmp_path, "lang", None).method("reversion", Sectioned)
+    with pytest.raises(UserError, match=r"Unknown parameter 'stepz'.*presets\.yaml"):
+        presets(tmp_path, "odd", None).method("reversion", Sectioned)
+
+
+@pytest.mark.parametrize("preset", ["official", "short"])
+@pytest.mark.parametrize("method", ["textual_inversion", "reversion"])
+def test_the_presets_that_come_along_are_valid(preset: str, method: str) -> None:
+    params = load_params()
+    changes = load_preset(preset, Path("presets.yaml"))[method]
+    kind = find_plugin("relinv.methods", method).Settings
+    settings = parse(kind, params.section(f"invert.{method}", dict[str, Any]) | changes, method)
+    assert settings.steps * settings.batch_size == 24_000  # the published number of samples

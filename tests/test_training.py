@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.randomness import generator
+from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
+from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_exemplars, visits
+from relinv.learning.inversion import invert_relation, invert_together
+from tests.inverting import problem
+from tests.tiny import weights
 
 
 def test_numbers_are_a_function_of_seed_purpose_and_step() -> None:
@@ -63,3 +73,75 @@ def test_a_second_writer_may_remove_the_folder_first(tmp_path: Path) -> None:
     first.save({"done": 2})
     first.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "reversion"])
+def test_relations_trained_together_come_out_as_alone(
+    method: str, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    """One relation has more steps than the others, and each its own seed."""
+    problems = []
+    for seed, name in enumerate(["inside", "on", "hug"]):
+        folder = Path(shutil.copytree(exemplar_folder, tmp_path / "relations" / name))
+        problems.append(problem(base, folder, method, seed, steps=8 if name == "on" else 6))
+    for each in problems:
+        invert_relation(each, tmp_path / "alone" / each.exemplars.relation, tmp_path / "scratch")
+    before = weights(base)
+    invert_together(problems, tmp_path / "scratch")
+    assert weights(base) == before
+    for each in problems:
+        name = each.exemplars.relation
+        invert_relation(each, tmp_path / "together" / name, tmp_path / "scratch")  # takes no step of its own
+        alone, together = (load_concept(tmp_path / way / name, base).embedding for way in ("alone", "together"))
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+        assert not torch.equal(together, load_concept(tmp_path / "alone" / other(name), base).embedding)
+        losses = [(tmp_path / way / name / "losses.csv").read_text().count("\n") for way in ("alone", "together")]
+        assert losses == [each.settings.steps + 1] * 2
+    assert not list((tmp_path / "scratch").glob("*"))
+
+
+def other(name: str) -> str:
+    return "hug" if name == "inside" else "inside"
+
+
+def test_a_joint_training_that_was_stopped_goes_on(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [Path(shutil.copytree(exemplar_folder, tmp_path / "relations" / name)) for name in ("inside", "on")]
+    problems = [problem(base, folder, "reversion") for folder in folders]
+    invert_together(problems, tmp_path / "straight")
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)
+    monkeypatch.setattr("relinv.learning.training.take_step", stopping(training.take_step, after=3))
+    with pytest.raises(KeyboardInterrupt):
+        invert_together(problems, tmp_path / "stopped")
+    monkeypatch.undo()
+    invert_together(problems, tmp_path / "stopped")
+    for each in problems:
+        name = each.exemplars.relation
+        for way in ("straight", "stopped"):
+            invert_relation(each, tmp_path / "out" / way / name, tmp_path / way)
+        straight, stopped = (tmp_path / "out" / way / name for way in ("straight", "stopped"))
+        assert (straight / EMBEDDING).read_bytes() == (stopped / EMBEDDING).read_bytes()
+
+
+def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:
+    taken: list[int] = []
+
+    def limited(*arguments: Any) -> None:
+        if len(taken) == after:
+            raise KeyboardInterrupt
+        taken.append(1)
+        step(*arguments)
+
+    return limited
+
+
+def test_too_little_memory_says_what_to_lower(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(training, "take_step", exhausted)
+    with pytest.raises(UserError, match=r"too small for 2 samples at once: lower the method's batch_size"):
+        invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")

@@ -173,12 +173,18 @@ def locate(source: str, revision: str | None) -> Path:
 
 def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
 
     patterns = ["model_index.json", *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt"))]
     patterns += [f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")]
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=variants))
+    except GatedRepoError as error:
+        raise UserError(
+            f"The base model '{source}' is gated: accept its licence at https://huggingface.co/{source}, then log in "
+            "with `hf auth login`."
+        ) from error
     except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"The base model '{source}' is no folder, and the hub does not give it: {reason}") from error

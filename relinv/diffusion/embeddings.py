@@ -39,11 +39,14 @@ class PlaceholderTokens:
             rows[index] = row.detach()
         self.rows = torch.nn.Parameter(rows.to(base.device))
         self._hooks: list[Any] = []
+        self._extensions: tuple[Any, Any] = (None, None)  # the tokenizer met last, and its copy that knows the names
 
     def __enter__(self) -> PlaceholderTokens:
         """Make the base know the tokens."""
         self._outer = self._base.tokenizer
-        self._base.tokenizer = self._extended(self._outer)
+        if self._extensions[0] is not self._outer:
+            self._extensions = self._outer, self._extended(self._outer)
+        self._base.tokenizer = self._extensions[1]
         self._ids = self._base.tokenizer.convert_tokens_to_ids(self._names)
         table = self._base.text_encoder.get_input_embeddings()
         self._hooks = [

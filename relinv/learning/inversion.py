@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
     from relinv.learning.checkpoints import Checkpoints
+    from relinv.learning.training import Training
     from relinv.methods import InversionMethod
     from relinv.settings import PreviewSettings, Settings
 
@@ -49,15 +50,34 @@ def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
     Killed and run again it goes on from the last checkpoint below `scratch`, to the same bytes as straight
     through.
     """
+    method, checkpoints = _prepare(problem, scratch)
+    learn(problem, method, folder, checkpoints)
+    checkpoints.remove()
+
+
+def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
+    """Train several relations of one base at once, and leave each finished below `scratch`.
+
+    `invert_relation` of each then only writes its folder. The result of each is that of training it alone, but for
+    rounding: a larger batch adds up in another order.
+    """
+    _train([(problem, *_prepare(problem, scratch)) for problem in problems])
+
+
+def _prepare(problem: Problem, scratch: Path) -> tuple[InversionMethod, Checkpoints]:
+    """Return a problem's untrained method, and its checkpoints."""
     from relinv.learning.checkpoints import Checkpoints
     from relinv.plugins import find_plugin
 
-    plugin = find_plugin("relinv.methods", problem.method)
-    method: InversionMethod = plugin.Method(problem.base, problem.words, problem.settings)
+    method = find_plugin("relinv.methods", problem.method).Method(problem.base, problem.words, problem.settings)
     name = f"invert-{problem.exemplars.relation}-{problem.method}"
-    checkpoints = Checkpoints(scratch, name, identity(problem))
-    learn(problem, method, folder, checkpoints)
-    checkpoints.remove()
+    return method, Checkpoints(scratch, name, identity(problem))
+
+
+def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]]) -> list[Training]:
+    from relinv.learning.training import Task, train  # imports torch, which a method of no steps does without
+
+    return train([Task(method, p.exemplars, p.seed, p.preview, checkpoints) for p, method, checkpoints in trainings])
 
 
 def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: Checkpoints) -> None:
@@ -65,18 +85,18 @@ def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: 
     from relinv.diffusion.concept import Concept, save_concept
 
     files: dict[str, bytes] = {}
+    steps = 0
     if method.steps:
-        from relinv.learning.training import train  # imports torch, which a method of no steps does without
-
-        files = train(method, problem.exemplars, problem.seed, problem.preview, checkpoints).files()
+        (log,) = _train([(problem, method, checkpoints)])
+        files, steps = log.files(), log.steps
     with atomic_folder(folder) as new:
-        save_concept(new, Concept(method.token, method.embedding(), metadata(problem, method)))
+        save_concept(new, Concept(method.token, method.embedding(), metadata(problem, method, steps)))
         for name, content in files.items():
             atomic_write_bytes(new / name, content)
 
 
-def metadata(problem: Problem, method: InversionMethod) -> dict[str, Any]:
-    """Return what a concept says of itself: all that determines it, and no clock time."""
+def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str, Any]:
+    """Return what a concept says of itself: all that determines it, the steps it took, and no clock time."""
     return {
         "relation": problem.exemplars.relation,
         "method": problem.method,
@@ -84,7 +104,7 @@ def metadata(problem: Problem, method: InversionMethod) -> dict[str, Any]:
         "template": method.template,
         "params": problem.settings.model_dump(mode="json"),
         "seed": problem.seed,
-        "steps": method.steps,
+        "steps": steps,
         "base": problem.base.id,
         "base_hash": problem.base.fingerprint,
         "resolution": problem.base.resolution,

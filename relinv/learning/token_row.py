@@ -9,6 +9,7 @@ from pydantic import Field
 
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
+from relinv.learning.early_stopping import EarlyStopping
 from relinv.methods import InversionMethod
 from relinv.settings import Positive, Settings
 
@@ -29,6 +30,8 @@ class TokenRowSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0, le=1)]  # 0: the published 0.01 only shrinks the row
     initializer_token: Annotated[str, Field(min_length=1)]
     norm: Literal["free", "vocabulary"]  # vocabulary: held at the mean norm of the table's rows
+    stop_window: Annotated[int, Field(ge=10)] | None  # steps over which the loss on fixed noise must stand; null: never
+    stop_threshold: Annotated[float, Field(gt=0, lt=1)]  # the share of the variance there that counts as standing
 
 
 class TokenRowMethod(InversionMethod):
@@ -62,6 +65,11 @@ class TokenRowMethod(InversionMethod):
     def attached(self) -> AbstractContextManager[Any]:
         """Return the block in which the base knows `<r>`."""
         return self._tokens
+
+    def early_stopping(self) -> EarlyStopping | None:
+        """Return DVAR's rule where a window is given."""
+        settings = self.settings
+        return EarlyStopping(settings.stop_window, settings.stop_threshold) if settings.stop_window else None
 
     def after_step(self) -> None:
         """Put the row back on the sphere of the vocabulary's mean norm, where that is asked for.

@@ -1,4 +1,4 @@
-"""The one training loop, for every inversion method.
+"""The one training loop, for every inversion method, and for several trainings at once.
 
 A step is a function of seed and step number alone: which pictures, timesteps, captions and noise it takes
 comes from generators made for it (relinv/diffusion/randomness.py). So training goes on from any checkpoint to the very
@@ -8,7 +8,8 @@ have none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_exemplars, visits
+from relinv.learning.losses import denoising
 from relinv.learning.timesteps import draw
 from relinv.methods import InversionMethod, Visit
 
@@ -46,6 +48,11 @@ class Training:
         previews = {f"previews/{name}": data for name, data in self.previews.items()}
         return {"losses.csv": self.losses_csv().encode(), **previews}
 
+    @property
+    def steps(self) -> int:
+        """Return the number of steps taken."""
+        return len(self.losses)
+
     def losses_csv(self) -> str:
         """Return the loss log as CSV: step and one column a term, six digits."""
         lines = [",".join(["step", *self.names])]
@@ -54,61 +61,104 @@ class Training:
         return "\n".join(lines) + "\n"
 
 
-def train(
-    method: InversionMethod,
-    exemplars: ExemplarSet,
-    seed: int,
-    preview: PreviewSettings,
-    checkpoints: Checkpoints,
-) -> Training:
-    """Train `method` in place on `exemplars`, from the last checkpoint where there is one; return the log.
+@dataclass(frozen=True)
+class Task:
+    """One training: what learns, from what, by which random numbers, and where it can go on."""
 
-    Raises UserError where the loss diverged.
+    method: InversionMethod
+    exemplars: ExemplarSet
+    seed: int
+    preview: PreviewSettings
+    checkpoints: Checkpoints
+
+
+def train(tasks: Sequence[Task]) -> list[Training]:
+    """Train the method of each task in place, from its last checkpoint where there is one; return their logs.
+
+    Tasks share one base and each step's one pass of its UNet, and nothing else: each has its own state, optimiser,
+    captions, timesteps and noise, and learns what it learns alone, but for rounding. Methods that change the UNet are
+    trained alone. The state at the end is saved with the checkpoints. Raises UserError where a loss diverged.
     """
-    with deterministic(method.base.device), method.attached():
-        loop = _Loop(method, exemplars, seed)
-        loop.resume(checkpoints)
-        bar = tqdm(range(loop.done, method.steps), initial=loop.done, total=method.steps, unit="step")
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(tasks[0].method.base.device))
+        if len(tasks) == 1:
+            stack.enter_context(tasks[0].method.attached())
+        loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
+        begin, end = min(loop.done for loop in loops), max(loop.end for loop in loops)
+        bar = tqdm(range(begin, end), initial=begin, total=end, unit="step")
         for step in bar:
-            loop.step(step)
+            active = [loop for loop in loops if loop.done <= step < loop.end]
+            if not active:
+                break  # every one of them has stopped early
+            try:
+                take_step(active, step)
+            except torch.OutOfMemoryError:
+                samples = sum(loop.method.batch_size for loop in active)
+                raise UserError(
+                    f"The memory of '{active[0].base.device}' is too small for {samples} samples at once: lower the "
+                    "method's batch_size, train fewer relations together, or set the model's precision to bf16."
+                ) from None
             if step % SHOWN_EVERY == 0:
-                bar.set_postfix(loss=f"{loop.log.losses[-1][-1].item():.4f}")
-            if (step + 1) % preview.every == 0 and preview.prompts:
-                loop.preview(step + 1, preview, checkpoints)
-            if checkpoints.is_due():
-                loop.save(step + 1, checkpoints)
-    if not torch.stack(loop.log.losses).isfinite().all():
+                bar.set_postfix(loss=f"{sum(loop.log.losses[-1][-1].item() for loop in active) / len(active):.4f}")
+            for loop in active:
+                loop.after(step)
+        for loop in loops:
+            loop.save(loop.end)
+    if not all(torch.stack(loop.log.losses).isfinite().all() for loop in loops):
         raise UserError("The loss is no longer a finite number: lower the method's learning_rate, or raise precision.")
-    return loop.log
+    return [loop.log for loop in loops]
 
 
-class _Loop:
-    """The state of one training: method, optimiser, log."""
+def take_step(loops: Sequence[Loop], step: int) -> None:
+    """Take one optimiser step of each loop, with one pass of the UNet for all."""
+    draws = [loop.draw(step) for loop in loops]
+    noisy = torch.cat([draw.noisy for draw in draws])  # (batches, channels, height, width)
+    timesteps = torch.cat([draw.timesteps for draw in draws])  # (batches,)
+    conditioning = torch.cat([draw.conditioning for draw in draws])  # (batches, tokens, dim)
+    prediction = loops[0].base.unet(noisy, timesteps, encoder_hidden_states=conditioning).sample
+    parts = prediction.split([len(draw.noisy) for draw in draws])
+    totals = [loop.loss(draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
+    for loop in loops:
+        loop.optimizer.zero_grad(set_to_none=True)
+    torch.stack(totals).sum().backward()  # each total reaches its own method's state alone
+    for loop in loops:
+        loop.optimizer.step()
+        loop.method.after_step()
 
-    def __init__(self, method: InversionMethod, exemplars: ExemplarSet, seed: int) -> None:
-        self.method, self.base, self.seed = method, method.base, seed
-        self.templates = [exemplar.templates for exemplar in exemplars.exemplars]
-        self.latents: ExemplarLatents = encode_exemplars(self.base, exemplars)
-        self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
-        self.optimizer = torch.optim.AdamW(method.groups())
+
+@dataclass(frozen=True)
+class _Draw:
+    """A step's draws for one task, ready for the UNet; all tensors on the base's device."""
+
+    step: int
+    prompts: list[str]
+    timesteps: torch.Tensor  # (batch,)
+    noisy: torch.Tensor  # (batch, channels, height, width), in the UNet's precision
+    target: torch.Tensor  # of the same shape: the noise, or the velocity
+    conditioning: torch.Tensor  # (batch, tokens, dim)
+
+
+class Loop:
+    """The state of one training: method, optimiser, log.
+
+    `attached` gives the block in which its token is known; a caller that is in that block already leaves it out.
+    """
+
+    def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self.task, self.method, self.base, self.seed = task, task.method, task.method.base, task.seed
+        self.attached = attached
+        self.templates = [exemplar.templates for exemplar in task.exemplars.exemplars]
+        self.latents: ExemplarLatents = encode_exemplars(self.base, task.exemplars)
+        self.law = self.method.timestep_law(self.base.scheduler.config.num_train_timesteps)
+        self.optimizer = torch.optim.AdamW(self.method.groups())
         self.ids: dict[str, torch.Tensor] = {}  # of each prompt, tokenised once
         self.log = Training()
-        self.done = 0
+        self.done, self.end = 0, self.method.steps
+        self.stopping = self.method.early_stopping()
+        self._resume(task.checkpoints)
 
-    def step(self, step: int) -> None:
-        """Take one optimiser step."""
-        visit = self._visit(step)
-        terms = self.method.losses(visit)
-        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
-        self.method.after_step()
-        self.log.names = [*terms, "total"]
-        self.log.losses.append(torch.stack([*(term.value.detach() for term in terms.values()), total.detach()]))
-
-    def _visit(self, step: int) -> Visit:
-        """Return a step's draws and the UNet's answer to them: timesteps first, for captions may depend on them."""
+    def draw(self, step: int) -> _Draw:
+        """Return a step's draws: timesteps first, for captions may depend on them."""
         source = partial(generator, self.seed, step=step)
         pictures = visits(len(self.templates), self.method.batch_size, step, self.seed)
         timesteps = draw(self.law, len(pictures), source("timesteps"))
@@ -116,8 +166,34 @@ class _Loop:
         clean = self.latents.draw(pictures, source("latents"))  # (batch, channels, h, w)
         noise = torch.randn(clean.shape, generator=source("noise")).to(clean.device)
         timesteps = timesteps.to(clean.device)
-        prediction, target = self._denoise(clean, noise, timesteps, self._conditioning(prompts))
-        return Visit(step, prompts, timesteps, prediction, target, source("method"))
+        noisy = self.base.scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
+        with self.attached():
+            conditioning = self._conditioning(prompts)
+        return _Draw(step, prompts, timesteps, noisy, self._target(clean, noise, timesteps), conditioning)
+
+    def loss(self, draw: _Draw, prediction: torch.Tensor) -> torch.Tensor:
+        """Return the total loss of a step, a scalar, and log its terms."""
+        visit = Visit(draw.step, draw.prompts, draw.timesteps, prediction, draw.target,
+                      generator(self.seed, "method", draw.step))  # fmt: skip
+        with self.attached():
+            terms = self.method.losses(visit)
+        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+        self.log.names = [*terms, "total"]
+        self.log.losses.append(torch.stack([*(term.value.detach() for term in terms.values()), total.detach()]))
+        return total
+
+    def after(self, step: int) -> None:
+        """Make the preview and the checkpoint that are due after a step; end the training where it may end."""
+        if self.stopping and self.stopping.is_due(step + 1):
+            self.stopping.losses.append(self._fixed_loss())
+            if self.stopping.is_over():
+                self.end = step + 1
+        preview = self.task.preview
+        if (step + 1) % preview.every == 0 and preview.prompts:
+            with self.attached():
+                self._preview(step + 1, preview)
+        if self.task.checkpoints.is_due():
+            self.save(step + 1)
 
     def _captions(self, pictures: Sequence[int], timesteps: torch.Tensor, source: torch.Generator) -> list[str]:
         """Return one prompt a sample, from a template of its picture chosen at random."""
@@ -138,18 +214,30 @@ class _Loop:
         index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encodings.device)
         return encodings[index]
 
-    def _denoise(
-        self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the UNet's prediction for the noised latents, and its target: the noise, or the velocity."""
+    def _target(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return what the UNet should answer: the noise, or the velocity."""
         scheduler = self.base.scheduler
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
-        prediction = self.base.unet(noisy, timesteps, encoder_hidden_states=conditioning).sample
         if scheduler.config.prediction_type == "v_prediction":
-            return prediction, scheduler.get_velocity(clean, noise, timesteps)
-        return prediction, noise
+            return scheduler.get_velocity(clean, noise, timesteps)
+        return noise
 
-    def preview(self, step: int, settings: PreviewSettings, checkpoints: Checkpoints) -> None:
+    @torch.no_grad()
+    def _fixed_loss(self) -> float:
+        """Return the denoising loss of every picture, each with a caption, a timestep and noise that never change."""
+        source = partial(generator, self.seed, step=0)
+        count = len(self.templates)
+        timesteps = draw(self.law, count, source("fixed timesteps"))
+        prompts = self._captions(range(count), timesteps, source("fixed captions"))
+        clean = self.latents.mean
+        noise = torch.randn(clean.shape, generator=source("fixed noise")).to(clean.device)
+        timesteps = timesteps.to(clean.device)
+        noisy = self.base.scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
+        with self.attached():
+            conditioning = self._conditioning(prompts)
+        prediction = self.base.unet(noisy, timesteps, encoder_hidden_states=conditioning).sample
+        return denoising(prediction, self._target(clean, noise, timesteps)).item()
+
+    def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
         base = self.base
         with torch.no_grad():
@@ -161,16 +249,17 @@ class _Loop:
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
         name = f"step_{step:04d}.png"
         self.log.previews[name] = encode_png(to_pictures(strip)[0])
-        checkpoints.write_file(name, self.log.previews[name])
+        self.task.checkpoints.write_file(name, self.log.previews[name])
 
-    def save(self, done: int, checkpoints: Checkpoints) -> None:
+    def save(self, done: int) -> None:
         """Save all that the remaining steps and the log depend on."""
         state = {name: tensor.detach().clone() for name, tensor in self.method.state().items()}
         losses = torch.stack(self.log.losses)  # (steps, terms)
         log = {"names": self.log.names, "losses": losses, "previews": list(self.log.previews)}
-        checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
+        log["fixed_losses"] = self.stopping.losses if self.stopping else []
+        self.task.checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
 
-    def resume(self, checkpoints: Checkpoints) -> None:
+    def _resume(self, checkpoints: Checkpoints) -> None:
         """Take up the last checkpoint, where there is a whole one."""
         saved: dict[str, Any] | None = checkpoints.load()
         previews = {name: checkpoints.read_file(name) for name in (saved or {}).get("previews", [])}
@@ -183,3 +272,7 @@ class _Loop:
         losses = list(saved["losses"].to(self.base.device))
         self.log = Training(saved["names"], losses, {name: data for name, data in previews.items() if data})
         self.done = saved["done"]
+        if self.stopping:
+            self.stopping.losses = saved["fixed_losses"]
+            if self.stopping.is_over():
+                self.end = self.done

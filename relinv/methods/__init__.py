@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
+    from relinv.learning.early_stopping import EarlyStopping
 
 
 class Term(NamedTuple):
@@ -105,6 +106,10 @@ class InversionMethod:
         from relinv.learning.losses import denoising
 
         return {"denoise": Term(1.0, denoising(visit.prediction, visit.target))}
+
+    def early_stopping(self) -> EarlyStopping | None:
+        """Return what may end a training before its `steps`, or None. Default: None."""
+        return None
 
     def after_step(self) -> None:
         """Update what the optimiser does not: averages, projections. Called after each of its steps."""

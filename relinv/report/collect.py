@@ -15,7 +15,7 @@ from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.files import read_json, sha256_folder
 from relinv.report.rows import read_arms
-from relinv.settings import BaseSettings, JudgeSettings, Params, ReportSettings
+from relinv.settings import PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
 METRICS = Path(__file__).parent.parent / "metrics"
@@ -81,7 +81,10 @@ def used_parameters(params: Params) -> dict[str, Any]:
         "methods": params.methods(),
     }
     used |= {name: params.section(name, dict[str, Any]) for name in SECTIONS}
-    shared = {key: value for key, value in used["invert"].items() if key in ("seed", "preview")}
+    preset = used["invert"].get("preset") or entry.get("preset")
+    if preset:
+        used["presets"] = {preset: load_preset(preset, params.file.with_name(PRESETS))}
+    shared = {key: value for key, value in used["invert"].items() if key in ("seed", "preview", "preset")}
     used["invert"] = shared | {method: used["invert"].get(method) for method in used["methods"]}
     return used | {"report": params.section("report", dict[str, Any])}
 

@@ -1,0 +1,157 @@
+"""Our training step beside the published procedure's, on one base in one process, in turns.
+
+python -m benchmarks.training               the miniature on this machine's CPU
+python -m benchmarks.training --sd15        the architecture of Stable Diffusion 1.5, random weights, on a GPU
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import Concept, save_concept
+from relinv.diffusion.sampling import decode
+from relinv.exemplars import ExemplarSet, read_exemplars
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.exemplar_latents import encode_exemplars
+from relinv.learning.training import Loop, Task, take_step
+from relinv.plugins import find_plugin
+from relinv.settings import ModelSettings, PreviewSettings, load_params
+from relinv.world.exemplars import write_exemplars
+
+RELATION = "inside"
+SAMPLES = MICRO_BATCH * ACCUMULATION  # of a step, in both
+
+
+def main(
+    sd15: Annotated[
+        bool, typer.Option("--sd15", help="Stable Diffusion 1.5's architecture with random weights.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each; medians are over these.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a turn.")] = 5,
+) -> None:
+    """Time training in turns with the published procedure, and each phase of an inversion; print a table."""
+    with tempfile.TemporaryDirectory() as scratch:
+        began = time.perf_counter()
+        base = build_sd15(Path(scratch)) if sd15 else load_base(load_params().model())
+        _ = base.unet, base.vae, base.text_encoder, base.tokenizer, base.scheduler
+        load = time.perf_counter() - began
+        exemplars = render(Path(scratch) / RELATION)
+        ours, theirs = our_steps(base, exemplars, Path(scratch)), PublishedTrainer(base, exemplars)
+        times: dict[str, list[float]] = {"ours": [], "published": []}
+        with ours.method.attached():
+            for turn in range(rounds + 1):
+                for name, step in (("ours", stepping(ours)), ("published", theirs.step)):
+                    seconds = timed(base, step, steps)
+                    if turn:  # the first turn warms up
+                        times[name].append(seconds / steps)
+        show(base, times, state_bytes(ours), theirs.state_bytes())
+        show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
+
+
+def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
+    """Return our loop, set up for ReVersion with as many samples a step as the published procedure."""
+    plugin = find_plugin("relinv.methods", "reversion")
+    values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
+    method = plugin.Method(base, "inside", plugin.Settings(**values))
+    preview = PreviewSettings(every=1, prompts=[], steps=1, guidance_scale=1, seed=0)
+    with method.attached():
+        return Loop(Task(method, exemplars, 0, preview, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
+
+
+def stepping(loop: Loop) -> Callable[[], None]:
+    """Return a function that takes the loop's next step."""
+
+    def step() -> None:
+        take_step([loop], len(loop.log.losses))
+
+    return step
+
+
+def timed(base: Base, step: Callable[[], object], count: int = 1) -> float:
+    """Return the seconds that `count` calls take, a GPU's work included."""
+    synchronise(base)
+    began = time.perf_counter()
+    for _ in range(count):
+        step()
+    synchronise(base)
+    return time.perf_counter() - began
+
+
+def synchronise(base: Base) -> None:
+    if base.device.type == "cuda":
+        torch.cuda.synchronize(base.device)
+
+
+def state_bytes(loop: Loop) -> int:
+    """Return the bytes that our training holds beside the frozen weights: row, gradient, averages, latents' moments."""
+    rows = [tensor for group in loop.method.groups() for tensor in group["params"]]
+    averages = [value for state in loop.optimizer.state.values() for value in state.values()]
+    kept = [*rows, *rows, *averages, loop.latents.mean, loop.latents.deviation]
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def show(base: Base, times: dict[str, list[float]], ours: int, theirs: int) -> None:
+    """Print both steps, their ratio, and the memory of both."""
+    print(
+        f"{base.id} on {device_name(base)}, {torch.get_num_threads()} threads, {base.precision}; {SAMPLES} samples a step"
+    )
+    print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}")
+    for name, state in (("ours", ours), ("published", theirs)):
+        seconds = median(times[name])
+        print(f"{name:12}{1000 * seconds:10.1f}{SAMPLES / seconds:12.1f}{state / 1024:12.0f}")
+    ratios = sorted(b / a for a, b in zip(times["ours"], times["published"], strict=True))
+    print(
+        f"ratio {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns); state {theirs / ours:.1f}"
+    )
+
+
+def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, load: float, step: float) -> None:
+    """Print where an inversion's time goes."""
+    encode = timed(base, lambda: encode_exemplars(base, exemplars))
+    with torch.inference_mode():
+        images = timed(base, lambda: decode(base, loop.latents.mean[:1]))
+    concept = Concept("<r>", loop.method.embedding(), {"relation": RELATION, "method": "reversion"})
+    save = timed(base, lambda: save_concept(scratch, concept))
+    phases = {"load the base": load, f"encode {len(exemplars.exemplars)} exemplars": encode, "one step": step,
+              "decode one image": images, "save the concept": save}  # fmt: skip
+    for name, seconds in phases.items():
+        print(f"{name:24}{1000 * seconds:10.1f} ms")
+    if base.device.type == "cuda":
+        print(f"peak memory of the GPU  {torch.cuda.max_memory_allocated(base.device) / 2**30:10.2f} GiB")
+    else:
+        print(f"peak memory             {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:10.2f} GiB")
+
+
+def device_name(base: Base) -> str:
+    return torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else "CPU"
+
+
+def render(folder: Path) -> ExemplarSet:
+    """Return ten exemplars of the miniature's world; any pictures take the same time."""
+    folder.mkdir()
+    write_exemplars(RELATION, folder, exemplar_set="shared", seed=0)
+    return read_exemplars(folder)
+
+
+def build_sd15(folder: Path) -> Base:
+    """Return a base of Stable Diffusion 1.5's architecture with random weights, on the GPU where there is one."""
+    from tests.sd15 import build_sd15_base
+
+    device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
+    source = str(build_sd15_base(folder / "sd15", full=True))
+    return load_base(ModelSettings(source=source, revision=None, device=device, precision=precision, resolution=512))
+
+
+if __name__ == "__main__":
+    typer.run(main)

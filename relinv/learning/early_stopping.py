@@ -1,0 +1,37 @@
+"""When to stop: the loss on a fixed set of noise tells what the loss of each step, full of chance, cannot.
+
+DVAR (Voronov et al., "Is This Loss Informative? Faster Text-to-Image Customization by Tracking Objective Dynamics",
+NeurIPS 2023): with pictures, captions, timesteps and noise all fixed, the loss falls and then stands; training ends when
+its variance over a recent window is a small share of its variance over all of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import pvariance
+
+EVALUATIONS = 10  # in a window: each costs a pass of the UNet without gradient
+
+
+@dataclass
+class EarlyStopping:
+    """Ends a training when the fixed loss has stood still: `window` in steps, `threshold` the share of variance."""
+
+    window: int
+    threshold: float
+    losses: list[float] = field(default_factory=list)  # of the evaluations so far
+
+    @property
+    def every(self) -> int:
+        """Return the number of steps between two evaluations."""
+        return max(1, self.window // EVALUATIONS)
+
+    def is_due(self, done: int) -> bool:
+        """Return whether the fixed loss is to be evaluated after `done` steps."""
+        return done % self.every == 0
+
+    def is_over(self) -> bool:
+        """Return whether training may end; a whole window beyond the first one must have been seen."""
+        if len(self.losses) < 2 * EVALUATIONS:
+            return False
+        return pvariance(self.losses[-EVALUATIONS:]) < self.threshold * pvariance(self.losses)

@@ -1,0 +1,39 @@
+"""Command `invert_together`: several relations learned at once, which a GPU does faster than one after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.settings import load_params
+from stages.invert import read_problem
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.invert_together reversion --at-once 5 && dvc repro")
+def invert_together(
+    method: Annotated[str, typer.Argument(help="A method: a file in relinv/methods, such as reversion.")],
+    at_once: Annotated[
+        int, typer.Option(help="How many relations share a batch; each adds its own batch_size.", min=1)
+    ],
+) -> None:
+    """Learn the relations of params.yaml by METHOD, several in one batch; `dvc repro` then finds them learned.
+
+    Each relation comes out as alone, but for rounding. Their exemplars must be there: dvc repro --glob 'validate@*'.
+    """
+    from relinv.learning.inversion import invert_together
+
+    params = load_params()
+    every = params.relations()
+    for start in range(0, len(every), at_once):
+        relations = every[start : start + at_once]
+        print(f"{', '.join(relations)} by {method}")
+        invert_together([read_problem(params, relation, method) for relation in relations], Path(".scratch"))
+
+
+if __name__ == "__main__":
+    cli.run(app)

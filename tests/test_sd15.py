@@ -1,0 +1,80 @@
+"""Every layer of Stable Diffusion 1.5 at a tenth of its width: shapes, words, a step of training, an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from relinv.benchmark import load_benchmark
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import EMBEDDING, load_concept
+from relinv.exporting import export_concept
+from relinv.generation import generate_folder
+from relinv.images import read_pictures, read_records
+from relinv.learning.inversion import invert_relation
+from relinv.learning.words import PREPOSITIONS
+from relinv.methods.reversion import content_ids, preposition_ids
+from relinv.settings import GenerateSettings, ModelSettings
+from tests.inverting import METHODS, problem
+from tests.sd15 import build_sd15_base
+
+SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_sd15_base(tmp_path_factory.mktemp("sd15"))
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Base:
+    settings = ModelSettings(source=str(folder), revision=None, device="cpu", precision="fp32", resolution=128)
+    return load_base(settings)
+
+
+def test_it_has_the_layers_of_the_published_model(base: Base) -> None:
+    processors = [name for name in base.unet.attn_processors if "attn2" in name]
+    assert len(processors) == 16
+    assert len(base.text_encoder.get_input_embeddings().weight) == 49408
+    assert base.vae.config.scaling_factor == 0.18215
+    assert base.scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0047, abs=1e-4)
+
+
+def test_clips_own_words_have_their_published_ids(base: Base) -> None:
+    assert base.tokenizer("and", add_special_tokens=False).input_ids == [537]
+    ids = base.tokenizer("cat").input_ids
+    assert (ids[0], ids[-1]) == (49406, 49407)
+
+
+def test_prepositions_are_tokens_of_clip_but_for_astride(base: Base) -> None:
+    ids = preposition_ids(base)
+    assert len(ids) == len(PREPOSITIONS) - 1 == 55
+    assert "astride" not in base.tokenizer.batch_decode([[index] for index in ids])
+
+
+def test_negatives_are_the_captions_own_words(base: Base) -> None:
+    caption = "a photo of 2 cats, <r> the michael jackson's basket!"
+    words = base.tokenizer.batch_decode([[index] for index in content_ids(base, caption)])
+    assert [word.strip() for word in words] == ["photo", "cats", "michael", "jackson", "basket"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_relation_is_learned_drawn_and_exported(
+    method: str, base: Base, folder: Path, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    task = problem(base, exemplar_folder, method, steps=1, batch_size=1)
+    invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+    concept = load_concept(tmp_path / "concept", base)
+    scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:1]
+    generate_folder(base, concept, scenarios, SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    (picture,) = read_pictures(tmp_path / "images", read_records(tmp_path / "images"))
+    assert picture.size == (128, 128)
+    if concept.embedding is not None:
+        export_concept(concept, "diffusers", tmp_path / "out", "inside")
+        pipeline = StableDiffusionPipeline.from_pretrained(folder)
+        pipeline.load_textual_inversion(str(tmp_path / "out"), weight_name=EMBEDDING)
+        index = pipeline.tokenizer.convert_tokens_to_ids("<r>")
+        assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[index].detach(), concept.embedding)
