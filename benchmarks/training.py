@@ -103,17 +103,15 @@ def state_bytes(loop: Loop) -> int:
 
 def show(base: Base, times: dict[str, list[float]], ours: int, theirs: int) -> None:
     """Print both steps, their ratio, and the memory of both."""
-    print(
-        f"{base.id} on {device_name(base)}, {torch.get_num_threads()} threads, {base.precision}; {SAMPLES} samples a step"
-    )
+    threads = torch.get_num_threads()
+    print(f"{base.id} on {device_name(base)}, {threads} threads, {base.precision}; {SAMPLES} samples a step")
     print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}")
     for name, state in (("ours", ours), ("published", theirs)):
         seconds = median(times[name])
         print(f"{name:12}{1000 * seconds:10.1f}{SAMPLES / seconds:12.1f}{state / 1024:12.0f}")
     ratios = sorted(b / a for a, b in zip(times["ours"], times["published"], strict=True))
-    print(
-        f"ratio {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns); state {theirs / ours:.1f}"
-    )
+    print(f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns)")
+    print(f"and holds 1/{theirs / ours:.1f} of the state")
 
 
 def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, load: float, step: float) -> None:

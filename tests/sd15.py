@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's exact architecture with random weights: full size on request, a tenth of the width for tests."""
+"""Stable Diffusion 1.5's architecture with random weights: in full on request, a tenth of its width for tests."""
 
 from __future__ import annotations
 

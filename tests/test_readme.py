@@ -16,7 +16,7 @@ def test_the_file_tree_names_every_module_and_no_other() -> None:
             folder = found[2]
         if found and found[2].endswith(".py"):
             named.add(f"{folder if found[1] else ''}{found[2]}")
-    modules = {path.as_posix() for root in ("relinv", "stages") for path in Path(root).rglob("*.py")}
+    modules = {path.as_posix() for root in ("relinv", "stages", "benchmarks") for path in Path(root).rglob("*.py")}
     assert named == {module for module in modules if not module.endswith("__init__.py")}
 
 

@@ -1,8 +1,8 @@
 """When to stop: the loss on a fixed set of noise tells what the loss of each step, full of chance, cannot.
 
 DVAR (Voronov et al., "Is This Loss Informative? Faster Text-to-Image Customization by Tracking Objective Dynamics",
-NeurIPS 2023): with pictures, captions, timesteps and noise all fixed, the loss falls and then stands; training ends when
-its variance over a recent window is a small share of its variance over all of training.
+NeurIPS 2023): with pictures, captions, timesteps and noise all fixed, the loss falls and then stands; training ends
+when its variance over a recent window is a small share of its variance over all of training.
 """
 
 from __future__ import annotations
