@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from relinv.benchmark import Benchmark, Relation
-from relinv.exemplars import load_image, read_exemplars
+from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.files import atomic_write_text
 from relinv.images import ImageRecord, read_pictures, read_records
 from relinv.plugins import find_plugin, plugin_names
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from relinv.judge import Judge
 
 METRICS = "relinv.metrics"
@@ -85,22 +87,34 @@ def load_metric(name: str) -> ModuleType:
     return find_plugin(METRICS, name)
 
 
-def score_folder(
-    folder: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, batch_size: int
-) -> pd.DataFrame:
-    """Return one row for each image of a generated folder: what it shows, then every metric there is.
+@dataclass(frozen=True)
+class Drawn:
+    """A generated folder's records and pictures, and the exemplars its relation was learned from."""
 
-    Raises UserError where records and images disagree, or the benchmark lacks the relation or the records'
-    entities.
-    """
+    records: list[ImageRecord]
+    pictures: list[Image]
+    exemplars: ExemplarSet
+
+
+def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
+    """Return what is to be scored, read before any judge is loaded; UserError where records and images disagree."""
     records = read_records(folder)
+    return Drawn(records, read_pictures(folder, records), read_exemplars(exemplar_folder))
+
+
+def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int) -> pd.DataFrame:
+    """Return one row for each image: what it shows, then every metric there is.
+
+    Raises UserError where the benchmark lacks the relation or the records' entities.
+    """
+    records = drawn.records
     relation = benchmark.relation(records[0].relation)
-    exemplars = [load_image(exemplar.path, judge.resolution) for exemplar in read_exemplars(exemplar_folder).exemplars]
+    exemplars = [load_image(exemplar.path, judge.resolution) for exemplar in drawn.exemplars.exemplars]
     context = Context(
         relation=relation,
         relations=tuple(benchmark.relations.values()),
         pairs=tuple((record.head, record.tail) for record in records),
-        images=judge.encode_images(read_pictures(folder, records), batch_size),
+        images=judge.encode_images(drawn.pictures, batch_size),
         exemplars=judge.encode_images(exemplars, batch_size),
         encode_texts=judge.encode_texts,
     )

@@ -16,7 +16,7 @@ app = cli.stage_app()
 SCRATCH = Path(".scratch")
 
 
-@app.command(epilog="Examples: python -m stages.fetch inside, python -m stages.fetch inside --from ~/Downloads")
+@app.command(epilog="Example: python -m stages.fetch inside (or, for files placed by hand: --from ~/Downloads)")
 def fetch(
     relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
     given: Annotated[

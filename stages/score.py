@@ -25,12 +25,13 @@ def score(
     benchmark = load_benchmark(params.benchmark())
     benchmark.relation(relation)  # a wrong name is told before the judge is loaded
 
-    from relinv.judge import load_judge  # imports torch
-    from relinv.scoring import score_folder, write_scores
+    from relinv.scoring import read_drawn, score_drawn, write_scores
 
-    judge = load_judge(params.judge())
-    images = Path("data/images") / relation / method
-    rows = score_folder(images, Path("data/relations") / relation, benchmark, judge, settings.batch_size)
+    drawn = read_drawn(Path("data/images") / relation / method, Path("data/relations") / relation)
+
+    from relinv.judge import load_judge  # imports torch, so it comes after all that may be wrong with files
+
+    rows = score_drawn(drawn, benchmark, load_judge(params.judge()), settings.batch_size)
     write_scores(Path("data/scores") / relation / f"{method}.csv", rows)
 
 

@@ -54,7 +54,10 @@ def test_help_shows_an_example(stage: str) -> None:
     assert f"Example: python -m stages.{stage} inside" in done.stdout
 
 
-@pytest.mark.parametrize("stage", ["fetch", "validate", "report"])
-def test_light_stages_import_no_torch(stage: str) -> None:
-    code = f"import sys, stages.{stage}; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("stage", ["fetch", "validate", "invert", "generate", "score", "report"])
+def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
+    """torch and what builds on it take seconds: a stage reads its parameters and files first."""
+    check = "from relinv.settings import load_params as load; from relinv.plugins import find_plugin as find; "
+    check += "[load().method(name, find('relinv.methods', name).Settings) for name in load().methods()]; "
+    code = f"import sys, stages.{stage}; {check} sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def build(task: Problem) -> InversionMethod:
 
 
 def no_checkpoints(folder: Path) -> Checkpoints:
-    return Checkpoints(folder, "unused", {}, interval=1e9)
+    """Return checkpoints that no other training finds."""
+    return Checkpoints(folder, "unused", {"of": str(uuid.uuid4())}, interval=1e9)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ WORK = {  # what each command calls, the last of it after all parameters were re
         "relinv.diffusion.concept.load_concept",
         "relinv.generation.generate_folder",
     ],
-    "score": ["relinv.judge.load_judge", "relinv.scoring.score_folder"],
+    "score": ["relinv.scoring.read_drawn", "relinv.judge.load_judge", "relinv.scoring.score_drawn"],
     "report": [
         *(f"relinv.report.collect.{name}" for name in ("read_arms", "read_exemplars", "read_json", "judge_facts")),
         "relinv.report.build.tell",

@@ -22,9 +22,10 @@ from relinv.exemplars import load_image
 from relinv.images import ImageRecord, ImageWriter, read_records, write_records
 from relinv.judge import Judge, load_judge
 from relinv.plugins import plugin_names
-from relinv.scoring import KEYS, METRICS, score_folder, write_scores
+from relinv.scoring import KEYS, METRICS, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
+from tests.test_images import SETTINGS
 from tests.tiny_judge import build_tiny_judge
 
 TINY_MODEL = {"revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
@@ -60,14 +61,14 @@ def images(tmp_path: Path, exemplar_folder: Path, benchmark: Benchmark) -> Path:
     """A generated folder of `inside` that holds the exemplars themselves."""
     records = [
         ImageRecord(f"{scenario.index:03d}.png", "", scenario.head, scenario.tail, "inside", scenario.index,
-                    7, None, "copycat", {})
+                    7, None, "copycat", SETTINGS)
         for scenario in benchmark.scenarios("inside")
     ]  # fmt: skip
     folder = tmp_path / "images"
     folder.mkdir()
     with ImageWriter(folder) as writer:
         for record in records:
-            writer.write(record.file, load_image(exemplar_folder / f"{record.index}.png", 64))
+            writer.write(record, load_image(exemplar_folder / f"{record.index}.png", 64))
     write_records(folder, records)
     return folder
 
@@ -75,7 +76,7 @@ def images(tmp_path: Path, exemplar_folder: Path, benchmark: Benchmark) -> Path:
 def test_a_row_for_each_image_with_every_metric(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
 ) -> None:
-    rows = score_folder(images, exemplar_folder, benchmark, judge, batch_size=3)
+    rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
     assert rows.columns.tolist() == [*KEYS, *plugin_names(METRICS)]
     assert rows[["relation", "method", "index", "seed"]].drop_duplicates().shape == (4, 4)
     np.testing.assert_allclose(rows["exemplar_similarity"], 1, atol=1e-4)  # each is an exemplar
@@ -86,7 +87,7 @@ def test_scores_are_written_with_blanks_and_the_same_bytes(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, tmp_path: Path
 ) -> None:
     for name in ("one.csv", "two.csv"):
-        write_scores(tmp_path / name, score_folder(images, exemplar_folder, benchmark, judge, batch_size=3))
+        write_scores(tmp_path / name, score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3))
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     table = pd.read_csv(tmp_path / "one.csv")
     assert table["direction"].isna().sum() == 1
@@ -99,7 +100,7 @@ def test_a_relation_the_benchmark_lacks_is_named(
 ) -> None:
     write_records(images, [replace(record, relation="insid") for record in read_records(images)])
     with pytest.raises(UserError, match=r"Unknown relation 'insid'\. Did you mean 'inside'"):
-        score_folder(images, exemplar_folder, benchmark, judge, batch_size=3)
+        score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 
 # The two stages, in a small project folder

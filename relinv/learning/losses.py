@@ -1,9 +1,14 @@
-"""The losses of inversion, each a function of tensors that returns a scalar tensor."""
+"""The losses of inversion, each a function of tensors that returns a scalar tensor.
+
+torch is imported when one is computed: methods, and with them the check of their parameters, start without it.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch.nn.functional import cosine_similarity, mse_loss
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -11,6 +16,8 @@ def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     Ho et al. 2020, equation 14; the loss of Textual Inversion (Gal et al. 2022, equation 2).
     """
+    from torch.nn.functional import mse_loss
+
     return mse_loss(prediction.float(), target.float())
 
 
@@ -29,6 +36,9 @@ def steering(
     dim) with `present` (captions, n_n) false for padding. A caption without negatives adds 0. Gradient for
     `row` alone.
     """
+    import torch
+    from torch.nn.functional import cosine_similarity
+
     attract = cosine_similarity(positives.detach(), row, dim=-1) / temperature  # (captions, n_p)
     repel = cosine_similarity(negatives.detach(), row, dim=-1) / temperature  # (captions, n_n)
     repel = repel.masked_fill(~present, -torch.inf)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def uniform(total: int) -> torch.Tensor:
     """Return equal probabilities for `total` timesteps, (total,) float64."""
+    import torch
+
     return torch.full((total,), 1 / total, dtype=torch.float64)
 
 
@@ -16,6 +21,8 @@ def importance(total: int, alpha: float) -> torch.Tensor:
     p(t) is proportional to 1 - alpha cos(pi t / T) (Huang et al. 2024, section 4.3): relations are decided at
     the noisy end, so more of the training goes there.
     """
+    import torch
+
     steps = torch.arange(total, dtype=torch.float64)
     density = 1 - alpha * torch.cos(torch.pi * steps / total)
     return density / density.sum()
@@ -28,6 +35,8 @@ def draw(probabilities: torch.Tensor, count: int, generator: torch.Generator) ->
     timestep keeps its law, while a batch always covers the whole range, which lowers the variance of its
     gradient.
     """
+    import torch
+
     slices = torch.randperm(count, generator=generator).double()
     levels = (slices + torch.rand(count, generator=generator, dtype=torch.float64)) / count
     timesteps = torch.searchsorted(probabilities.cumsum(0), levels, right=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
 
 from relinv.learning.losses import denoising, steering
@@ -19,6 +18,8 @@ from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.methods import Term, Visit
 
 if TYPE_CHECKING:
+    import torch
+
     from relinv.diffusion.bases import Base
 
 Weight = Annotated[float, Field(ge=0, le=1000)]
@@ -59,6 +60,8 @@ class Method(TokenRowMethod):
 
     def _steer(self, visit: Visit) -> torch.Tensor:
         """Return the steering loss over the batch, each caption against its own words and its own draw."""
+        import torch
+
         drawn = [self._draw(visit.generator) for _ in visit.prompts]
         contents = [self._content(prompt) for prompt in visit.prompts]
         longest = max(map(len, contents))
@@ -77,6 +80,8 @@ class Method(TokenRowMethod):
 
     def _draw(self, generator: torch.Generator) -> list[int]:
         """Return the ids of `steer_positives` prepositions, drawn without replacement."""
+        import torch
+
         order = torch.randperm(len(self._prepositions), generator=generator)
         return [self._prepositions[index] for index in order[: self.settings.steer_positives].tolist()]
 
@@ -87,6 +92,8 @@ class Method(TokenRowMethod):
 
     def _rows(self, ids: list[list[int]]) -> torch.Tensor:
         """Return the table's rows for equally long lists of ids, (lists, ids, dim) float32."""
+        import torch
+
         index = torch.tensor(ids, dtype=torch.long, device=self.base.device)  # empty lists are no integers by default
         return self.base.table[index].float()
 
