@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from relinv import cli
+from relinv.errors import UserError
+from relinv.plugins import find_plugin
 from relinv.settings import load_params
 from stages.invert import read_problem
 
@@ -27,6 +29,8 @@ def invert_together(
     """
     from relinv.learning.inversion import invert_together
 
+    if "steps" not in find_plugin("relinv.methods", method).Settings.model_fields:
+        raise UserError(f"The method '{method}' learns nothing: there is nothing to train together.")
     params = load_params()
     every = params.relations()
     for start in range(0, len(every), at_once):

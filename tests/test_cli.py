@@ -10,6 +10,7 @@ import pytest
 
 from relinv import cli
 from relinv.errors import UserError
+from stages.invert_together import invert_together
 
 
 def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +41,11 @@ def test_mistake_is_one_sentence(
     text = capsys.readouterr().err
     assert text.startswith(sentence)
     assert text.count("\n") == 1
+
+
+def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
+    with pytest.raises(UserError, match="'relation_words' learns nothing"):
+        invert_together("relation_words", 2)
 
 
 def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
