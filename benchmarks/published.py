@@ -53,9 +53,9 @@ class PublishedTrainer:
         self._restore()
 
     def state_bytes(self) -> int:
-        """Return the bytes training holds beside the frozen weights: table, gradient, averages, copy, pictures."""
+        """Return the bytes training holds beside the frozen weights: table, gradient, averages, copy."""
         averages = [value for state in self.optimizer.state.values() for value in state.values()]
-        kept = [self.table, self.table, self.original, *averages, *self.pictures]  # the table twice: its gradient
+        kept = [self.table, self.table, self.original, *averages]  # the table twice: its gradient
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def _loss(self) -> torch.Tensor:

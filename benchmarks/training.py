@@ -89,6 +89,7 @@ def timed(base: Base, step: Callable[[], object], count: int = 1) -> float:
 
 
 def synchronise(base: Base) -> None:
+    """Wait for a GPU to finish."""
     if base.device.type == "cuda":
         torch.cuda.synchronize(base.device)
 
@@ -132,6 +133,7 @@ def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, l
 
 
 def device_name(base: Base) -> str:
+    """Return the GPU's name, or "CPU"."""
     return torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else "CPU"
 
 
