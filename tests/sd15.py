@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from relinv.miniature.tokenizer import BOS, EOS
+from tests.tiny import NOISE
 
 TOKENS = 77
 
@@ -89,11 +90,4 @@ def _vae(part: int) -> AutoencoderKL:
 
 
 def _scheduler() -> PNDMScheduler:
-    return PNDMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        set_alpha_to_one=False,
-        skip_prk_steps=True,
-        steps_offset=1,
-    )
+    return PNDMScheduler(**NOISE, skip_prk_steps=True)

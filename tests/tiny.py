@@ -16,6 +16,9 @@ from relinv.miniature.tokenizer import build_tokenizer
 RESOLUTION = 64  # pixels a side; the latents are (4, 16, 16)
 WIDTH = 32  # of the text encoder
 TOKENS = 24  # a caption's length, with both ends
+# Stable Diffusion's own noise schedule, whatever the sampler.
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "set_alpha_to_one": False,
+         "steps_offset": 1}  # fmt: skip
 WORDS = (
     *("man", "woman", "child", "cat", "rabbit", "monkey", "dog", "hamster", "kangaroo", "panda", "guitar"),
     *("hamburger", "stone", "vase", "schoolbag", "box", "basket", "bowl", "cup", "wall", "canvas", "paper"),
@@ -106,11 +109,4 @@ def _unet() -> UNet2DConditionModel:
 
 def _scheduler() -> DDIMScheduler:
     """Return Stable Diffusion's own noise schedule: scaled linear, epsilon prediction."""
-    return DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    return DDIMScheduler(**NOISE, clip_sample=False)
