@@ -6,16 +6,17 @@ python -m benchmarks.training --sd15        the architecture of Stable Diffusion
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Annotated
 
 import torch
 import typer
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
 from relinv.diffusion.bases import Base, load_base
@@ -37,17 +38,21 @@ def main(
     sd15: Annotated[
         bool, typer.Option("--sd15", help="Stable Diffusion 1.5's architecture with random weights.")
     ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Our UNet through torch.compile.")] = False,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Our UNet recomputes activations.")] = False,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each; medians are over these.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a turn.")] = 5,
 ) -> None:
     """Time training in turns with the published procedure, and each phase of an inversion; print a table."""
     with tempfile.TemporaryDirectory() as scratch:
+        model = build_sd15(Path(scratch)) if sd15 else load_params().model()
         began = time.perf_counter()
-        base = build_sd15(Path(scratch)) if sd15 else load_base(load_params().model())
+        base = load_base(model.model_copy(update={"compile": compiled, "gradient_checkpointing": checkpointing}))
         _ = base.unet, base.vae, base.text_encoder, base.tokenizer, base.scheduler
         load = time.perf_counter() - began
         exemplars = render(Path(scratch) / RELATION)
-        ours, theirs = our_steps(base, exemplars, Path(scratch)), PublishedTrainer(base, exemplars)
+        plain = load_base(model.model_copy(update={"precision": "fp32"}))
+        ours, theirs = our_steps(base, exemplars, Path(scratch)), PublishedTrainer(plain, exemplars)
         times: dict[str, list[float]] = {"ours": [], "published": []}
         with ours.method.attached():
             for turn in range(rounds + 1):
@@ -55,7 +60,8 @@ def main(
                     seconds = timed(base, step, steps)
                     if turn:  # the first turn warms up
                         times[name].append(seconds / steps)
-        show(base, times, state_bytes(ours), theirs.state_bytes())
+            peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
+        show(base, times, {"ours": state_bytes(ours), "published": theirs.state_bytes()}, peaks)
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
 
 
@@ -102,17 +108,33 @@ def state_bytes(loop: Loop) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
-def show(base: Base, times: dict[str, list[float]], ours: int, theirs: int) -> None:
+def peak_bytes(base: Base, step: Callable[[], object]) -> int:
+    """Return the most bytes that a step holds at one moment beyond those held before it."""
+    if base.device.type == "cuda":
+        synchronise(base)
+        before = torch.cuda.memory_allocated(base.device)
+        torch.cuda.reset_peak_memory_stats(base.device)
+        step()
+        synchronise(base)
+        return torch.cuda.max_memory_allocated(base.device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    changes = [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes))
+
+
+def show(base: Base, times: dict[str, list[float]], states: dict[str, int], peaks: dict[str, int]) -> None:
     """Print both steps, their ratio, and the memory of both."""
     threads = torch.get_num_threads()
-    print(f"{base.id} on {device_name(base)}, {threads} threads, {base.precision}; {SAMPLES} samples a step")
-    print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}")
-    for name, state in (("ours", ours), ("published", theirs)):
+    print(f"{base.id} on {device_name(base)}, {threads} threads, {base.settings.precision}; {SAMPLES} samples a step")
+    print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}{'peak, MB':>12}")
+    for name in times:
         seconds = median(times[name])
-        print(f"{name:12}{1000 * seconds:10.1f}{SAMPLES / seconds:12.1f}{state / 1024:12.0f}")
+        state, peak = states[name] / 2**10, peaks[name] / 2**20
+        print(f"{name:12}{1000 * seconds:10.1f}{SAMPLES / seconds:12.1f}{state:12.0f}{peak:12.1f}")
     ratios = sorted(b / a for a, b in zip(times["ours"], times["published"], strict=True))
     print(f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns)")
-    print(f"and holds 1/{theirs / ours:.1f} of the state")
+    print(f"and holds 1/{states['published'] / states['ours']:.1f} of the state; peak: what a step holds for a moment")
 
 
 def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, load: float, step: float) -> None:
@@ -126,10 +148,6 @@ def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, l
               "decode one image": images, "save the concept": save}  # fmt: skip
     for name, seconds in phases.items():
         print(f"{name:24}{1000 * seconds:10.1f} ms")
-    if base.device.type == "cuda":
-        print(f"peak memory of the GPU  {torch.cuda.max_memory_allocated(base.device) / 2**30:10.2f} GiB")
-    else:
-        print(f"peak memory             {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:10.2f} GiB")
 
 
 def device_name(base: Base) -> str:
@@ -144,13 +162,13 @@ def render(folder: Path) -> ExemplarSet:
     return read_exemplars(folder)
 
 
-def build_sd15(folder: Path) -> Base:
+def build_sd15(folder: Path) -> ModelSettings:
     """Return a base of Stable Diffusion 1.5's architecture with random weights, on the GPU where there is one."""
     from tests.sd15 import build_sd15_base
 
     device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
     source = str(build_sd15_base(folder / "sd15", full=True))
-    return load_base(ModelSettings(source=source, revision=None, device=device, precision=precision, resolution=512))
+    return ModelSettings(source=source, revision=None, device=device, precision=precision, resolution=512)
 
 
 if __name__ == "__main__":

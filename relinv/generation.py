@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -140,7 +141,7 @@ def generate(
         except torch.OutOfMemoryError:
             raise UserError(
                 f"The memory of '{base.device}' is too small for {len(batch)} images at once: "
-                "lower generate.batch_size."
+                "lower the base's sampling.batch_size, or set its attention to sliced."
             ) from None
         if not images.isfinite().all():
             raise UserError(
@@ -173,4 +174,5 @@ def _version(base: Base, settings: GenerateSettings) -> list[str]:
 
     code = [code_hash(Path(__file__).parent, CODE)]
     libraries = [torch.__version__, diffusers.__version__, transformers.__version__]
-    return [*code, *libraries, str(base.device), str(base.dtype), str(settings.batch_size)]
+    run = base.settings.model_dump(exclude={"source", "revision"})
+    return [*code, *libraries, json.dumps(run), str(settings.batch_size)]

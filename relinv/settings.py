@@ -40,13 +40,21 @@ class Settings(BaseModel):
 
 
 class ModelSettings(Settings):
-    """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side."""
+    """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
+
+    attention: sdpa is PyTorch's fused kernel, sliced computes one head after another in less memory. compile: whether
+    the UNet goes through torch.compile. gradient_checkpointing: whether training computes activations a second time
+    instead of keeping them.
+    """
 
     source: Annotated[str, Field(min_length=1)]
     revision: str | None
     device: Device
     precision: Literal["fp32", "bf16", "fp16"]
     resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
+    attention: Literal["sdpa", "sliced"] = "sdpa"
+    compile: bool = False
+    gradient_checkpointing: bool = False
 
 
 class JudgeSettings(Settings):
@@ -75,7 +83,7 @@ class ExemplarSource(Settings):
 
 
 class BaseSettings(Settings):
-    """One entry of `bases`: a diffusion model, the benchmark it is tested on, its exemplars and its judge.
+    """One entry of `bases`: a diffusion model, how it draws, the benchmark it is tested on, its exemplars, its judge.
 
     preset: the one of `presets` that holds where `invert.preset` names none.
     """
@@ -84,6 +92,7 @@ class BaseSettings(Settings):
     exemplars: ExemplarSource
     preset: Name | None
     model: ModelSettings
+    sampling: SamplingSettings
     judge: JudgeSettings
 
 
@@ -116,18 +125,27 @@ class PreviewSettings(Settings):
     seed: Seed
 
 
-class GenerateSettings(Settings):
-    """How the scenarios' images are sampled; batch_size counts images and changes no image.
+class ScenarioSettings(Settings):
+    """What is drawn: all scenarios, those by which settings may be chosen, or the test scenarios, which are the others.
 
-    pairs: all scenarios, those by which settings may be chosen, or the test scenarios, which are the others.
+    seed: of the noise.
     """
 
     pairs: Pairs
     seed: Seed
+
+
+class SamplingSettings(Settings):
+    """How a base draws; batch_size counts images and changes no image."""
+
     steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(ge=0, le=50)]
     scheduler: Literal["ddim", "pndm", "dpmpp"]
     batch_size: Positive
+
+
+class GenerateSettings(SamplingSettings, ScenarioSettings):
+    """All that generation is told: which scenarios, and how they are drawn."""
 
 
 class ScoreSettings(Settings):
@@ -196,6 +214,12 @@ class Params:
     def judge(self) -> JudgeSettings:
         """Return the judge of the base in use."""
         return self.section(f"bases.{self.base()}.judge", JudgeSettings)
+
+    def generation(self) -> GenerateSettings:
+        """Return what is drawn, and how the base in use draws."""
+        scenarios = self.section("generate", ScenarioSettings)
+        sampling = self.section(f"bases.{self.base()}.sampling", SamplingSettings)
+        return GenerateSettings(**scenarios.model_dump(), **sampling.model_dump())
 
     def exemplar_source(self) -> ExemplarSource:
         """Return where the exemplars of the base in use come from."""

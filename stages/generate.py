@@ -9,7 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
-from relinv.settings import GenerateSettings, load_params
+from relinv.settings import load_params
 
 app = cli.stage_app()
 
@@ -24,7 +24,7 @@ def generate(
     The concept is read from data/concepts/RELATION/METHOD. Killed and run again, it goes on where it stopped.
     """
     params = load_params()
-    settings = params.section("generate", GenerateSettings)
+    settings = params.generation()
     scenarios = load_benchmark(params.benchmark()).scenarios(relation, settings.pairs)
     model = params.model()
 

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from relinv.settings import ModelSettings
 
 SIDE = 64  # pixels
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU")
+
+
 PAIRS = (
     ("cat", "box", "red"),
     ("dog", "basket", "blue"),

@@ -21,7 +21,7 @@ SMALL = {
     "invert.textual_inversion.steps": 2,
     "invert.reversion.steps": 2,
     "invert.preview.every": 2,
-    "generate.steps": 2,
+    "bases.miniature.sampling.steps": 2,
     "report.resamples": 200,
 }
 

@@ -186,7 +186,7 @@ def test_memory_and_precision_are_told_in_a_sentence(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(generation, "sample", full)
-    with pytest.raises(UserError, match=r"too small for 2 images at once: lower generate\.batch_size"):
+    with pytest.raises(UserError, match=r"too small for 2 images at once: lower the base's sampling\.batch_size"):
         list(generation.generate(base, concept, records, SETTINGS))
     monkeypatch.setattr(generation, "sample", lambda *arguments: torch.full((2, 3, 64, 64), torch.nan))
     with pytest.raises(UserError, match="set the model's precision to bf16 or fp32"):

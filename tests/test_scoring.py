@@ -117,18 +117,12 @@ def project(
     """A project folder with a learned concept, as current directory."""
     model = TINY_MODEL | {"source": str(tiny_base)}
     judge = {"model": str(judge_folder), "pretrained": None, "device": "cpu"}
-    base = {"benchmark": "benchmark.yaml", "model": model, "judge": judge}
+    sampling = {"steps": 2, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 3}
+    base = {"benchmark": "benchmark.yaml", "model": model, "sampling": sampling, "judge": judge}
     params: dict[str, Any] = {
         "base": "tiny",
         "bases": {"tiny": base},
-        "generate": {
-            "pairs": "all",
-            "seed": 0,
-            "steps": 2,
-            "guidance_scale": 5.0,
-            "scheduler": "ddim",
-            "batch_size": 3,
-        },
+        "generate": {"pairs": "all", "seed": 0},
         "score": {"batch_size": 3},
     }
     (tmp_path / "params.yaml").write_text(json.dumps(params))  # JSON is YAML

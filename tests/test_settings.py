@@ -17,6 +17,7 @@ from relinv.settings import (
     Params,
     PreviewSettings,
     ReportSettings,
+    SamplingSettings,
     ScoreSettings,
     Seed,
     Settings,
@@ -26,24 +27,24 @@ from relinv.settings import (
     parse,
 )
 
-GENERATE = {"pairs": "all", "seed": 0, "steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}
+SAMPLING = {"steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}
 MODEL = {"source": "folder", "revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
 
 
-def refusal(kind: Any, values: Any, where: str = "generate") -> str:
+def refusal(kind: Any, values: Any, where: str = "sampling") -> str:
     with pytest.raises(UserError) as caught:
         parse(kind, values, where)
     return str(caught.value)
 
 
 def test_value_out_of_range_is_named_with_range_and_file() -> None:
-    assert refusal(GenerateSettings, {**GENERATE, "steps": 0}) == (
-        "Parameter 'generate.steps' is 0 in params.yaml: it must be an integer at least 1 and at most 1000."
+    assert refusal(SamplingSettings, {**SAMPLING, "steps": 0}) == (
+        "Parameter 'sampling.steps' is 0 in params.yaml: it must be an integer at least 1 and at most 1000."
     )
 
 
 def test_unknown_key_is_answered_with_the_closest() -> None:
-    assert refusal(GenerateSettings, {**GENERATE, "stepz": 3}).startswith(
+    assert refusal(SamplingSettings, {**SAMPLING, "stepz": 3}).startswith(
         "Unknown parameter 'stepz'. Did you mean 'steps'?"
     )
 
@@ -73,12 +74,12 @@ def test_choices_are_listed() -> None:
 
 
 def test_every_problem_is_told_in_its_own_sentence() -> None:
-    message = refusal(GenerateSettings, {**GENERATE, "steps": 0, "batch_size": "many"})
-    assert [line.split("'")[1] for line in message.splitlines()] == ["generate.steps", "generate.batch_size"]
+    message = refusal(SamplingSettings, {**SAMPLING, "steps": 0, "batch_size": "many"})
+    assert [line.split("'")[1] for line in message.splitlines()] == ["sampling.steps", "sampling.batch_size"]
 
 
 def test_infinite_numbers_are_refused() -> None:
-    assert "generate.guidance_scale" in refusal(GenerateSettings, {**GENERATE, "guidance_scale": float("nan")})
+    assert "sampling.guidance_scale" in refusal(SamplingSettings, {**SAMPLING, "guidance_scale": float("nan")})
 
 
 def test_scalars_and_lists_are_checked_too() -> None:
@@ -87,10 +88,12 @@ def test_scalars_and_lists_are_checked_too() -> None:
 
 
 def test_params_remember_the_sections_read() -> None:
-    params = Params({"base": "small", "bases": {"small": {"model": MODEL}}, "generate": GENERATE}, Path("p.yaml"))
+    base, generate = {"model": MODEL, "sampling": SAMPLING}, {"pairs": "test", "seed": 3}
+    params = Params({"base": "small", "bases": {"small": base}, "generate": generate}, Path("p.yaml"))
     assert params.model().resolution == 64
-    assert params.section("generate", GenerateSettings).steps == 25
-    assert params.sections_read == {"base", "bases.small.model", "generate"}
+    assert params.sections_read == {"base", "bases.small.model"}
+    assert params.generation() == GenerateSettings(**generate, **SAMPLING)
+    assert params.sections_read == {"base", "bases.small.model", "bases.small.sampling", "generate"}
 
 
 def test_unknown_base_is_answered_with_the_closest() -> None:
@@ -126,7 +129,7 @@ def test_committed_parameters_are_valid() -> None:
     params.section("exemplars", ExemplarSettings)
     params.section("validate", ValidateSettings)
     params.section("invert.preview", PreviewSettings)
-    params.section("generate", GenerateSettings)
+    params.generation()
     params.section("score", ScoreSettings)
     params.section("report", ReportSettings)
 

@@ -34,23 +34,22 @@ class Base:
 
     def __init__(self, settings: ModelSettings, folder: Path, fingerprint: str) -> None:
         self.id = settings.source
+        self.settings = settings
         self.fingerprint = fingerprint
         self.resolution = settings.resolution  # pixels a side of the images
-        self.precision = settings.precision
-        self.device_name = settings.device
         self._folder = folder
 
     @cached_property
     def device(self) -> torch.device:
         """Return the device the networks are on."""
-        return find_device(self.device_name)
+        return find_device(self.settings.device)
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """Return the type of the networks' weights."""
         import torch
 
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -82,10 +81,17 @@ class Base:
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
-        """Return the network that predicts the noise."""
+        """Return the network that predicts the noise, set up as the settings say."""
         from diffusers import UNet2DConditionModel
 
-        return self._load_network("unet", UNet2DConditionModel)
+        unet = self._load_network("unet", UNet2DConditionModel)
+        if self.settings.attention == "sliced":
+            unet.set_attention_slice("max")  # one head at a time; the default is PyTorch's fused kernel
+        if self.settings.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if self.settings.compile:
+            unet.compile()
+        return unet
 
     @property
     def dim(self) -> int:

@@ -108,7 +108,7 @@ def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str,
         "base": problem.base.id,
         "base_hash": problem.base.fingerprint,
         "resolution": problem.base.resolution,
-        "precision": problem.base.precision,
+        "precision": problem.base.settings.precision,
         "exemplars_hash": problem.exemplars.fingerprint,
         "versions": versions(),
     }
@@ -125,7 +125,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "seed": problem.seed,
         "preview": problem.preview.model_dump(mode="json"),
         "base": problem.base.fingerprint,
-        "run": [problem.base.resolution, problem.base.precision, problem.base.device_name],
+        "run": problem.base.settings.model_dump(exclude={"source", "revision"}),
         "versions": versions(),
         "code": code_hash(Path(__file__).parents[1], CODE),
     }

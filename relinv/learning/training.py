@@ -95,8 +95,9 @@ def train(tasks: Sequence[Task]) -> list[Training]:
             except torch.OutOfMemoryError:
                 samples = sum(loop.method.batch_size for loop in active)
                 raise UserError(
-                    f"The memory of '{active[0].base.device}' is too small for {samples} samples at once: lower the "
-                    "method's batch_size, train fewer relations together, or set the model's precision to bf16."
+                    f"The memory of '{active[0].base.device}' is too small for {samples} samples at once: set the "
+                    "model's gradient_checkpointing to true or its precision to bf16, train fewer relations together, "
+                    "or lower the method's batch_size."
                 ) from None
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{sum(loop.log.losses[-1][-1].item() for loop in active) / len(active):.4f}")

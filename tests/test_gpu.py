@@ -1,0 +1,72 @@
+"""On a GPU: Stable Diffusion 1.5's architecture in bf16, in its true size; skipped where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.training import build_sd15
+from relinv.benchmark import load_benchmark
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import load_concept
+from relinv.errors import UserError
+from relinv.generation import generate
+from relinv.generation import plan as plan_images
+from relinv.learning.inversion import invert_relation, invert_together
+from relinv.settings import GenerateSettings, ModelSettings
+from tests.inverting import problem
+from tests.tiny import weights
+
+SETTINGS = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, scheduler="dpmpp", batch_size=2)
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return build_sd15(tmp_path_factory.mktemp("sd15"))
+
+
+@pytest.fixture(scope="module")
+def base(model: ModelSettings) -> Base:
+    return load_base(model)
+
+
+def test_a_relation_is_learned_and_drawn(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    before = weights(base)
+    invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "first", tmp_path / "scratch")
+    invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "again", tmp_path / "scratch")
+    assert weights(base) == before
+    concept, again = load_concept(tmp_path / "first", base), load_concept(tmp_path / "again", base)
+    assert concept.embedding is not None and again.embedding is not None
+    assert torch.equal(concept.embedding, again.embedding)
+    scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:2]
+    ((_, pictures),) = generate(base, concept, plan_images(base, concept, scenarios, SETTINGS), SETTINGS)
+    assert [picture.size for picture in pictures] == [(512, 512)] * 2
+
+
+def test_relations_trained_together_come_out_as_alone(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    tasks = [problem(base, exemplar_folder, "textual_inversion", seed=seed) for seed in (0, 1)]
+    invert_together(tasks, tmp_path / "scratch")
+    for task in tasks:
+        invert_relation(task, tmp_path / f"joint{task.seed}", tmp_path / "scratch")
+        invert_relation(task, tmp_path / f"alone{task.seed}", tmp_path / "other")
+        joint, alone = (load_concept(tmp_path / f"{way}{task.seed}", base).embedding for way in ("joint", "alone"))
+        assert joint is not None and alone is not None
+        assert torch.nn.functional.cosine_similarity(joint, alone, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("way", [{"compile": True}, {"gradient_checkpointing": True}, {"attention": "sliced"}])
+def test_other_ways_to_run_it_work(
+    way: dict[str, object], model: ModelSettings, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    base = load_base(model.model_copy(update=way))
+    invert_relation(problem(base, exemplar_folder, "reversion", steps=2), tmp_path / "concept", tmp_path / "scratch")
+    assert load_concept(tmp_path / "concept", base).embedding is not None
+
+
+def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=2000)
+    with pytest.raises(UserError, match="too small for 2000 samples at once"):
+        invert_relation(task, tmp_path / "concept", tmp_path / "scratch")

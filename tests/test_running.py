@@ -1,0 +1,97 @@
+"""How a base may be run: in bf16, with sliced attention, with activations computed twice, compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relinv.benchmark import load_benchmark
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import load_concept
+from relinv.diffusion.sampling import Sampler, initial_latents, sample
+from relinv.generation import generate
+from relinv.generation import plan as plan_images
+from relinv.learning.inversion import invert_relation
+from relinv.settings import GenerateSettings
+from tests.conftest import tiny_settings
+from tests.inverting import problem
+
+
+def run(tiny_base: Path, **changes: Any) -> Base:
+    """Return the tiny base, run another way."""
+    return load_base(tiny_settings(tiny_base).model_copy(update=changes))
+
+
+def learned(base: Base, exemplar_folder: Path, tmp_path: Path, **changes: Any) -> torch.Tensor:
+    """Return the row that a short inversion learns."""
+    invert_relation(problem(base, exemplar_folder, "reversion", **changes), tmp_path / "concept", tmp_path / "scratch")
+    row = load_concept(tmp_path / "concept", base).embedding
+    assert row is not None
+    return row
+
+
+def drawn(base: Base) -> torch.Tensor:
+    """Return two pictures of nothing in particular."""
+    with torch.inference_mode():
+        encoding = base.encode(base.tokenize(["cat inside box"])).expand(2, -1, -1)
+    return sample(base, encoding, encoding.flip(-1), initial_latents(base, [1, 2]), Sampler(3, 4.0))
+
+
+def test_sliced_attention_draws_the_same(tiny_base: Path, base: Base) -> None:
+    sliced = run(tiny_base, attention="sliced")
+    kinds = {type(processor).__name__ for processor in sliced.unet.attn_processors.values()}
+    assert kinds == {"SlicedAttnProcessor"}
+    assert torch.allclose(drawn(sliced), drawn(base), atol=1e-4)
+
+
+def test_activations_computed_twice_teach_the_same(
+    tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = learned(base, exemplar_folder, tmp_path / "kept")
+    calls: list[int] = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+    counted = lambda *args, **kw: (calls.append(1), checkpoint(*args, **kw))[1]  # noqa: E731
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counted)
+    assert torch.equal(learned(run(tiny_base, gradient_checkpointing=True), exemplar_folder, tmp_path / "twice"), kept)
+    assert calls
+
+
+def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> None:
+    assert run(tiny_base, compile=True).unet._compiled_call_impl is not None
+    assert base.unet._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("other", [{"attention": "sliced"}, {"gradient_checkpointing": True}, {"precision": "bf16"}])
+def test_a_run_is_never_finished_in_another_way(
+    other: dict[str, Any], tiny_base: Path, base: Base, exemplar_folder: Path
+) -> None:
+    from relinv.learning.inversion import identity
+
+    task = problem(base, exemplar_folder, "reversion")
+    assert identity(task) != identity(problem(run(tiny_base, **other), exemplar_folder, "reversion"))
+
+
+def test_in_bf16_the_row_and_its_loss_stay_fp32(
+    tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    half = run(tiny_base, precision="bf16")
+    start = learned(half, exemplar_folder, tmp_path / "start", steps=1, learning_rate=1e-9)
+    rough = learned(half, exemplar_folder, tmp_path / "half", steps=20)
+    exact = learned(base, exemplar_folder, tmp_path / "full", steps=20)
+    assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.bfloat16}
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, rough.bfloat16().float())  # finer than bf16 could hold
+    assert torch.nn.functional.cosine_similarity(rough - start, exact - start, dim=0) > 0.9  # learned the same way
+
+
+def test_in_bf16_pictures_are_drawn(tiny_base: Path, exemplar_folder: Path, tmp_path: Path) -> None:
+    half = run(tiny_base, precision="bf16")
+    learned(half, exemplar_folder, tmp_path)
+    settings = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=4.0, scheduler="dpmpp", batch_size=2)
+    scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")[:2]
+    concept = load_concept(tmp_path / "concept", half)
+    ((_, pictures),) = generate(half, concept, plan_images(half, concept, scenarios, settings), settings)
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2
