@@ -22,9 +22,9 @@ from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.diffusion.sampling import decode
-from relinv.exemplars import ExemplarSet, read_exemplars
+from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.exemplar_latents import encode_exemplars
+from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.training import Loop, Task, take_step
 from relinv.plugins import find_plugin
 from relinv.settings import ModelSettings, PreviewSettings, load_params
@@ -139,7 +139,8 @@ def show(base: Base, times: dict[str, list[float]], states: dict[str, int], peak
 
 def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, load: float, step: float) -> None:
     """Print where an inversion's time goes."""
-    encode = timed(base, lambda: encode_exemplars(base, exemplars))
+    pictures = [load_image(exemplar.path, base.resolution) for exemplar in exemplars.exemplars]
+    encode = timed(base, lambda: encode_pictures(base, pictures))
     with torch.inference_mode():
         images = timed(base, lambda: decode(base, loop.latents.mean[:1]))
     concept = Concept("<r>", loop.method.embedding(), {"relation": RELATION, "method": "reversion"})

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from relinv.devices import deterministic
-from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.diffusion.conditioning import Encodings, guided_by, in_use
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
 from relinv.files import code_hash
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from relinv.adapters import ConceptAdapter
     from relinv.benchmark import Scenario
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 
-PROMPTS_AT_ONCE = 100  # encoded together, whatever the batch size, so that it changes no encoding
 # The code that decides the pixels: an unfinished run is never finished by other code.
-CODE = ("benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
+CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
 
 
 def generate_folder(
@@ -124,46 +123,39 @@ def generate(
     Raises UserError for a prompt with an unknown `<token>` or too many tokens, when the device's memory is
     too small for a batch, and when the base's precision is too low for its numbers.
     """
-    import torch
-
     sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
-    encodings = encode_prompts(base, concept, ["", *(record.prompt for record in records)])
-    for start in range(0, len(records), settings.batch_size):
-        batch = records[start : start + settings.batch_size]
-        if skip(batch):
-            continue
-        prompts = torch.stack([encodings[record.prompt] for record in batch])  # (batch, tokens, dim)
-        negatives = encodings[""].expand_as(prompts)
-        latents = initial_latents(base, [record.seed for record in batch])
-        try:
-            with deterministic(base.device):
-                images = sample(base, prompts, negatives, latents, sampler)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"The memory of '{base.device}' is too small for {len(batch)} images at once: "
-                "lower the base's sampling.batch_size, or set its attention to sliced."
-            ) from None
-        if not images.isfinite().all():
-            raise UserError(
-                f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32."
-            )
-        yield batch, to_pictures(images)
+    prompts = ["", *(record.prompt for record in records)]
+    with deterministic(base.device), in_use(base, [concept]) as adapters:
+        encodings = Encodings(base, adapters, prompts, sampler.timesteps(base))
+        for start in range(0, len(records), settings.batch_size):
+            batch = records[start : start + settings.batch_size]
+            if not skip(batch):
+                yield batch, to_pictures(_draw(base, adapters, encodings, batch, sampler))
 
 
-def encode_prompts(base: Base, concept: Concept, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return the encoding of each distinct prompt, (tokens, dim), with the concept's row for its token.
-
-    Raises UserError for a prompt with another `<token>`, or with more tokens than the base reads.
-    """
+def _draw(
+    base: Base,
+    adapters: Sequence[ConceptAdapter],
+    encodings: Encodings,
+    batch: Sequence[ImageRecord],
+    sampler: Sampler,
+) -> torch.Tensor:
+    """Return the images of a batch, (batch, 3, pixels, pixels) in [0, 1]; UserError where memory or precision fail."""
     import torch
 
-    unique = list(dict.fromkeys(prompts))
-    tokens = PlaceholderTokens(base, {concept.token: concept.embedding}) if concept.token else nullcontext()
-    with torch.inference_mode(), deterministic(base.device), tokens:
-        parts = [
-            base.encode(base.tokenize(unique[i : i + PROMPTS_AT_ONCE])) for i in range(0, len(unique), PROMPTS_AT_ONCE)
-        ]
-    return dict(zip(unique, torch.cat(parts), strict=True))
+    prompts = [record.prompt for record in batch]
+    latents = initial_latents(base, [record.seed for record in batch])
+    conditions = encodings.of(prompts), encodings.of([""] * len(batch))
+    try:
+        images = sample(base, *conditions, latents, sampler, guided_by(adapters, prompts))
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"The memory of '{base.device}' is too small for {len(batch)} images at once: "
+            "lower the base's sampling.batch_size, or set its attention to sliced."
+        ) from None
+    if not images.isfinite().all():
+        raise UserError(f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32.")
+    return images
 
 
 def _version(base: Base, settings: GenerateSettings) -> list[str]:

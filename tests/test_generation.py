@@ -14,9 +14,10 @@ from relinv import generation
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
+from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
-from relinv.generation import encode_prompts, generate_folder, image_seed, plan
+from relinv.generation import generate_folder, image_seed, plan
 from relinv.images import ImageRecord, read_pictures, read_records
 from relinv.settings import GenerateSettings, ModelSettings
 
@@ -158,13 +159,30 @@ def test_plain_words_need_no_token(base: Base, tmp_path: Path) -> None:
 
 
 def test_the_token_is_read_in_either_case_and_no_other_is(base: Base, concept: Concept) -> None:
-    encodings = encode_prompts(base, concept, ["cat <r> box", "cat <R> box", "cat in box"])
-    assert torch.equal(encodings["cat <r> box"], encodings["cat <R> box"])
-    assert not torch.equal(encodings["cat <r> box"], encodings["cat in box"])
+    lower, upper, plain = encoded(base, concept, ["cat <r> box", "cat <R> box", "cat in box"])
+    assert torch.equal(lower, upper)
+    assert not torch.equal(lower, plain)
     with pytest.raises(UserError, match="<s>"):
-        encode_prompts(base, concept, ["cat <s> box"])
+        encoded(base, concept, ["cat <s> box"])
     with pytest.raises(UserError, match="limit is 24"):
-        encode_prompts(base, concept, ["cat " * 30])
+        encoded(base, concept, ["cat " * 30])
+
+
+def encoded(base: Base, concept: Concept, prompts: list[str]) -> torch.Tensor:
+    """Return the encodings of prompts, (prompts, tokens, dim), with the concept in use."""
+    with in_use(base, [concept]) as adapters:
+        return Encodings(base, adapters, prompts, [0]).of(prompts)(0)
+
+
+def test_two_concepts_hold_at_once(base: Base, concept: Concept) -> None:
+    other = Concept("<s>", -concept.embedding, metadata(base, "<s>", "{head} <s> {tail}"))
+    prompts = ["<s> <r> box", "cat <r> box"]
+    with in_use(base, [concept, other]) as adapters:
+        both, one = Encodings(base, adapters, prompts, [0]).of(prompts)(0)
+    assert torch.equal(one, encoded(base, concept, ["cat <r> box"])[0])
+    assert not torch.equal(both, one)
+    with pytest.raises(UserError, match="knows the token '<r>' already"), in_use(base, [concept, concept]):
+        pass
 
 
 def test_each_distinct_prompt_is_encoded_once(base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch) -> None:

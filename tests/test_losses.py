@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from relinv.learning.losses import denoising, steering
+from relinv.learning.losses import anchor, denoising, steering
 
 DIM = 6
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -71,3 +71,11 @@ def test_steering_gradient_is_the_numerical_one() -> None:
     row = rows(1)[0, 0].double().requires_grad_()
     near, far = rows(4).double(), rows(3).double()
     assert torch.autograd.gradcheck(lambda r: steering(r, near, far, ALL, 0.5), row)
+
+
+def test_the_anchor_is_the_squared_distance_over_tokens_and_dim() -> None:
+    row, word = torch.zeros(768, requires_grad=True), torch.full((768,), 2.0, requires_grad=True)
+    loss = anchor(row, word, 77)
+    assert loss.item() == pytest.approx(4 / 77)
+    loss.backward()
+    assert torch.allclose(row.grad, torch.full((768,), -4 / (77 * 768))) and word.grad is None

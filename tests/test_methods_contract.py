@@ -16,9 +16,9 @@ import torch
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import REQUIRED, load_concept
+from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.errors import UserError
 from relinv.files import sha256_folder
-from relinv.generation import encode_prompts
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import Problem, invert_relation, learn
 from relinv.learning.training import Task, train
@@ -125,8 +125,8 @@ def killed_in_third_step(base: Path, exemplars: Path, name: str, scratch: Path) 
 def test_saved_and_loaded_it_conditions_images(name: str, base: Base, concepts: Folders) -> None:
     concept = load_concept(concepts[name], base)
     prompt = concept.prompt("cat", "box")
-    encoding = encode_prompts(base, concept, [prompt])[prompt]
-    plain = encode_prompts(base, concept, ["cat inside box"])["cat inside box"]
+    with in_use(base, [concept]) as adapters:
+        encoding, plain = Encodings(base, adapters, [prompt, "cat inside box"], [0]).of([prompt, "cat inside box"])(0)
     assert encoding.isfinite().all()
     assert torch.equal(encoding, plain) == (concept.token is None)
 

@@ -28,7 +28,9 @@ def method(base: Base, exemplar_folder: Path, **changes: object) -> reversion.Me
 def visit(base: Base, prompts: list[str], seed: int = 0) -> Visit:
     noise = torch.zeros(len(prompts), 4, 16, 16)
     source = torch.Generator().manual_seed(seed)
-    return Visit(0, prompts, torch.zeros(len(prompts)), noise, noise, source)
+    count = len(prompts)
+    everywhere, prior = torch.ones(count, 1, 1, 1), torch.zeros(count, dtype=torch.bool)
+    return Visit(0, prompts, torch.zeros(count), noise, noise, source, everywhere, prior)
 
 
 def test_negatives_are_the_captions_content_words(base: Base) -> None:

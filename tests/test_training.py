@@ -15,10 +15,10 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
-from relinv.exemplars import read_exemplars
+from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.exemplar_latents import encode_exemplars, visits
+from relinv.learning.exemplar_latents import encode_pictures, visits
 from relinv.learning.inversion import invert_relation, invert_together
 from tests.inverting import problem
 from tests.tiny import weights
@@ -44,7 +44,8 @@ def test_batches_larger_than_the_set_are_balanced_too() -> None:
 
 
 def test_latents_are_those_of_the_autoencoder(base: Base, exemplar_folder: Path) -> None:
-    latents = encode_exemplars(base, read_exemplars(exemplar_folder))
+    pictures = [load_image(found.path, base.resolution) for found in read_exemplars(exemplar_folder).exemplars]
+    latents = encode_pictures(base, pictures)
     assert latents.mean.shape == latents.deviation.shape == (4, 4, 16, 16)
     drawn = torch.cat([latents.draw([2, 0], generator(0, "latents", step)) for step in range(400)])
     assert torch.allclose(drawn[::2].mean(0), latents.mean[2], atol=5 * latents.deviation.max().item() / 20)

@@ -2,7 +2,8 @@
 
 `learned_embeds.safetensors` holds one key, "<r>", with a 1-D float32 row: the form that diffusers, A1111,
 ComfyUI and InvokeAI all read. `concept.json` holds the same metadata in readable form, also for a method that
-learned no row.
+learned no row. What else was learned stands in the file of the concept's adapter (relinv/adapters), which the
+metadata name as {"name", "file", "options"}.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,15 @@ REQUIRED = ("relation", "method", "base", "base_hash", "exemplars_hash", "token"
 
 @dataclass(frozen=True)
 class Concept:
-    """A learned relation: its token and row, or neither where plain words are all, and where it came from."""
+    """A learned relation: its token and row, or neither where plain words are all, and where it came from.
+
+    weights: what its adapter puts into the base, by the names in the adapter's file; empty for a row alone.
+    """
 
     token: str | None
     embedding: torch.Tensor | None  # (dim,) float32 on the CPU
     metadata: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)  # on the CPU
 
     @property
     def method(self) -> str:
@@ -43,10 +48,12 @@ class Concept:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hex SHA-256 over metadata and row."""
+        """Return a hex SHA-256 over metadata, row and weights."""
         digest = hashlib.sha256(json.dumps(dict(self.metadata), sort_keys=True).encode())
         if self.embedding is not None:
             digest.update(self.embedding.numpy().tobytes())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def prompt(self, head: str, tail: str) -> str:
@@ -59,15 +66,22 @@ def save_concept(folder: Path, concept: Concept) -> None:
     """Write a concept into an existing `folder`; the same concept gives the same bytes."""
     if concept.embedding is not None:
         atomic_write_bytes(folder / EMBEDDING, embedding_bytes(concept))
+    if concept.weights:
+        atomic_write_bytes(folder / concept.metadata["adapter"]["file"], _bytes(concept.weights, concept.metadata))
     write_json(folder / METADATA, dict(concept.metadata))
 
 
 def embedding_bytes(concept: Concept) -> bytes:
     """Return the learned row as a safetensors file: one key, 1-D, the metadata beside it; same concept, same bytes."""
+    return _bytes({str(concept.token): concept.embedding}, concept.metadata)
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """Return tensors as a safetensors file with metadata in its header."""
     from safetensors.torch import save
 
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in concept.metadata.items()}
-    return _ordered(save({str(concept.token): concept.embedding.contiguous()}, metadata=texts))
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    return _ordered(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=texts))
 
 
 def _ordered(data: bytes) -> bytes:
@@ -94,7 +108,10 @@ def load_concept(folder: Path, base: Base) -> Concept:
     if missing:
         raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: invert the relation again.")
     token = metadata["token"]
-    embedding = _read_row(folder / EMBEDDING, token) if token else None
+    adapter = metadata.get("adapter")
+    weights = _read(folder / adapter["file"]) if adapter and adapter["file"] else {}
+    has_row = token and (not adapter or (folder / EMBEDDING).is_file())  # an adapter may have learned more than a row
+    embedding = _read_row(folder / EMBEDDING, token) if has_row else None
     if embedding is not None and len(embedding) != base.dim:
         raise UserError(
             f"The concept in '{folder}' has {len(embedding)} numbers and the base '{base.id}' takes {base.dim}: "
@@ -105,21 +122,26 @@ def load_concept(folder: Path, base: Base) -> Concept:
             f"The concept in '{folder}' was learned for the base '{metadata['base']}' ({metadata['base_hash'][:12]}), "
             f"not for '{base.id}' ({base.fingerprint[:12]}): invert the relation again with this base."
         )
-    return Concept(token, embedding, metadata)
+    return Concept(token, embedding, metadata, weights)
 
 
 def _read_row(path: Path, token: str) -> torch.Tensor:
     """Return the row stored under `token`, (dim,) float32; UserError where the file is missing or another kind."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"The learned token '{path}' is missing: invert the relation again.") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"The learned token '{path}' is damaged ({error}): invert the relation again.") from None
+    tensors = _read(path)
     if list(tensors) != [token] or tensors[token].dim() != 1:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise UserError(f"'{path}' holds {shapes}, not one row named {token}: it is no concept of this project.")
     return tensors[token].float()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in a concept's safetensors file; UserError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"The learned token '{path}' is missing: invert the relation again.") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"The learned token '{path}' is damaged ({error}): invert the relation again.") from None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from relinv.adapters import Guidance
     from relinv.diffusion.bases import Base
 
     # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.
@@ -40,6 +41,12 @@ class Sampler:
     guidance_scale: float
     scheduler: str = "ddim"
 
+    def timesteps(self, base: Base) -> list[int]:
+        """Return the timesteps at which the UNet is asked, in order; UserError for an unknown scheduler."""
+        scheduler = build_scheduler(base, self.scheduler)
+        scheduler.set_timesteps(self.steps)
+        return [int(timestep) for timestep in scheduler.timesteps]
+
 
 def sample(
     base: Base,
@@ -47,18 +54,20 @@ def sample(
     negative_embeds: Conditioning,
     latents: torch.Tensor,
     sampler: Sampler,
+    guidance: Guidance | None = None,
 ) -> torch.Tensor:
     """Return the images that `latents`, unit noise (batch, channels, height, width), are denoised to.
 
     Shape (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]. Each conditioning is (batch, tokens, dim),
     or a function that gives it for a timestep; the same inputs give the same images. The pair that guidance
     compares goes through the UNet together; at a guidance scale of 1 or less there is no pair, as in
-    diffusers. Raises UserError for a scheduler that is not in `SCHEDULERS`.
+    diffusers. `guidance` changes the latents before each step. Raises UserError for a scheduler that is not in
+    `SCHEDULERS`.
     """
     import torch
 
-    with torch.inference_mode():
-        return decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler))
+    with torch.no_grad() if guidance else torch.inference_mode():  # guidance may need gradients
+        return decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
 
 
 def denoise(
@@ -67,6 +76,7 @@ def denoise(
     negative_embeds: Conditioning,
     latents: torch.Tensor,
     sampler: Sampler,
+    guidance: Guidance | None = None,
 ) -> torch.Tensor:
     """Return denoised latents, float32, of the shape of `latents`; see `sample` for the arguments."""
     scheduler = build_scheduler(base, sampler.scheduler)
@@ -74,7 +84,9 @@ def denoise(
     guided = sampler.guidance_scale > 1
     # The scheduler's own arithmetic stays in float32, whatever precision the UNet runs in.
     latents = latents.to(base.device).float() * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    for index, timestep in enumerate(scheduler.timesteps):
+        if guidance:
+            latents = guidance(latents, timestep, index)
         conditions = [negative_embeds, prompt_embeds] if guided else [prompt_embeds]
         noise = _predict(base, scheduler, latents, timestep, conditions)
         if guided:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from relinv.exemplars import ExemplarSet, load_image
-
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
+
+    from PIL import Image
 
     from relinv.diffusion.bases import Base
 
@@ -32,27 +32,27 @@ class ExemplarLatents:
         return self.mean[index] + self.deviation[index] * noise
 
 
-def encode_exemplars(base: Base, exemplars: ExemplarSet) -> ExemplarLatents:
-    """Return the moments of all exemplars, float32 on the base's device."""
+def encode_pictures(base: Base, pictures: Sequence[Image.Image]) -> ExemplarLatents:
+    """Return the moments of RGB pictures of the base's resolution, float32 on the base's device."""
     with torch.inference_mode():
-        moments = [_encode(base, exemplar.path) for exemplar in exemplars.exemplars]
+        moments = [_encode(base, picture) for picture in pictures]
     means, deviations = zip(*moments, strict=True)
     return ExemplarLatents(torch.cat(means).clone(), torch.cat(deviations).clone())
 
 
-def _encode(base: Base, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode(base: Base, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean and deviation of one picture's latents, each (1, channels, h, w)."""
     import numpy
 
-    levels = torch.from_numpy(numpy.array(load_image(path, base.resolution)))  # (side, side, 3)
+    levels = torch.from_numpy(numpy.array(picture))  # (side, side, 3)
     pixels = (levels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(base.device, base.dtype)
     distribution = base.vae.encode(pixels).latent_dist
     scale = base.vae.config.scaling_factor
     return distribution.mean.float() * scale, distribution.std.float() * scale
 
 
-def visits(total: int, count: int, step: int, seed: int) -> list[int]:
-    """Return which of `total` pictures the `count` samples of a step show, a function of seed and step alone.
+def visits(total: int, count: int, step: int, seed: int, purpose: str = "pictures") -> list[int]:
+    """Return which of `total` pictures the `count` samples of a step show, a function of seed, purpose and step alone.
 
     The visits of all steps in a row are one shuffled pass over the pictures after another.
     """
@@ -61,6 +61,6 @@ def visits(total: int, count: int, step: int, seed: int) -> list[int]:
     chosen: list[int] = []
     for position in range(step * count, (step + 1) * count):
         epoch, place = divmod(position, total)
-        order = torch.randperm(total, generator=generator(seed, "pictures", epoch))
+        order = torch.randperm(total, generator=generator(seed, purpose, epoch))
         chosen.append(int(order[place]))
     return chosen

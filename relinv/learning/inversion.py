@@ -12,6 +12,7 @@ from relinv.files import atomic_folder, atomic_write_bytes, code_hash, read_json
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
+    from relinv.diffusion.concept import Concept
     from relinv.exemplars import ExemplarSet
     from relinv.learning.checkpoints import Checkpoints
     from relinv.learning.training import Training
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # The code that decides the result: a checkpoint is never finished by other code.
-CODE = ("benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
+CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]]) ->
 
 def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: Checkpoints) -> None:
     """Train `method` and write the concept folder, whole or not at all."""
-    from relinv.diffusion.concept import Concept, save_concept
+    from relinv.diffusion.concept import save_concept
 
     files: dict[str, bytes] = {}
     steps = 0
@@ -90,9 +91,22 @@ def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: 
         (log,) = _train([(problem, method, checkpoints)])
         files, steps = log.files(), log.steps
     with atomic_folder(folder) as new:
-        save_concept(new, Concept(method.token, method.embedding(), metadata(problem, method, steps)))
+        save_concept(new, to_concept(problem, method, steps))
         for name, content in files.items():
             atomic_write_bytes(new / name, content)
+
+
+def to_concept(problem: Problem, method: InversionMethod, steps: int) -> Concept:
+    """Return what a method has learned in `steps` steps."""
+    from relinv.diffusion.concept import Concept
+
+    facts, adapter = metadata(problem, method, steps), method.adapter
+    if adapter is None:
+        return Concept(method.token, method.embedding(), facts)
+    name = type(adapter).__module__.rpartition(".")[2]
+    facts["adapter"] = {"name": name, "file": adapter.FILE if adapter.tensors else None, "options": adapter.options}
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in adapter.tensors.items()}
+    return Concept(method.token, method.embedding(), facts, weights)
 
 
 def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str, Any]:

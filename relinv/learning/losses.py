@@ -21,6 +21,15 @@ def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return mse_loss(prediction.float(), target.float())
 
 
+def anchor(row: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return Compositional Inversion's anchor loss (Zhang et al. 2024) of a row, (dim,), and a word's.
+
+    That is the mean squared difference of the embeddings of two prompts of `tokens` tokens, one with the placeholder
+    and one with the word in its place, which differ there alone: ||row - word||^2 / (tokens * dim). Gradient for `row`.
+    """
+    return (row - word.detach().float()).square().sum() / (tokens * len(row))
+
+
 def steering(
     row: torch.Tensor,
     positives: torch.Tensor,

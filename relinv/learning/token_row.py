@@ -1,8 +1,9 @@
-"""What methods that learn one token share: the row's start, its norm, its place in the base, its artefact."""
+"""What methods that learn one token share: the row's start, its norm, its place in the base, losses, artefact."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,7 +11,9 @@ from pydantic import Field
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.learning.early_stopping import EarlyStopping
-from relinv.methods import InversionMethod
+from relinv.learning.losses import anchor, denoising
+from relinv.learning.timesteps import importance
+from relinv.methods import InversionMethod, Term, Visit
 from relinv.settings import Positive, Settings
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
 
 TOKEN = "<r>"  # the relation's placeholder; lower case, for CLIP's tokenizer folds case
+
+
+Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
 class TokenRowSettings(Settings):
@@ -30,6 +36,10 @@ class TokenRowSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0, le=1)]  # 0: the published 0.01 only shrinks the row
     initializer_token: Annotated[str, Field(min_length=1)]
     norm: Literal["free", "vocabulary"]  # vocabulary: held at the mean norm of the table's rows
+    importance_alpha: Annotated[float, Field(ge=0, le=1)]  # how far timesteps lean to the noisy end; 0: uniform
+    denoise_weight: Weight
+    anchor_weight: Weight  # pulls the row to a word's (Compositional Inversion); 0: not at all
+    anchor_word: Annotated[str, Field(min_length=1)] | None  # which word's; null: the initializer_token
     stop_window: Annotated[int, Field(ge=10)] | None  # steps over which the loss on fixed noise must stand; null: never
     stop_threshold: Annotated[float, Field(gt=0, lt=1)]  # the share of the variance there that counts as standing
 
@@ -45,6 +55,7 @@ class TokenRowMethod(InversionMethod):
         self.steps, self.batch_size = settings.steps, settings.batch_size
         self._tokens = PlaceholderTokens(base, {TOKEN: initial_row(base, settings.initializer_token)})
         self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" else None
+        self._anchor = initial_row(base, settings.anchor_word or settings.initializer_token, "anchor_word")
         self.after_step()
 
     @property
@@ -62,9 +73,24 @@ class TokenRowMethod(InversionMethod):
         """Return the row as (1, dim)."""
         return {TOKEN: self._tokens.rows}
 
-    def attached(self) -> AbstractContextManager[Any]:
-        """Return the block in which the base knows `<r>`."""
-        return self._tokens
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Return the block in which the base knows `<r>` and has the adapter."""
+        with self._tokens, self.adapter or nullcontext():
+            yield
+
+    def timestep_law(self, total: int) -> torch.Tensor:
+        """Return ReVersion's relation-focal law, (total,), which is uniform at an importance_alpha of 0."""
+        return importance(total, self.settings.importance_alpha)
+
+    def losses(self, visit: Visit) -> dict[str, Term]:
+        """Return the denoising term, and the anchor's where it weighs anything."""
+        settings = self.settings
+        terms = {"denoise": Term(settings.denoise_weight, denoising(visit.prediction, visit.target))}
+        if settings.anchor_weight:
+            limit = self.base.tokenizer.model_max_length
+            terms["anchor"] = Term(settings.anchor_weight, anchor(self.row, self._anchor, limit))
+        return terms
 
     def early_stopping(self) -> EarlyStopping | None:
         """Return DVAR's rule where a window is given."""
@@ -86,13 +112,11 @@ class TokenRowMethod(InversionMethod):
         return self.row.detach().float().cpu().clone()
 
 
-def initial_row(base: Base, word: str) -> torch.Tensor:
+def initial_row(base: Base, word: str, parameter: str = "initializer_token") -> torch.Tensor:
     """Return a copy of a word's row in the token table, (dim,); UserError where the word is not one token."""
     ids = base.tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
-        raise UserError(
-            f"The initializer_token '{word}' is {len(ids)} tokens for '{base.id}': name a word that is one."
-        )
+        raise UserError(f"The {parameter} '{word}' is {len(ids)} tokens for '{base.id}': name a word that is one.")
     return base.table[ids[0]].detach().clone()
 
 

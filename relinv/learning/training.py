@@ -18,11 +18,12 @@ import torch
 from tqdm import tqdm
 
 from relinv.devices import deterministic
+from relinv.diffusion.conditioning import Encodings
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
 from relinv.images import encode_png
-from relinv.learning.exemplar_latents import ExemplarLatents, encode_exemplars, visits
+from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
 from relinv.learning.losses import denoising
 from relinv.learning.timesteps import draw
 from relinv.methods import InversionMethod, Visit
@@ -76,9 +77,12 @@ def train(tasks: Sequence[Task]) -> list[Training]:
     """Train the method of each task in place, from its last checkpoint where there is one; return their logs.
 
     Tasks share one base and each step's one pass of its UNet, and nothing else: each has its own state, optimiser,
-    captions, timesteps and noise, and learns what it learns alone, but for rounding. Methods that change the UNet are
-    trained alone. The state at the end is saved with the checkpoints. Raises UserError where a loss diverged.
+    captions, timesteps and noise, and learns what it learns alone, but for rounding. The state at the end is saved
+    with the checkpoints. Raises UserError where a loss diverged, and where one of several changes the UNet.
     """
+    adapters = [task.method.adapter for task in tasks]
+    if len(tasks) > 1 and any(adapter and not adapter.shares_unet for adapter in adapters):
+        raise UserError("This method changes the UNet, so its relations cannot share one pass: train each alone.")
     with ExitStack() as stack:
         stack.enter_context(deterministic(tasks[0].method.base.device))
         if len(tasks) == 1:
@@ -137,6 +141,8 @@ class _Draw:
     noisy: torch.Tensor  # (batch, channels, height, width), in the UNet's precision
     target: torch.Tensor  # of the same shape: the noise, or the velocity
     conditioning: torch.Tensor  # (batch, tokens, dim)
+    masks: torch.Tensor  # (batch, 1, height, width)
+    pictures: list[int]  # which of the pictures shown
 
 
 class Loop:
@@ -148,8 +154,10 @@ class Loop:
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.task, self.method, self.base, self.seed = task, task.method, task.method.base, task.seed
         self.attached = attached
-        self.templates = [exemplar.templates for exemplar in task.exemplars.exemplars]
-        self.latents: ExemplarLatents = encode_exemplars(self.base, task.exemplars)
+        self.shown = self.method.shown(task.exemplars)
+        self.own = [index for index, shown in enumerate(self.shown) if not shown.prior]
+        self.prior = [index for index, shown in enumerate(self.shown) if shown.prior]
+        self.latents: ExemplarLatents = encode_pictures(self.base, [shown.image for shown in self.shown])
         self.law = self.method.timestep_law(self.base.scheduler.config.num_train_timesteps)
         self.optimizer = torch.optim.AdamW(self.method.groups())
         self.ids: dict[str, torch.Tensor] = {}  # of each prompt, tokenised once
@@ -161,7 +169,7 @@ class Loop:
     def draw(self, step: int) -> _Draw:
         """Return a step's draws: timesteps first, for captions may depend on them."""
         source = partial(generator, self.seed, step=step)
-        pictures = visits(len(self.templates), self.method.batch_size, step, self.seed)
+        pictures = self._visited(step)
         timesteps = draw(self.law, len(pictures), source("timesteps"))
         prompts = self._captions(pictures, timesteps, source("captions"))
         clean = self.latents.draw(pictures, source("latents"))  # (batch, channels, h, w)
@@ -170,12 +178,21 @@ class Loop:
         noisy = self.base.scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
         with self.attached():
             conditioning = self._conditioning(prompts)
-        return _Draw(step, prompts, timesteps, noisy, self._target(clean, noise, timesteps), conditioning)
+        target = self._target(clean, noise, timesteps)
+        return _Draw(step, prompts, timesteps, noisy, target, conditioning, self._masks(pictures, noise), pictures)
 
     def loss(self, draw: _Draw, prediction: torch.Tensor) -> torch.Tensor:
         """Return the total loss of a step, a scalar, and log its terms."""
-        visit = Visit(draw.step, draw.prompts, draw.timesteps, prediction, draw.target,
-                      generator(self.seed, "method", draw.step))  # fmt: skip
+        visit = Visit(
+            step=draw.step,
+            prompts=draw.prompts,
+            timesteps=draw.timesteps,
+            prediction=prediction,
+            target=draw.target,
+            generator=generator(self.seed, "method", draw.step),
+            masks=draw.masks,
+            prior=torch.tensor([self.shown[index].prior for index in draw.pictures], device=self.base.device),
+        )
         with self.attached():
             terms = self.method.losses(visit)
         total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
@@ -196,11 +213,24 @@ class Loop:
         if self.task.checkpoints.is_due():
             self.save(step + 1)
 
+    def _visited(self, step: int) -> list[int]:
+        """Return which pictures a step shows: the method's own first, then the base's."""
+        own = visits(len(self.own), self.method.batch_size, step, self.seed)
+        prior = visits(len(self.prior), self.method.prior_batch_size, step, self.seed, "prior pictures")
+        return [*(self.own[index] for index in own), *(self.prior[index] for index in prior)]
+
+    def _masks(self, pictures: Sequence[int], latents: torch.Tensor) -> torch.Tensor:
+        """Return where the loss counts in each sample, (batch, 1, height, width), on the base's device."""
+        everywhere = torch.ones(latents.shape[-2:])
+        masks = [self.shown[index].mask for index in pictures]
+        stacked = torch.stack([everywhere if mask is None else mask for mask in masks])
+        return stacked[:, None].to(self.base.device)
+
     def _captions(self, pictures: Sequence[int], timesteps: torch.Tensor, source: torch.Generator) -> list[str]:
         """Return one prompt a sample, from a template of its picture chosen at random."""
         prompts = []
         for picture, timestep in zip(pictures, timesteps.tolist(), strict=True):
-            templates = self.templates[picture]
+            templates = self.shown[picture].templates
             template = templates[int(torch.randint(len(templates), (1,), generator=source))]
             prompts.append(self.method.caption(template, timestep, source))
         return prompts
@@ -226,10 +256,9 @@ class Loop:
     def _fixed_loss(self) -> float:
         """Return the denoising loss of every picture, each with a caption, a timestep and noise that never change."""
         source = partial(generator, self.seed, step=0)
-        count = len(self.templates)
-        timesteps = draw(self.law, count, source("fixed timesteps"))
-        prompts = self._captions(range(count), timesteps, source("fixed captions"))
-        clean = self.latents.mean
+        timesteps = draw(self.law, len(self.own), source("fixed timesteps"))
+        prompts = self._captions(self.own, timesteps, source("fixed captions"))
+        clean = self.latents.mean[self.own]
         noise = torch.randn(clean.shape, generator=source("fixed noise")).to(clean.device)
         timesteps = timesteps.to(clean.device)
         noisy = self.base.scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
@@ -241,12 +270,12 @@ class Loop:
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
         base = self.base
-        with torch.no_grad():
-            texts = self.method.conditioning(base.tokenize(settings.prompts))
-            empty = self.method.conditioning(base.tokenize([""])).expand_as(texts)
         sampler = Sampler(settings.steps, settings.guidance_scale)
-        seeds = [settings.seed + index for index in range(len(settings.prompts))]
-        images = sample(base, texts, empty, initial_latents(base, seeds), sampler)  # (prompts, 3, side, side)
+        adapters = [self.method.adapter] if self.method.adapter else []
+        prompts, empty = settings.prompts, [""] * len(settings.prompts)
+        encodings = Encodings(base, adapters, [*prompts, ""], sampler.timesteps(base))
+        noise = initial_latents(base, [settings.seed + index for index in range(len(prompts))])
+        images = sample(base, encodings.of(prompts), encodings.of(empty), noise, sampler)  # (prompts, 3, side, side)
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
         name = f"step_{step:04d}.png"
         self.log.previews[name] = encode_png(to_pictures(strip)[0])

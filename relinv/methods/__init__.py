@@ -2,12 +2,13 @@
 
 A file `relinv/methods/NAME.py` holds two classes: `Settings`, the section `invert.NAME` of params.yaml, and
 `Method`, an `InversionMethod`. No list names them. Methods never import each other: what two of them share is
-a module of its own beside this package (relinv/learning/token_row.py).
+a module of its own beside this package (relinv/learning/token_row.py), and what a method changes in the base beyond
+one token's row is an adapter (relinv/adapters), which drawing puts in place without knowing the method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +17,11 @@ from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
+    from relinv.adapters import ConceptAdapter
     from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
     from relinv.learning.early_stopping import EarlyStopping
 
 
@@ -26,6 +30,16 @@ class Term(NamedTuple):
 
     weight: float
     value: torch.Tensor  # a scalar
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture as training shows it: an exemplar, a variant of one, or a picture that keeps what the base knew."""
+
+    image: Image.Image  # RGB, of the base's resolution
+    templates: Sequence[str]  # captions with one `{}`
+    mask: torch.Tensor | None = None  # where the loss counts, (h, w) of the latents in [0, 1]; None: everywhere
+    prior: bool = False  # whether it is one of the base's own pictures (DreamBooth's prior preservation)
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class Visit:
     prediction: torch.Tensor  # the UNet's output, (batch, channels, height, width)
     target: torch.Tensor  # what it should have been, of the same shape
     generator: torch.Generator  # on the CPU, for the method's own draws: a function of seed and step
+    masks: torch.Tensor  # where the loss counts, (batch, 1, height, width) in [0, 1]
+    prior: torch.Tensor  # which samples show the base's own pictures, (batch,) bool
 
 
 class InversionMethod:
@@ -49,8 +65,10 @@ class InversionMethod:
     """
 
     steps: int = 0
-    batch_size: int = 0
+    batch_size: int = 0  # samples of the exemplars in a step
+    prior_batch_size: int = 0  # samples of the base's own pictures, beside them
     token: str | None = None  # the placeholder its prompts use
+    adapter: ConceptAdapter | None = None  # what it changes in the base beyond the token's row
 
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
         """Set up the initial state. Draws nothing at random: the state follows from the arguments alone."""
@@ -74,7 +92,19 @@ class InversionMethod:
         """
         return {}
 
-    # What one training step shows the model. The order is: timestep, caption, conditioning, prediction, losses.
+    # What training shows the model
+
+    def shown(self, exemplars: ExemplarSet) -> list[Shown]:
+        """Return the pictures to be learned from: variants with masks, pictures of the base. Default: the exemplars.
+
+        They are encoded once, so whatever a method draws at random here it draws from a seed of its own.
+        """
+        from relinv.exemplars import load_image
+
+        side = self.base.resolution
+        return [Shown(load_image(exemplar.path, side), exemplar.templates) for exemplar in exemplars.exemplars]
+
+    # One training step. The order is: timestep, caption, conditioning, prediction, losses.
 
     def timestep_law(self, total: int) -> torch.Tensor:
         """Return the probabilities by which the timesteps 0..total-1 are drawn, (total,) float64. Default: uniform."""
@@ -87,11 +117,11 @@ class InversionMethod:
         return template.replace("{}", self.token or self.words)
 
     def attached(self) -> AbstractContextManager[Any]:
-        """Return the block in which the base is changed: token hooks, attention processors, adapters.
+        """Return the block in which the base is changed: token hooks, the adapter. Default: the adapter's.
 
         Leaving it restores the base bit by bit. Training, previews and the loss terms run inside.
         """
-        return nullcontext()
+        return self.adapter or nullcontext()
 
     def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the encodings of token `ids`, (prompts, tokens) to (prompts, tokens, dim).

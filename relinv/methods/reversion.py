@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from relinv.learning.losses import denoising, steering
-from relinv.learning.timesteps import importance
-from relinv.learning.token_row import TokenRowMethod, TokenRowSettings
+from relinv.learning.losses import steering
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings, Weight
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.methods import Term, Visit
 
@@ -22,18 +21,15 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-Weight = Annotated[float, Field(ge=0, le=1000)]
 Word = re.compile(r"<[^<>\s]+>|'\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or a run of letters
 
 
 class Settings(TokenRowSettings):
     """The section `invert.reversion`; steer_positives counts prepositions drawn for each caption."""
 
-    denoise_weight: Weight
     steer_weight: Weight
     steer_positives: Annotated[int, Field(ge=1, le=len(PREPOSITIONS))]
     steer_temperature: Annotated[float, Field(gt=0, le=100)]
-    importance_alpha: Annotated[float, Field(ge=0, le=1)]
 
 
 class Method(TokenRowMethod):
@@ -46,17 +42,9 @@ class Method(TokenRowMethod):
         self._prepositions = preposition_ids(base)
         self._negatives: dict[str, list[int]] = {}  # a caption's content words, found once
 
-    def timestep_law(self, total: int) -> torch.Tensor:
-        """Return the relation-focal law, (total,)."""
-        return importance(total, self.settings.importance_alpha)
-
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the denoising and the steering term."""
-        denoise = denoising(visit.prediction, visit.target)
-        return {
-            "denoise": Term(self.settings.denoise_weight, denoise),
-            "steer": Term(self.settings.steer_weight, self._steer(visit)),
-        }
+        return super().losses(visit) | {"steer": Term(self.settings.steer_weight, self._steer(visit))}
 
     def _steer(self, visit: Visit) -> torch.Tensor:
         """Return the steering loss over the batch, each caption against its own words and its own draw."""

@@ -1,0 +1,65 @@
+"""Adapters: what a concept changes in a frozen base while it is in use; one file each, found by its name.
+
+A method (relinv/methods) says how something is learned, an adapter what it does once it is learned: training, previews
+and drawing put it in place by the same code. A file `relinv/adapters/NAME.py` holds one class `Adapter`. No list names
+them. A token's single row needs none: it is part of every concept (relinv/diffusion/embeddings.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+    # What changes latents before a step of sampling: (latents, timestep, index of the step) to latents.
+    Guidance = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
+class ConceptAdapter:
+    """Learned tensors in their place within a base, inside a `with` block; leaving it restores the base bit by bit.
+
+    `tensors` are what is learned, by the names they have in the concept's file, as float32 parameters on the base's
+    device: training optimises these very objects. `options` are what the method's settings say of their use. Each part
+    below has a neutral default; an adapter overrides its own. Adapters nest: inside another's block, both hold.
+    """
+
+    FILE = "weights.safetensors"  # the file of a concept folder that keeps `tensors`
+    shares_unet = False  # whether the UNet is the same inside the block, so that several may share its one pass
+
+    def __init__(
+        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> None:
+        """Take copies of `tensors`; the base is not changed yet. UserError where they do not fit it."""
+        import torch
+
+        self.base, self.token, self.options = base, token, dict(options)
+        self.tensors = {
+            name: torch.nn.Parameter(tensor.detach().float().to(base.device, copy=True))
+            for name, tensor in tensors.items()
+        }
+
+    def __enter__(self) -> Self:
+        """Put the tensors in their place."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the base as it was."""
+
+    def prompt_at(self, prompt: str, timestep: int) -> str:
+        """Return the prompt that holds at a timestep, with no placeholder but those the tokenizer now knows."""
+        return prompt
+
+    def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
+        """Return what conditions the UNet, (prompts, tokens, dim or more); `plain` gives the text encodings."""
+        return plain(prompts)
+
+    def guidance(self, prompts: Sequence[str]) -> Guidance | None:
+        """Return what changes a batch's latents before each step of its sampling, one prompt an image, or None."""
+        return None
