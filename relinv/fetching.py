@@ -50,7 +50,8 @@ def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch:
         raise UserError(
             f"'{given}' holds no folder '{relation}' with a {CAPTIONS} and every picture this names: complete it."
         )
-    with atomic_folder(cache_folder(scratch, source) / relation) as folder:
+    cache = cache_folder(scratch, source)
+    with FileLock(cache / ".lock"), atomic_folder(cache / relation) as folder:
         copy_files(found, folder)
 
 

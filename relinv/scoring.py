@@ -69,7 +69,7 @@ class Context:
 
 def phrase(head: str, relation: Relation, tail: str) -> str:
     """Return the plain words of a scene, as in "cat inside box"."""
-    return f"{head} {relation.words} {tail}"
+    return f"{head} {relation.words} {tail}".strip()
 
 
 def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:

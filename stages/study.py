@@ -22,20 +22,22 @@ def study(
     output: Annotated[Path, typer.Option(help="The folder for tables and drawing.")] = Path("reports/study"),
     slots: Annotated[int, typer.Option(min=1, help="How many experiments run at a time.")] = os.cpu_count() or 1,
 ) -> None:
-    """Run what is not finished yet, then write study.csv, study.md and study.svg.
+    """Run what is not finished yet, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
 
     Experiments see committed and changed files that git tracks; a new file must be added to git first.
     """
     from relinv.statistics import Bootstrap
     from relinv.study.plan import load_plan, trials
     from relinv.study.running import run_pending
-    from relinv.study.summary import gather, write_study
+    from relinv.study.summary import gather, keep_reports, write_study
 
     settings = load_params().section("report", ReportSettings)
     loaded = load_plan(plan)
     planned = trials(Path(), loaded, _names(arms), _names(relations))
-    rows = gather(Path(), planned, run_pending(Path(), planned, slots))
+    commits = run_pending(Path(), planned, slots)
+    rows = gather(Path(), planned, commits)
     write_study(output, plan.name, loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
+    keep_reports(Path(), output, loaded, planned, commits)
 
 
 def _names(joined: str) -> list[str]:

@@ -57,9 +57,9 @@ class Concept:
         return digest.hexdigest()
 
     def prompt(self, head: str, tail: str) -> str:
-        """Return the prompt for two entities, such as "cat <r> box"."""
+        """Return the prompt for two entities, such as "cat <r> box"; either may be empty."""
         template: str = self.metadata["template"]
-        return template.replace("{head}", head).replace("{tail}", tail)
+        return template.replace("{head}", head).replace("{tail}", tail).strip()
 
 
 def save_concept(folder: Path, concept: Concept) -> None:

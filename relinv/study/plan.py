@@ -33,7 +33,7 @@ class Contrast(Settings):
 class Plan(Settings):
     """A study: each arm's overrides of params.yaml, run once a seed, with the seed put into `seeded`.
 
-    common: overrides that every arm starts from.
+    common: overrides that every arm starts from. reports: arms whose report.html is kept, of their first seed.
     """
 
     common: dict[str, Any]
@@ -41,6 +41,7 @@ class Plan(Settings):
     seeded: Annotated[list[str], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     contrasts: list[Contrast]
+    reports: list[Name] = []
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ class Trial:
 
 
 def load_plan(path: Path) -> Plan:
-    """Return the plan in a YAML file; raises UserError where it is missing or a contrast names no arm."""
+    """Return the plan in a YAML file; raises UserError where it is missing, or a contrast or report names no arm."""
     plan = parse(Plan, read_yaml(path, "study plan"), "", path)
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
             arm = side.split("/")[0]
             if arm not in plan.arms:
                 raise unknown(f"arm in contrast '{contrast.title}' of {path}", arm, plan.arms)
+    for arm in plan.reports:
+        if arm not in plan.arms:
+            raise unknown(f"arm in reports of {path}", arm, plan.arms)
     return plan
 
 

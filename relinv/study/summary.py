@@ -10,7 +10,7 @@ import pandas as pd
 from relinv.files import atomic_write_text
 from relinv.report import charts
 from relinv.report.pages import fill
-from relinv.report.revisions import scores_at
+from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE, Table, between, by_method, label, verdict
 from relinv.statistics import Bootstrap
@@ -50,6 +50,16 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
     )
     atomic_write_text(folder / "study.md", page)
+
+
+def keep_reports(
+    root: Path, folder: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[str, str]
+) -> None:
+    """Write ARM.html to `folder` for each arm whose report is kept: what the experiment of its first seed reported."""
+    first = {trial.arm: trial for trial in reversed(planned)}
+    for arm in plan.reports:
+        if arm in first:
+            atomic_write_text(folder / f"{arm}.html", read_at(root, commits[first[arm].name], "reports/report.html"))
 
 
 def draw(table: Table) -> str:

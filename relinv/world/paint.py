@@ -18,11 +18,11 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in scene pixels
 
 
 @functools.cache
-def sprite(name: str) -> Image.Image:
+def sprite(name: str, folder: Path = SPRITE_FOLDER) -> Image.Image:
     """Return the sprite trimmed to what is visible, RGBA, longest side 128. UserError if its file is missing."""
-    path = SPRITE_FOLDER / f"{name}.webp"
+    path = folder / f"{name}.webp"
     if not path.is_file():
-        raise UserError(f"The world's sprite '{path}' is missing: restore data/miniature/sprites from git.")
+        raise UserError(f"The world's sprite '{path}' is missing: restore {folder.name} in data/miniature from git.")
     with Image.open(path) as file:
         picture = file.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox())

@@ -1,0 +1,25 @@
+"""Does the image show what the exemplars show? Its mean cosine to the exemplars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from relinv.scoring import Context
+
+TITLE = "Image similarity"
+DESCRIPTION = (
+    "Mean cosine between the image and the exemplars. It sees how faithful an object is, where more is better as long "
+    "as the image fits its prompt too (relation similarity, with the category's word in the token's place); it cannot "
+    "tell a relation, whose exemplars show other entities."
+)
+SOURCE = "CLIP-I (Gal et al. 2022; Ruiz et al., CVPR 2023)."
+HIGHER_IS_BETTER = True
+BOUNDS = (-1.0, 1.0)
+
+
+def score(context: Context) -> np.ndarray:
+    """Return the mean cosine to the exemplars, shape (images,), defined for every image."""
+    return (context.images @ context.exemplars.T).mean(axis=1)
