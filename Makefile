@@ -1,5 +1,6 @@
 # make reproduce: set up and rebuild every result.  make test: set up and run the tests.
 # make search: choose learning rates and budgets on validation scenarios.  make study: compare over seeds and settings.
+# make compare-methods: every method over every relation, and over objects.
 # make budgets: what the published budget, a short one and early stopping cost in quality.
 # make miniature: train the miniature itself anew (hours).
 # All use the packages pinned in constraints.txt, in .venv; to choose an interpreter: make reproduce PYTHON=python3.12
@@ -13,7 +14,7 @@ export HF_HUB_OFFLINE ?= 1
 # up to a quarter faster on a CPU where this allocator is installed; no result depends on it
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 
-.PHONY: reproduce test search study budgets miniature
+.PHONY: reproduce test search study budgets compare-methods miniature
 
 ifdef BASE
 # another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
@@ -34,6 +35,9 @@ search: $(INSTALLED)
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
+
+compare-methods: $(INSTALLED)
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan methods.yaml --output reports/methods
 
 budgets: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan budgets.yaml --output reports/budgets

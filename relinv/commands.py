@@ -112,6 +112,34 @@ def draw(
     atomic_write_bytes(target, encode_png(redraw(base, concept, record, scenarios), record))
 
 
+@app.command(
+    epilog='Example: relinv imagine "<koala> <r> box" koala.png --use r=inside/reversion --use koala=koala/dreambooth'
+)
+def imagine(
+    prompt: Annotated[str, typer.Argument(help="What to draw, with a <token> for each concept.")],
+    target: Annotated[Path, typer.Argument(help="Where to write the image, a PNG.")],
+    use: Annotated[list[str], typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+) -> None:
+    """Draw a prompt of your own with one concept or several at once, each from its folder below data/concepts."""
+    from relinv.diffusion.bases import load_base
+    from relinv.diffusion.concept import load_concept
+    from relinv.errors import UserError
+    from relinv.files import atomic_write_bytes
+    from relinv.generation import imagine as draw_freely
+    from relinv.images import encode_png
+
+    params = load_params()
+    settings, base = params.generation(), load_base(params.model())
+    concepts = []
+    for item in use:
+        token, equals, folder = item.partition("=")
+        if not equals:
+            raise UserError(f"'{item}' names no token: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
+        concepts.append(load_concept(CONCEPTS / folder, base).called(f"<{token}>"))
+    atomic_write_bytes(target, encode_png(draw_freely(base, concepts, prompt, settings, seed)))
+
+
 def run() -> None:
     """Run the command line."""
     cli.run(app)

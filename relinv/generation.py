@@ -76,6 +76,14 @@ def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequenc
     return pictures[batch.index(record)]
 
 
+def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
+    """Return the picture of a free prompt, with all of `concepts` in use at once; UserErrors as `generate`."""
+    sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
+    with deterministic(base.device), in_use(base, concepts) as adapters:
+        encodings = Encodings(base, adapters, ["", prompt], sampler.timesteps(base))
+        return to_pictures(_draw(base, adapters, encodings, [prompt], [seed], sampler))[0]
+
+
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:
     """Return the record of each image to be drawn, in the order of `scenarios`; nothing is drawn yet."""
     shared = {
@@ -130,27 +138,28 @@ def generate(
         for start in range(0, len(records), settings.batch_size):
             batch = records[start : start + settings.batch_size]
             if not skip(batch):
-                yield batch, to_pictures(_draw(base, adapters, encodings, batch, sampler))
+                texts, seeds = [record.prompt for record in batch], [record.seed for record in batch]
+                yield batch, to_pictures(_draw(base, adapters, encodings, texts, seeds, sampler))
 
 
 def _draw(
     base: Base,
     adapters: Sequence[ConceptAdapter],
     encodings: Encodings,
-    batch: Sequence[ImageRecord],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
     sampler: Sampler,
 ) -> torch.Tensor:
-    """Return the images of a batch, (batch, 3, pixels, pixels) in [0, 1]; UserError where memory or precision fail."""
+    """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1]; UserError where memory or precision fail."""
     import torch
 
-    prompts = [record.prompt for record in batch]
-    latents = initial_latents(base, [record.seed for record in batch])
-    conditions = encodings.of(prompts), encodings.of([""] * len(batch))
+    latents = initial_latents(base, seeds)
+    conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
     try:
         images = sample(base, *conditions, latents, sampler, guided_by(adapters, prompts))
     except torch.OutOfMemoryError:
         raise UserError(
-            f"The memory of '{base.device}' is too small for {len(batch)} images at once: "
+            f"The memory of '{base.device}' is too small for {len(prompts)} images at once: "
             "lower the base's sampling.batch_size, or set its attention to sliced."
         ) from None
     if not images.isfinite().all():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,24 @@ def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Pat
 def test_help_shows_an_example(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "relinv.commands", command, "--help"], capture_output=True, text=True)
     assert f"Example: relinv {command}" in done.stdout
+
+
+def test_concepts_from_several_files_stand_in_one_prompt(checkout: Path) -> None:
+    base = load_base(load_params().model())
+    for relation in ("inside", "koala"):
+        folder = checkout / "data/concepts" / relation / "reversion"
+        folder.mkdir(parents=True)
+        save_concept(
+            folder, made(base) if relation == "inside" else replace(made(base), embedding=-made(base).embedding)
+        )
+    both = ["--use", "r=inside/reversion", "--use", "koala=koala/reversion"]
+    for name, words in (("both", both), ("again", both), ("swapped", [*both[2:], *both[:2]])):
+        run("imagine", "<koala> <r> box", f"{name}.png", *words, "--seed", "5")
+    run("imagine", "<koala> <r> box", "other.png", "--use", "r=koala/reversion", "--use", "koala=inside/reversion")
+    both_bytes, again, swapped, other = (Path(f"{n}.png").read_bytes() for n in ("both", "again", "swapped", "other"))
+    assert both_bytes == again == swapped != other
+    with pytest.raises(UserError, match=r"names <koala>, which no concept in use has learned"):
+        run("imagine", "<koala> <r> box", "out.png", "--use", "r=inside/reversion")
+    with pytest.raises(UserError, match=r"'inside/reversion' names no token"):
+        run("imagine", "<r> box", "out.png", "--use", "inside/reversion")
+    assert not Path("out.png").exists()

@@ -20,7 +20,7 @@ from relinv.report.rows import format_rows, parse_rows, with_leakage
 from relinv.statistics import Bootstrap
 from relinv.study.plan import Trial, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
-from relinv.study.summary import gather, write_study
+from relinv.study.summary import gather, keep_reports, write_study
 from tests.reporting import score_table
 
 FEW = Bootstrap(resamples=100)
@@ -44,7 +44,7 @@ PIPELINE = """stages:
     cmd: python make.py
     deps: [make.py]
     params: [relations, methods, skill, invert]
-    outs: [{reports/scores.csv: {cache: false}}]
+    outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}]
 """
 MAKE = """import os, pathlib, sys, time
 from ruamel.yaml import YAML
@@ -59,6 +59,7 @@ if meeting := os.environ.get("MEETING"):  # wait for as many trials as are to ru
         time.sleep(0.05)
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
+pathlib.Path("reports/report.html").write_text(f"<p>skill {params['skill']}</p>")
 """
 PLAN = """common: {report.seed: 0}
 seeds: [0]
@@ -145,6 +146,9 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_pa
     assert finished(repository, planned) == commits
     rows = gather(repository, planned, commits)
     assert set(zip(rows["arm"], rows["trial"], strict=True)) == {(t.arm, t.seed) for t in planned}
+
+    keep_reports(repository, tmp_path, plan.model_copy(update={"reports": ["better"]}), planned, commits)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"better.html": "<p>skill 0.9</p>"}
 
     gain = (11 - 8) / 12  # of scenarios, by construction
     name = planned[1].name  # an experiment is compared by its name
@@ -250,6 +254,9 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(PLAN.replace("left: better/", "left: bettr/"))
     with pytest.raises(UserError, match=r"bettr.*Did you mean 'better'"):
         load_plan(tmp_path / "study.yaml")
+    (tmp_path / "study.yaml").write_text(PLAN + "reports: [btter]\n")
+    with pytest.raises(UserError, match=r"arm in reports .*Did you mean 'better'"):
+        load_plan(tmp_path / "study.yaml")
     plan = load_plan(repository / "study.yaml")
     with pytest.raises(UserError, match=r"Unknown arm 'plan'\. Did you mean 'plain'"):
         trials(repository, plan, ["plan"], [])
@@ -257,8 +264,9 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
         overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
 
 
-def test_the_plan_of_this_repository_fits_its_parameters() -> None:
-    plan = load_plan(HERE / "study.yaml")
+@pytest.mark.parametrize("file", ["study.yaml", "search.yaml", "budgets.yaml", "methods.yaml"])
+def test_the_plans_of_this_repository_fit_its_parameters(file: str) -> None:
+    plan = load_plan(HERE / file)
     planned = trials(HERE, plan, [], [])
     assert len({trial.name for trial in planned}) == len(plan.arms) * len(plan.seeds)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,10 @@ class Concept:
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def called(self, token: str) -> Concept:
+        """Return the same concept under another token, so that several can stand in one prompt."""
+        return replace(self, token=token) if self.token else self
 
     def prompt(self, head: str, tail: str) -> str:
         """Return the prompt for two entities, such as "cat <r> box"; either may be empty."""

@@ -41,7 +41,7 @@ class Plan(Settings):
     seeded: Annotated[list[str], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     contrasts: list[Contrast]
-    reports: list[Name] = []
+    reports: list[Name] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

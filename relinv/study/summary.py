@@ -52,9 +52,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     atomic_write_text(folder / "study.md", page)
 
 
-def keep_reports(
-    root: Path, folder: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[str, str]
-) -> None:
+def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[str, str]) -> None:
     """Write ARM.html to `folder` for each arm whose report is kept: what the experiment of its first seed reported."""
     first = {trial.arm: trial for trial in reversed(planned)}
     for arm in plan.reports:
