@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from relinv.adapters.multires import ROWS, Adapter, resolution
+from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
-from relinv.diffusion.concept import EMBEDDING, load_concept
+from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.errors import UserError
 from relinv.exporting import export_concept
+from relinv.generation import draw_forms
 from relinv.learning.inversion import invert_relation, to_concept
 from relinv.methods import InversionMethod, Visit
 from relinv.plugins import find_plugin
+from relinv.settings import GenerateSettings
 from tests.inverting import problem
 from tests.tiny import weights
 
@@ -122,7 +126,7 @@ def test_another_concept_with_the_token_is_refused(base: Base, adapter: Adapter,
 
 @pytest.mark.parametrize("tensors", [{}, {ROWS: torch.zeros(32)}, {ROWS: torch.zeros(2, 31)}, {"x": torch.zeros(2)}])
 def test_weights_that_are_no_rows_are_refused(base: Base, tensors: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(UserError, match="not the rows of a token|has shape"):
+    with pytest.raises(UserError, match=r"not the rows of a token|has shape"):
         Adapter(base, "<r>", tensors, {})
 
 
@@ -195,6 +199,23 @@ def test_saved_loaded_drawn_and_not_exported(name: str, base: Base, exemplar_fol
     assert weights(base) == before
     with pytest.raises(UserError, match=f"'{name}' learned no single row for <r>, which is all that other programs"):
         export_concept(concept, "webui", tmp_path / "out", "inside")
+
+
+def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path) -> None:
+    settings = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=8)
+    scenario = Scenario("inside", 0, "cat", "box", held_out=None, validation=False)
+    learner = method(base, exemplar_folder, resolutions=4)
+    learner.adapter.tensors[ROWS].data.normal_(generator=torch.Generator().manual_seed(0))
+    task = problem(base, exemplar_folder, "multires")
+    picture = draw_forms(base, to_concept(task, learner, 0), scenario, settings)
+    assert picture.size == (4 * 118 + 6, 3 * 136 + 6)
+    cells = [[np.asarray(picture.crop((x, y + 18, x + 112, y + 130))) for x in range(6, 478, 118)]
+             for y in range(6, 414, 136)]  # fmt: skip
+    assert np.array_equal(cells[0][0], cells[1][0])  # <r[0]> and <r(0)> ask for every resolution
+    assert np.array_equal(cells[0][3], cells[2][3])  # <r[3]> and <r|3|> for the coarsest alone
+    assert not np.array_equal(cells[0][0], cells[2][0])
+    plain = Concept("<r>", torch.zeros(base.dim), to_concept(task, learner, 0).metadata | {"adapter": None})
+    assert draw_forms(base, plain, scenario, settings) is None
 
 
 def test_other_concepts_know_no_resolutions(base: Base, exemplar_folder: Path) -> None:
