@@ -19,12 +19,13 @@ def export_concept(concept: Concept, form: str, folder: Path, name: str) -> list
 
     diffusers: a folder that `pipe.load_textual_inversion` takes. webui: NAME.safetensors for A1111, ComfyUI and
     InvokeAI, whose prompts say NAME. hub: a folder to upload, with a model card. Raises UserError for another form,
-    and for a concept that learned no token.
+    and for a concept that learned no token, or no single row for it.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     if concept.embedding is None:
-        raise UserError(f"The method '{concept.method}' learned no token: there is nothing to export.")
+        kind = f"single row for {concept.token}, which is all that other programs read" if concept.token else "token"
+        raise UserError(f"The method '{concept.method}' learned no {kind}: there is nothing to export.")
     return FORMS[form](concept, Path(folder), name)
 
 

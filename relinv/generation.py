@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from relinv.diffusion.conditioning import Encodings, guided_by, in_use
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
 from relinv.files import code_hash
-from relinv.images import ImageRecord, ImageWriter, Workspace
+from relinv.images import ImageRecord, ImageWriter, Workspace, contact_sheet
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -82,6 +83,22 @@ def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: Gene
     with deterministic(base.device), in_use(base, concepts) as adapters:
         encodings = Encodings(base, adapters, ["", prompt], sampler.timesteps(base))
         return to_pictures(_draw(base, adapters, encodings, [prompt], [seed], sampler))[0]
+
+
+def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: GenerateSettings) -> Image.Image | None:
+    """Return one scenario drawn with every form that the concept's token may take, all from the same noise.
+
+    A line of pictures for each of the adapter's lines of forms; None for a token that has one form. Raises UserError
+    as `generate` does.
+    """
+    with in_use(base, [concept]) as adapters:
+        lines = [line for adapter in adapters for line in adapter.forms()]
+    if not lines:
+        return None
+    (record,) = plan(base, concept, [scenario], settings)
+    forms = [replace(record, prompt=record.prompt.replace(str(concept.token), form)) for line in lines for form in line]
+    pictures = [picture for _, batch in generate(base, concept, forms, settings) for picture in batch]
+    return contact_sheet(pictures, lines)
 
 
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:

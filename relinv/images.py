@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RECORDS = "records.jsonl"
 PNG_RECORD = "relinv"  # the text of a PNG that holds its record
+FORMS = "forms.png"  # beside the records: one scenario by each form of the token, where it has several
 SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
 WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
 
@@ -91,6 +92,23 @@ def encode_png(picture: Image.Image, record: ImageRecord | None = None) -> bytes
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=6, pnginfo=texts)
     return buffer.getvalue()
+
+
+def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]]) -> Image.Image:
+    """Return the pictures in lines, each under its words; they are as many as the words, in the same order."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    cell, text, gap = 112, 18, 6  # pixels
+    left = iter(pictures)
+    size = (max(map(len, lines)) * (cell + gap) + gap, len(lines) * (cell + text + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, line in enumerate(lines):
+        for column, words in enumerate(line):
+            x, y = gap + column * (cell + gap), gap + row * (cell + text + gap)
+            draw.text((x, y), words, fill="black", font=ImageFont.load_default(12))
+            sheet.paste(next(left).resize((cell, cell), Image.Resampling.LANCZOS), (x, y + text))
+    return sheet
 
 
 def parameters(record: ImageRecord) -> str:

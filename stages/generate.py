@@ -21,6 +21,8 @@ def generate(
 ) -> None:
     """Draw the relation's scenarios into data/images/RELATION/METHOD: a PNG each, and records.jsonl.
 
+    Where the token may be written in several forms, forms.png shows the first scenario by each of them.
+
     The concept is read from data/concepts/RELATION/METHOD. Killed and run again, it goes on where it stopped.
     """
     params = load_params()
@@ -30,12 +32,17 @@ def generate(
 
     from relinv.diffusion.bases import load_base  # after the parameters were found good: these import torch
     from relinv.diffusion.concept import load_concept
-    from relinv.generation import generate_folder
+    from relinv.files import atomic_write_bytes
+    from relinv.generation import draw_forms, generate_folder
+    from relinv.images import FORMS, encode_png
 
     base = load_base(model)
     concept = load_concept(Path("data/concepts") / relation / method, base)
     folder = Path("data/images") / relation / method
     generate_folder(base, concept, scenarios, settings, folder, Path(".scratch"))
+    forms = draw_forms(base, concept, scenarios[0], settings)
+    if forms:
+        atomic_write_bytes(folder / FORMS, encode_png(forms))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import json
@@ -17,6 +18,7 @@ from PIL import Image
 
 from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
+from relinv.images import FORMS
 from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, describe
@@ -178,6 +180,17 @@ def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
     assert metrics["relation_words"]["leakage"] == 0
     scores = pd.read_csv(reports / "scores.csv")
     assert len(scores) == 2 * 3 * 12 and scores.columns[-1] == "leakage"
+
+
+def test_the_report_shows_the_forms_of_a_token_that_has_several(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    Image.new("RGB", (300, 100), "#123").save(tmp_path / "data/images/hug/reversion" / FORMS)
+    write_report(tmp_path, params)
+    reports = tmp_path / "reports"
+    drawn = (reports / "grids/hug-reversion.png").read_bytes()
+    assert drawn == (tmp_path / "data/images/hug/reversion" / FORMS).read_bytes()
+    assert (reports / "report.html").read_text().count(base64.b64encode(drawn).decode()) == 1
+    assert (reports / "report.md").read_text().count("(grids/hug-reversion.png)") == 1
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

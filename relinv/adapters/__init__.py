@@ -56,6 +56,10 @@ class ConceptAdapter:
         """Return the prompt that holds at a timestep, with no placeholder but those the tokenizer now knows."""
         return prompt
 
+    def forms(self) -> list[list[str]]:
+        """Return what may stand for the token in a prompt, in lines, where comparing the pictures tells something."""
+        return []
+
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
         """Return what conditions the UNet, (prompts, tokens, dim or more); `plain` gives the text encodings."""
         return plain(prompts)

@@ -27,6 +27,10 @@ def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdap
 
     Raises UserError where two concepts have one token, or an adapter does not fit the base.
     """
+    tokens = [concept.token for concept in concepts if concept.token]
+    for index, token in enumerate(tokens):
+        if token in tokens[:index]:
+            raise UserError(f"The base knows the token '{token}' already, by another concept: use one of them.")
     adapters = []
     with ExitStack() as stack:
         for concept in concepts:

@@ -21,17 +21,19 @@ def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return mse_loss(prediction.float(), target.float())
 
 
-def anchor(row: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return Compositional Inversion's anchor loss (Zhang et al. 2024) of a row, (dim,), and a word's.
+def anchor(rows: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return Compositional Inversion's anchor loss (Zhang et al. 2024): learned rows, (..., dim), to a word's, (dim,).
 
     That is the mean squared difference of the embeddings of two prompts of `tokens` tokens, one with the placeholder
-    and one with the word in its place, which differ there alone: ||row - word||^2 / (tokens * dim). Gradient for `row`.
+    and one with the word in its place, which differ there alone: ||row - word||^2 / (tokens * dim), averaged over the
+    rows. Gradient for `rows`.
     """
-    return (row - word.detach().float()).square().sum() / (tokens * len(row))
+    distances = (rows - word.detach().float()).square().sum(-1)  # (...)
+    return distances.mean() / (tokens * len(word))
 
 
 def steering(
-    row: torch.Tensor,
+    rows: torch.Tensor,
     positives: torch.Tensor,
     negatives: torch.Tensor,
     present: torch.Tensor,
@@ -41,15 +43,16 @@ def steering(
 
     For a caption with positives P and negatives N, similarity s the cosine and temperature g:
         -log( sum_P exp(s(row, p) / g)  /  sum_{P u N} exp(s(row, .) / g) )
-    averaged over the captions. `row` is (dim,), `positives` (captions, n_p, dim), `negatives` (captions, n_n,
-    dim) with `present` (captions, n_n) false for padding. A caption without negatives adds 0. Gradient for
-    `row` alone.
+    averaged over the captions. `rows` is one row for all captions, (dim,), or each one's own, (captions, dim);
+    `positives` (captions, n_p, dim), `negatives` (captions, n_n, dim) with `present` (captions, n_n) false for padding.
+    A caption without negatives adds 0. Gradient for `rows` alone.
     """
     import torch
     from torch.nn.functional import cosine_similarity
 
-    attract = cosine_similarity(positives.detach(), row, dim=-1) / temperature  # (captions, n_p)
-    repel = cosine_similarity(negatives.detach(), row, dim=-1) / temperature  # (captions, n_n)
+    rows = rows[..., None, :]  # (1, dim) or (captions, 1, dim)
+    attract = cosine_similarity(positives.detach(), rows, dim=-1) / temperature  # (captions, n_p)
+    repel = cosine_similarity(negatives.detach(), rows, dim=-1) / temperature  # (captions, n_n)
     repel = repel.masked_fill(~present, -torch.inf)
     everything = torch.cat([attract, repel], dim=-1)
     return (everything.logsumexp(-1) - attract.logsumexp(-1)).mean()

@@ -1,9 +1,9 @@
-"""What methods that learn one token share: the row's start, its norm, its place in the base, losses, artefact."""
+"""What methods that learn one token share: the start of its row or rows, norm, place in the base, losses, artefact."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -45,7 +45,7 @@ class TokenRowSettings(Settings):
 
 
 class TokenRowMethod(InversionMethod):
-    """Learns the row of `<r>` and nothing else."""
+    """Learns the row of `<r>` and nothing else; a method that learns more rows says so in `_place` and `rows_of`."""
 
     settings: TokenRowSettings
     token = TOKEN
@@ -53,25 +53,34 @@ class TokenRowMethod(InversionMethod):
     def __init__(self, base: Base, words: str, settings: TokenRowSettings) -> None:
         super().__init__(base, words, settings)
         self.steps, self.batch_size = settings.steps, settings.batch_size
-        self._tokens = PlaceholderTokens(base, {TOKEN: initial_row(base, settings.initializer_token)})
+        self._learned, self._tokens = self._place(initial_row(base, settings.initializer_token))
         self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" else None
         self._anchor = initial_row(base, settings.anchor_word or settings.initializer_token, "anchor_word")
         self.after_step()
 
+    def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, AbstractContextManager[Any]]:
+        """Return what is learned, (rows, dim), starting as `row`, and a block in which the base knows it."""
+        tokens = PlaceholderTokens(self.base, {TOKEN: row})
+        return tokens.rows, tokens
+
     @property
     def row(self) -> torch.Tensor:
         """Return the learned row, (dim,), with its gradient."""
-        return self._tokens.rows[0]
+        return self._learned[0]
+
+    def rows_of(self, visit: Visit) -> torch.Tensor:
+        """Return the learned row that every prompt of a visit uses, (dim,), or each one's own, (batch, dim)."""
+        return self.row
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the one row at its learning rate."""
+        """Return what is learned at its learning rate."""
         settings = self.settings
         rate, decay = settings.learning_rate, settings.weight_decay
-        return [{"params": [self._tokens.rows], "lr": rate, "weight_decay": decay}]
+        return [{"params": [self._learned], "lr": rate, "weight_decay": decay}]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the row as (1, dim)."""
-        return {TOKEN: self._tokens.rows}
+        """Return what is learned, (rows, dim)."""
+        return {TOKEN: self._learned}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -89,7 +98,7 @@ class TokenRowMethod(InversionMethod):
         terms = {"denoise": Term(settings.denoise_weight, denoising(visit.prediction, visit.target))}
         if settings.anchor_weight:
             limit = self.base.tokenizer.model_max_length
-            terms["anchor"] = Term(settings.anchor_weight, anchor(self.row, self._anchor, limit))
+            terms["anchor"] = Term(settings.anchor_weight, anchor(self.rows_of(visit), self._anchor, limit))
         return terms
 
     def early_stopping(self) -> EarlyStopping | None:
@@ -98,16 +107,16 @@ class TokenRowMethod(InversionMethod):
         return EarlyStopping(settings.stop_window, settings.stop_threshold) if settings.stop_window else None
 
     def after_step(self) -> None:
-        """Put the row back on the sphere of the vocabulary's mean norm, where that is asked for.
+        """Put each row back on the sphere of the vocabulary's mean norm, where that is asked for.
 
         A row far longer than any word's drowns the position it stands at, and the prompt's other words with
         it; on the sphere only its direction is learned (Directional Textual Inversion).
         """
         if self._norm is not None:
-            rows = self._tokens.rows.data
+            rows = self._learned.data
             rows.mul_(self._norm / rows.norm(dim=-1, keepdim=True))
 
-    def embedding(self) -> torch.Tensor:
+    def embedding(self) -> torch.Tensor | None:
         """Return a copy of the row, (dim,) float32 on the CPU."""
         return self.row.detach().float().cpu().clone()
 

@@ -1,7 +1,7 @@
 """ReVersion (Huang et al., SIGGRAPH Asia 2024): a token's row, steered to prepositions and learned at noisy timesteps.
 
 L = denoise_weight * L_denoise + steer_weight * L_steer, with timesteps drawn by relation-focal importance
-sampling.
+sampling. With `resolutions` above 1 the token has a row for each part of the timesteps, and each is steered.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from relinv.learning.losses import steering
-from relinv.learning.token_row import TokenRowMethod, TokenRowSettings, Weight
+from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
+from relinv.learning.token_row import Weight
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.methods import Term, Visit
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Word = re.compile(r"<[^<>\s]+>|'\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or a run of letters
 
 
-class Settings(TokenRowSettings):
+class Settings(ResolutionRowsSettings):
     """The section `invert.reversion`; steer_positives counts prepositions drawn for each caption."""
 
     steer_weight: Weight
@@ -32,7 +33,7 @@ class Settings(TokenRowSettings):
     steer_temperature: Annotated[float, Field(gt=0, le=100)]
 
 
-class Method(TokenRowMethod):
+class Method(ResolutionRowsMethod):
     """Denoising, the relation-steering contrastive loss, and importance sampling."""
 
     settings: Settings
@@ -59,7 +60,7 @@ class Method(TokenRowMethod):
         positives = self._rows(drawn)  # (batch, n_p, dim)
         negatives = self._rows(padded)  # (batch, n_n, dim)
         return steering(
-            self.row,
+            self.rows_of(visit),
             positives,
             negatives,
             torch.tensor(present, dtype=torch.bool, device=device),

@@ -24,6 +24,8 @@ def write_report(root: Path, params: Params) -> None:
     with atomic_folder(reports / "grids") as grids:
         for sheet in story.sheets:
             atomic_write_bytes(grids / f"{sheet.relation}.png", render(sheet))
+            for method, path in sheet.forms.items():
+                atomic_write_bytes(grids / f"{sheet.relation}-{method}.png", path.read_bytes())
     write_json(reports / "metrics.json", means(run.rows, run.methods))
     atomic_write_text(reports / "scores.csv", format_rows(run.rows))
     atomic_write_text(reports / "report.html", html(story))

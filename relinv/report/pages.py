@@ -65,6 +65,11 @@ def data_uri(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
+def whole_uri(path: Path) -> str:
+    """Return an image as a data URI of its own bytes."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
 def environment() -> jinja2.Environment:
     """Return the environment of the templates: escaping in HTML, an error for a name that is not given."""
     made = jinja2.Environment(
@@ -74,7 +79,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"figure": figure, "words": label, "inline": data_uri}
+    made.filters |= {"figure": figure, "words": label, "inline": data_uri, "whole": whole_uri}
     return made
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from relinv.exemplars import load_image
+from relinv.images import FORMS
 from relinv.report.collect import Run
 from relinv.report.tables import as_flag, label
 
@@ -55,6 +56,7 @@ class Sheet:
     methods: list[str]  # as words
     exemplars: list[Path]
     panels: list[Panel]
+    forms: dict[str, Path]  # by method: a scenario by each form of its token, for those that have several
 
 
 def build(run: Run, relation: str) -> Sheet:
@@ -68,7 +70,9 @@ def build(run: Run, relation: str) -> Sheet:
     }
     panels = [Panel(words, _lines(run, rows[chosen])) for words, chosen in kinds.items() if chosen.any()]
     words = run.benchmark.relation(relation).words
-    return Sheet(relation, words, [label(method) for method in run.methods], run.exemplars[relation], panels)
+    pictures = {method: run.images / relation / method / FORMS for method in run.methods}
+    forms = {method: path for method, path in pictures.items() if path.is_file()}
+    return Sheet(relation, words, [label(method) for method in run.methods], run.exemplars[relation], panels, forms)
 
 
 def _lines(run: Run, rows: pd.DataFrame) -> list[Line]:

@@ -1,0 +1,55 @@
+"""What methods share whose token may have a row for each part of the timesteps, from fine detail to coarse layout."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from relinv.adapters.multires import ROWS, Adapter, Timesteps, resolution, row_token
+from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.methods import Visit
+
+
+class ResolutionRowsSettings(TokenRowSettings):
+    """How the rows are learned; each starts from the same word."""
+
+    resolutions: Annotated[int, Field(ge=1, le=100)]  # equal parts of the timesteps, a row each; 1: one row for all
+
+
+class ResolutionRowsMethod(TokenRowMethod):
+    """Learns as many rows of `<r>` as there are resolutions, each at its own timesteps; one is a plain token row."""
+
+    settings: ResolutionRowsSettings
+
+    def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, AbstractContextManager[Any]]:
+        """Return the rows, which an adapter puts in their place where there are several."""
+        if self.settings.resolutions == 1:
+            return super()._place(row)
+        self.adapter = Adapter(self.base, TOKEN, {ROWS: row.expand(self.settings.resolutions, -1)}, {})
+        return self.adapter.tensors[ROWS], nullcontext()
+
+    def caption(self, template: str, timestep: int, generator: torch.Generator) -> str:
+        """Return the prompt with the row that is learned at this timestep."""
+        if self.adapter is None:
+            return super().caption(template, timestep, generator)
+        return template.replace("{}", row_token(TOKEN, self._resolution(timestep)))
+
+    def rows_of(self, visit: Visit) -> torch.Tensor:
+        """Return the rows that a visit's captions use, (batch, dim), or the only one, (dim,)."""
+        if self.adapter is None:
+            return super().rows_of(visit)
+        return self._learned[self._resolution(visit.timesteps)]
+
+    def embedding(self) -> torch.Tensor | None:
+        """Return the only row, (dim,), or None where there are several: the adapter's file holds them."""
+        return super().embedding() if self.adapter is None else None
+
+    def _resolution(self, timesteps: Timesteps) -> Timesteps:
+        total = self.base.scheduler.config.num_train_timesteps
+        return resolution(timesteps, self.settings.resolutions, total)
