@@ -26,7 +26,7 @@ from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.token_row import initial_row
 from relinv.learning.training import Task, train
 from relinv.methods import compositional
-from relinv.settings import load_params, parse
+from relinv.settings import load_params, load_preset, parse
 from tests.conftest import tiny_settings
 from tests.inverting import problem
 from tests.tiny import weights
@@ -271,12 +271,20 @@ def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:
     assert weights(base) == before
 
 
+def test_a_compiled_base_is_guided_alike(base: Base, tiny_base: Path) -> None:
+    compiled = load_base(tiny_settings(tiny_base))
+    compiled.unet.compile(backend="eager")
+    prompts = ["cat <r> box", "dog <r> cup"]
+    same = [drawn(each, concept(each), prompts, [1, 2]) for each in (base, compiled)]
+    assert (same[0] - same[1]).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("way", [{"gradient_checkpointing": True}, {"attention": "sliced"}, {"precision": "bf16"}])
 def test_other_ways_to_run_a_base_are_guided_alike(way: dict[str, Any], base: Base, tiny_base: Path) -> None:
     other = load_base(tiny_settings(tiny_base).model_copy(update=way))
     prompts = ["cat <r> box", "dog <r> cup"]
-    same = (drawn(each, concept(each), prompts, [1, 2]) for each in (base, other))
-    assert (next(same) - next(same)).abs().max() < (0.1 if "precision" in way else 1e-3)
+    same = [drawn(each, concept(each), prompts, [1, 2]) for each in (base, other)]
+    assert (same[0] - same[1]).abs().max() < (0.1 if "precision" in way else 1e-3)
 
 
 # The settings and the method
@@ -302,9 +310,15 @@ def test_the_anchor_reaches_the_log(base: Base, exemplar_folder: Path, tmp_path:
     assert float(row["total"]) == pytest.approx(0.05 * float(row["denoise"]) + 0.95 * first, rel=1e-4)
 
 
-def test_the_committed_layout_is_valid_and_symmetric() -> None:
-    chosen = load_params().method("compositional", compositional.Settings).layout
-    assert [round(1 - edge, 6) for edge in chosen.tail] == chosen.head[2:] + chosen.head[:2]
+def test_the_committed_settings_are_valid() -> None:
+    params = load_params()
+    chosen = params.method("compositional", compositional.Settings).layout
+    assert [round(1 - edge, 6) for edge in chosen.tail] == chosen.head[2:] + chosen.head[:2]  # they mirror each other
+    values = params.section("invert.compositional", dict[str, Any])
+    official = parse(
+        compositional.Settings, values | load_preset("official", Path("presets.yaml"))["compositional"], ""
+    )
+    assert (official.steps * official.batch_size, official.learning_rate) == (40_000, 0.04)
 
 
 def test_boxes_are_drawn_on_a_picture(base: Base) -> None:
