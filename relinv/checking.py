@@ -78,4 +78,6 @@ def _bounds(node: Schema) -> str:
     parts = [f"{words} {node[key]}" for key, words in limits.items() if key in node]
     if node.get("uniqueItems"):
         parts.append("with each item once")
+    if "rule" in node:  # what no JSON schema can say, in words
+        parts.append(node["rule"])
     return " " + " and ".join(parts) if parts else ""

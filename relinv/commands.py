@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relinv import cli
+from relinv.errors import UserError
 from relinv.settings import ValidateSettings, load_params
+
+if TYPE_CHECKING:
+    from relinv.images import ImageRecord
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
 CONCEPTS = Path("data/concepts")
@@ -78,7 +82,10 @@ def export(
 
 
 @app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
-def show(image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")]) -> None:
+def show(
+    image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
+    boxes: Annotated[Path | None, typer.Option(help="Write the image here with the boxes it was drawn by.")] = None,
+) -> None:
     """Print how an image was made, and the command that makes it again."""
     import json
     from dataclasses import asdict
@@ -86,9 +93,29 @@ def show(image: Annotated[Path, typer.Argument(help="An image that the pipeline 
     from relinv.images import parameters, read_image_record
 
     record = read_image_record(image)
+    if boxes:
+        _write_with_boxes(image, record, boxes)
     print(parameters(record))
     print(json.dumps(asdict(record), indent=2, ensure_ascii=False))
     print(f"To make it again: relinv draw {image} again.png")
+
+
+def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
+    """Write a drawn image with the boxes of its concept; UserError where that has none, or is another by now."""
+    from PIL import Image
+
+    from relinv.adapters.layout import draw_boxes, layout_of
+    from relinv.diffusion.bases import load_base
+    from relinv.diffusion.concept import load_concept
+    from relinv.files import atomic_write_bytes
+    from relinv.images import encode_png
+
+    concept = load_concept(CONCEPTS / record.relation / record.method, load_base(load_params().model()))
+    layout = layout_of(concept.metadata)
+    if concept.fingerprint != record.settings["concept_sha256"]:
+        raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
+    with Image.open(image) as picture:
+        atomic_write_bytes(target, encode_png(draw_boxes(picture.convert("RGB"), layout)))
 
 
 @app.command(epilog="Example: relinv draw data/images/inside/reversion/042.png again.png")

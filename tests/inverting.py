@@ -12,7 +12,8 @@ from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings, load_params
 
 METHODS = plugin_names("relinv.methods")
-SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03}
+# anchor_word is not the initializer_token: a token that starts at its anchor has that loss's minimum behind it already.
+SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03, "anchor_word": "inside"}
 PREVIEW = PreviewSettings(every=4, prompts=["cat <r> box", "dog <R> cup"], steps=2, guidance_scale=5.0, seed=0)
 
 

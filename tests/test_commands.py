@@ -7,9 +7,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -94,6 +96,27 @@ def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Pat
     with pytest.raises(UserError, match="another base, concept or benchmark"):
         run("draw", str(images / "001.png"), "again.png")
     assert not (checkout / "again.png").exists()
+
+
+def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_base: Path) -> None:
+    base, plain = load_base(load_params().model()), made(load_base(load_params().model()))
+    options = load_params().section("invert.compositional.layout", dict[str, Any])
+    adapter = {"name": "layout", "file": None, "options": options}
+    concept = replace(plain, metadata={**plain.metadata, "method": "compositional", "adapter": adapter})
+    scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")[:1]
+    for each in (plain, concept):
+        folder = checkout / "data/concepts/inside" / each.method
+        folder.mkdir(parents=True)
+        save_concept(folder, each)
+        generate_folder(base, each, scenarios, SETTINGS, checkout / "images" / each.method, checkout / ".scratch")
+    run("show", "images/compositional/000.png", "--boxes", "boxes.png")
+    with Image.open("boxes.png") as marked, Image.open("images/compositional/000.png") as image:
+        assert marked.size == image.size and marked.tobytes() != image.tobytes()
+    with pytest.raises(UserError, match="reversion learned is drawn without boxes"):
+        run("show", "images/reversion/000.png", "--boxes", "none.png")
+    save_concept(folder, replace(concept, embedding=torch.zeros(base.dim)))
+    with pytest.raises(UserError, match="drawn with another concept"):
+        run("show", "images/compositional/000.png", "--boxes", "none.png")
 
 
 @pytest.mark.parametrize("command", ["new", "import", "export", "show", "draw"])

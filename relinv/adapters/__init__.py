@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-    # What changes latents before a step of sampling: (latents, timestep, index of the step) to latents.
-    Guidance = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+    # What changes latents before a step of sampling: (latents, timestep, share of the steps taken, encodings) to
+    # latents. A share means the same however many steps there are; the encodings are those the step conditions on,
+    # which several adapters may have made.
+    Guidance = Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor], torch.Tensor]
 
 
 class ConceptAdapter:

@@ -86,7 +86,8 @@ def denoise(
     latents = latents.to(base.device).float() * scheduler.init_noise_sigma
     for index, timestep in enumerate(scheduler.timesteps):
         if guidance:
-            latents = guidance(latents, timestep, index)
+            progress = index / len(scheduler.timesteps)
+            latents = guidance(latents, timestep, progress, _at(prompt_embeds, timestep))
         conditions = [negative_embeds, prompt_embeds] if guided else [prompt_embeds]
         noise = _predict(base, scheduler, latents, timestep, conditions)
         if guided:

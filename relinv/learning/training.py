@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from relinv.devices import deterministic
-from relinv.diffusion.conditioning import Encodings
+from relinv.diffusion.conditioning import Encodings, guided_by
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
@@ -275,7 +275,8 @@ class Loop:
         prompts, empty = settings.prompts, [""] * len(settings.prompts)
         encodings = Encodings(base, adapters, [*prompts, ""], sampler.timesteps(base))
         noise = initial_latents(base, [settings.seed + index for index in range(len(prompts))])
-        images = sample(base, encodings.of(prompts), encodings.of(empty), noise, sampler)  # (prompts, 3, side, side)
+        conditions = encodings.of(prompts), encodings.of(empty)
+        images = sample(base, *conditions, noise, sampler, guided_by(adapters, prompts))  # (prompts, 3, side, side)
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
         name = f"step_{step:04d}.png"
         self.log.previews[name] = encode_png(to_pictures(strip)[0])

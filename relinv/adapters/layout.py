@@ -1,0 +1,185 @@
+"""Spatial inversion: latents moved during sampling until head and tail are looked for within their boxes.
+
+Compositional Inversion (Zhang et al. 2024) guides as training-free layout control does (Chen et al. 2024): before a
+step, latents x take a few steps of gradient descent on the share of each word's attention outside its box. Nothing is
+learned here and nothing in the base is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isqrt
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from relinv.adapters import ConceptAdapter
+from relinv.diffusion.attention_maps import attention_maps
+from relinv.errors import UserError
+from relinv.settings import Settings, parse
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from relinv.adapters import Guidance
+    from relinv.diffusion.bases import Base
+
+Share = Annotated[float, Field(ge=0, le=1)]
+COLOURS = {"head": "#c9506b", "tail": "#2b7bb9"}
+
+
+def _has_area(box: list[float]) -> list[float]:
+    left, top, right, bottom = box
+    if left >= right or top >= bottom:
+        raise ValueError("a box without area")
+    return box
+
+
+Box = Annotated[
+    list[Share],
+    Field(min_length=4, max_length=4),
+    AfterValidator(_has_area),
+    Field(json_schema_extra={"rule": "in the order left, top, right, bottom, with left < right and top < bottom"}),
+]
+
+
+class Layout(Settings):
+    """Where head and tail belong, and how latents are moved there.
+
+    A box is left, top, right, bottom, as shares of the picture's sides. Before each of the first steps an image takes
+    at most `iterations` steps of `scale`, and none once its loss is `threshold` or less.
+    """
+
+    head: Box
+    tail: Box
+    scale: Annotated[float, Field(gt=0, le=10_000)]
+    threshold: Share  # 1: never guided, for no loss is above it
+    iterations: Annotated[int, Field(ge=1, le=100)]
+    fraction: Share  # of the sampling's steps, the first of them, that are guided: 0.2 is the published 10 of 50
+
+    @property
+    def boxes(self) -> list[list[float]]:
+        """Return the boxes of head and tail."""
+        return [self.head, self.tail]
+
+
+class Adapter(ConceptAdapter):
+    """Guides prompts with the concept's token: the words before it are the head, those after it the tail."""
+
+    shares_unet = True
+
+    def __init__(
+        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(base, token, tensors, options)
+        self.layout = parse(Layout, self.options, "adapter.options", "concept.json")
+
+    def guidance(self, prompts: Sequence[str]) -> Guidance | None:
+        """Return the guidance of a batch, or None where no prompt has the token beside other words."""
+        words = self.words(prompts)
+        return partial(self._guide, words) if words.any() else None
+
+    def words(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return where the words of head and tail stand, (prompts, 2, tokens) bool; nowhere without the token."""
+        import torch
+
+        ids = self.base.tokenize(prompts)  # (prompts, tokens)
+        token = ids == self.base.tokenizer.convert_tokens_to_ids(self.token)
+        end = ids == self.base.tokenizer.eos_token_id
+        first, last = token.int().argmax(-1, keepdim=True), end.int().argmax(-1, keepdim=True)  # (prompts, 1)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        head = (place > 0) & (place < first)  # (prompts, tokens); at place 0 stands the mark of the start
+        tail = (place > first) & (place < last) & ~token
+        return torch.stack([head, tail], dim=1) & token.any(-1)[:, None, None]
+
+    def _guide(
+        self,
+        words: torch.Tensor,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        progress: float,
+        encodings: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the latents, (images, channels, height, width), moved by x <- x - (1 - abar_t) grad_x(scale * loss).
+
+        Every image stops by itself, so none depends on its batch. The factor is sigma^2 of the published update, for
+        latents scaled as DDPM's.
+        """
+        import torch
+
+        layout = self.layout
+        if progress >= layout.fraction:
+            return latents
+        step = layout.scale * (1 - self.base.scheduler.alphas_cumprod[int(timestep)].item())
+        latents = latents.clone()
+        far = words.flatten(1).any(-1).nonzero()[:, 0]  # the images still to be moved, by their places in the batch
+        for _ in range(layout.iterations):
+            with torch.enable_grad():
+                moving = latents[far].requires_grad_()
+                maps = attention_maps(self.base, moving, timestep, encodings[far])
+                losses = spatial_loss(maps, words[far], layout.boxes)  # (images,)
+                above = losses.detach() > layout.threshold
+                if not above.any():
+                    break
+                (gradient,) = torch.autograd.grad(losses.sum(), moving)  # an image's loss reaches its own latents alone
+            far = far[above]
+            latents[far] -= step * gradient[above]
+        return latents
+
+
+def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Return each image's mean of (1 - share)^2, (images,): the share of a word's attention that is in its box.
+
+    The mean goes over maps, heads, objects, and each object's words. `maps` are (images, heads, cells, tokens) of
+    square grids, `words` says where the words of each object stand, (images, objects, tokens); an object without words
+    does not count. 0 where all attention is in the boxes, 1 where none is.
+    """
+    import torch
+
+    each = words / words.sum(-1, keepdim=True).clamp(min=1)  # (images, objects, tokens), a mean's weights
+    terms = []
+    for probabilities in maps:
+        cells = torch.stack([box_cells(box, isqrt(probabilities.shape[2])) for box in boxes]).to(probabilities)
+        within = torch.einsum("ihct,oc->ihot", probabilities, cells)  # (images, heads, objects, tokens)
+        everywhere = probabilities.sum(2)[:, :, None]  # (images, heads, 1, tokens)
+        outside = 1 - within / everywhere.clamp(min=torch.finfo(everywhere.dtype).tiny)
+        terms.append((outside.square().mean(1) * each).sum(-1))  # (images, objects)
+    objects = words.any(-1).sum(-1).clamp(min=1)  # (images,)
+    return torch.stack(terms).mean(0).sum(-1) / objects
+
+
+def box_cells(box: Sequence[float], side: int) -> torch.Tensor:
+    """Return the cells of a `side` x `side` grid that a box takes, (side * side,) of 0 and 1; at least one.
+
+    Edges go to the nearest line of the grid. Rounded down, as published, they shift a box by up to a cell to the upper
+    left, which is an eighth of the picture in the coarsest map.
+    """
+    import torch
+
+    left, top, right, bottom = (int(edge * side + 0.5) for edge in box)
+    left, top = min(left, side - 1), min(top, side - 1)
+    cells = torch.zeros(side, side)
+    cells[top : max(bottom, top + 1), left : max(right, left + 1)] = 1
+    return cells.flatten()
+
+
+def layout_of(metadata: Mapping[str, Any]) -> Layout:
+    """Return the layout a concept is drawn by, from its metadata; UserError where it has none."""
+    adapter = metadata.get("adapter") or {}
+    if adapter.get("name") != __name__.rpartition(".")[2]:
+        raise UserError(f"What {metadata['method']} learned is drawn without boxes: name a picture by compositional.")
+    return parse(Layout, adapter["options"], "adapter.options", "concept.json")
+
+
+def draw_boxes(picture: Image.Image, layout: Layout) -> Image.Image:
+    """Return a copy of the picture with the outlines of both boxes: the head's red, the tail's blue."""
+    from PIL import ImageDraw
+
+    marked = picture.copy()
+    pen = ImageDraw.Draw(marked)
+    for name, box in zip(COLOURS, layout.boxes, strict=True):
+        corners = [round(edge * (side - 1)) for edge, side in zip(box, picture.size * 2, strict=True)]
+        pen.rectangle(corners, outline=COLOURS[name], width=max(1, picture.width // 128))
+    return marked

@@ -1,0 +1,30 @@
+"""Compositional Inversion (Zhang et al., AAAI 2024): a token anchored to a word's, and a layout kept while drawing.
+
+L = denoise_weight * L_denoise + anchor_weight * L_anchor; the layout is an adapter (relinv/adapters/layout.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relinv.adapters.layout import Adapter, Layout
+from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+
+if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+
+
+class Settings(TokenRowSettings):
+    """The section `invert.compositional`; layout says where head and tail are drawn."""
+
+    layout: Layout
+
+
+class Method(TokenRowMethod):
+    """Textual Inversion with the anchor loss, drawn with spatial guidance."""
+
+    settings: Settings
+
+    def __init__(self, base: Base, words: str, settings: Settings) -> None:
+        super().__init__(base, words, settings)
+        self.adapter = Adapter(base, TOKEN, {}, settings.layout.model_dump(mode="json"))

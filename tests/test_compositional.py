@@ -1,0 +1,331 @@
+"""Compositional Inversion: the spatial loss by hand, the guidance of a batch, and the anchor in the log."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from relinv.adapters import layout
+from relinv.adapters.layout import Adapter, Layout, box_cells, draw_boxes, layout_of, spatial_loss
+from relinv.diffusion.attention_maps import attention_maps, coarse_layers
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import Concept
+from relinv.diffusion.conditioning import Encodings, guided_by, in_use
+from relinv.diffusion.cross_attention import cross_attentions
+from relinv.diffusion.sampling import Sampler, initial_latents, sample
+from relinv.errors import UserError
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.token_row import initial_row
+from relinv.learning.training import Task, train
+from relinv.methods import compositional
+from relinv.settings import load_params, load_preset, parse
+from tests.conftest import tiny_settings
+from tests.inverting import problem
+from tests.tiny import weights
+
+LAYOUT = {"head": [0.0, 0.0, 0.5, 1.0], "tail": [0.5, 0.0, 1.0, 1.0], "scale": 30.0, "threshold": 0.2, "iterations": 5,
+          "fraction": 1.0}  # fmt: skip
+SAMPLER = Sampler(4, 5.0, "dpmpp")
+LEFT, RIGHT = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
+WORDS = torch.tensor([[[False, True, False], [False, False, True]]])  # one image: token 1 is the head, token 2 the tail
+
+
+def attended(*cells: int, side: int = 4) -> torch.Tensor:
+    """Return one image's map of one head, (1, 1, cells, tokens): each token is attended to in one cell alone."""
+    maps = torch.zeros(1, 1, side * side, len(cells))
+    for token, cell in enumerate(cells):
+        maps[0, 0, cell, token] = 0.3  # how much is of no account, only where
+    return maps
+
+
+def concept(base: Base, **changes: Any) -> Concept:
+    row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
+    adapter = {"name": "layout", "file": None, "options": LAYOUT | changes}
+    return Concept("<r>", row, {"method": "compositional", "adapter": adapter})
+
+
+def drawn(base: Base, used: Concept, prompts: list[str], seeds: list[int], sampler: Sampler = SAMPLER) -> torch.Tensor:
+    """Return the images of prompts, (prompts, 3, side, side)."""
+    with in_use(base, [used]) as adapters:
+        encodings = Encodings(base, adapters, [*prompts, ""], sampler.timesteps(base))
+        conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
+        return sample(base, *conditions, initial_latents(base, seeds), sampler, guided_by(adapters, prompts))
+
+
+@pytest.fixture
+def adapter(base: Base) -> Iterator[Adapter]:
+    with in_use(base, [concept(base)]) as (found,):
+        assert isinstance(found, Adapter)
+        yield found
+
+
+# The loss
+
+
+def test_the_loss_is_zero_with_all_attention_in_the_boxes_and_one_with_none() -> None:
+    inside, outside = attended(0, 5, 10), attended(0, 10, 5)  # of 4 x 4 cells, 5 is on the left and 10 on the right
+    assert spatial_loss([inside], WORDS, [LEFT, RIGHT]).tolist() == [0]
+    assert spatial_loss([outside], WORDS, [LEFT, RIGHT]).tolist() == [1]
+    assert spatial_loss([inside, outside, outside, outside], WORDS, [LEFT, RIGHT]).tolist() == [0.75]
+
+
+def test_the_loss_by_hand() -> None:
+    maps = torch.zeros(1, 2, 4, 3)  # two heads, 2 x 2 cells, three tokens
+    maps[0, 0, :, 1] = torch.tensor([0.1, 0.3, 0.2, 0.4])  # 0.3 of it on the left
+    maps[0, 1, :, 1] = torch.tensor([0.4, 0.0, 0.4, 0.2])  # 0.8
+    maps[0, :, :, 2] = torch.tensor([0.1, 0.1, 0.1, 0.1])  # 0.5 on the right
+    head, tail = (0.7**2 + 0.2**2) / 2, 0.5**2
+    assert spatial_loss([maps], WORDS, [LEFT, RIGHT]).item() == pytest.approx((head + tail) / 2)
+    both = torch.tensor([[[False, True, True], [False, False, False]]])  # a head of two tokens, and no tail
+    tokens = (head + 0.5**2) / 2
+    assert spatial_loss([maps], both, [LEFT, RIGHT]).item() == pytest.approx(tokens)
+
+
+def test_images_have_losses_of_their_own() -> None:
+    maps = torch.cat([attended(0, 5, 10), attended(0, 10, 5), attended(0, 10, 5)])
+    nothing = torch.zeros(1, 2, 3, dtype=torch.bool)
+    losses = spatial_loss([maps], torch.cat([WORDS, WORDS, nothing]), [LEFT, RIGHT])
+    assert losses.tolist() == [0, 1, 0]
+
+
+def test_attention_that_is_nowhere_makes_no_nan() -> None:
+    maps = torch.zeros(1, 1, 16, 3, requires_grad=True)
+    loss = spatial_loss([maps], WORDS, [LEFT, RIGHT])
+    loss.sum().backward()
+    assert loss.item() == 1 and maps.grad is not None and maps.grad.isfinite().all()
+
+
+def test_boxes_take_the_nearest_cells_and_at_least_one() -> None:
+    assert box_cells([0.1, 0.1, 0.75, 0.5], 4).view(4, 4).tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
+    assert box_cells([0.6, 0.2, 0.95, 0.8], 2).view(2, 2).tolist() == [[0, 1], [0, 1]]
+    assert box_cells([0.95, 0.95, 1.0, 1.0], 4).view(4, 4)[3].tolist() == [0, 0, 0, 1]
+    assert box_cells([0.0, 0.0, 1.0, 1.0], 1).tolist() == [1]
+
+
+# The maps
+
+
+def test_maps_are_probabilities_of_the_coarse_layers_and_nothing_after_them_runs(base: Base) -> None:
+    layers = coarse_layers(base)
+    found = cross_attentions(base)
+    assert [name.split(".")[:2] for name, layer in found.items() if layer in layers] == [
+        ["up_blocks", "0"],
+        ["up_blocks", "0"],
+        ["mid_block", "attentions"],
+    ]
+    ran: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: ran.append(name))
+        for name, module in base.unet.named_modules()
+    ]
+    latents = torch.randn(2, 4, 16, 16, requires_grad=True)
+    encodings = base.encode(base.tokenize(["cat in box", "dog"]))
+    maps = attention_maps(base, latents, torch.tensor(500), encodings)
+    for hook in hooks:
+        hook.remove()
+    last = "up_blocks.0.attentions.1.transformer_blocks.0"
+    assert f"{last}.norm2" in ran and "down_blocks.0" in ran
+    assert not [
+        name for name in ran if name.startswith(("up_blocks.1", "conv_out", f"{last}.attn2.to_out", f"{last}.ff"))
+    ]
+    assert [tuple(each.shape) for each in maps] == [(2, 2, 64, 24)] * 3
+    assert all(torch.allclose(each.sum(-1), torch.ones(2, 2, 64)) for each in maps)
+    assert not any(layer._forward_pre_hooks for layer in layers)
+    (gradient,) = torch.autograd.grad(maps[0][0, :, :, 1].sum(), latents)
+    assert gradient[0].abs().sum() > 0 and gradient[1].abs().sum() == 0
+
+
+def test_maps_are_those_the_unet_attends_by(base: Base) -> None:
+    """Applied to the values they give what the layer gives."""
+    outputs: list[torch.Tensor] = []
+    middle = base.unet.mid_block.attentions[0].transformer_blocks[0].attn2  # which runs first
+    hook = middle.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+    latents = initial_latents(base, [1])
+    with torch.no_grad():
+        encodings = base.encode(base.tokenize(["cat in box"]))
+        base.unet(latents, torch.tensor(500), encoder_hidden_states=encodings)
+        hook.remove()
+        first, *_ = attention_maps(base, latents, torch.tensor(500), encodings)
+        values = middle.head_to_batch_dim(middle.to_v(encodings), out_dim=4)  # (1, heads, tokens, d)
+        mixed = middle.to_out[0]((first @ values).permute(0, 2, 1, 3).flatten(2))
+    assert torch.allclose(mixed, outputs[0], atol=1e-6)
+
+
+# The words
+
+
+def test_words_before_the_token_are_the_head_and_those_after_it_the_tail(adapter: Adapter) -> None:
+    prompts = ["cat <r> box", "a red zzyx <R> a big wooden box", "cat in box", "<r> box", "<r>"]
+    words = adapter.words(prompts)
+    head, tail = ([row.nonzero()[:, 0].tolist() for row in words[:, part]] for part in (0, 1))
+    pieces = len(adapter.base.tokenizer("zzyx", add_special_tokens=False).input_ids)
+    assert pieces > 1
+    token = 3 + pieces
+    assert head == [[1], list(range(1, token)), [], [], []]
+    assert tail == [[3], list(range(token + 1, token + 5)), [], [2], []]
+    assert adapter.guidance(["cat in box", "<r>"]) is None
+    assert adapter.guidance(["cat in box", "<r> box"]) is not None
+
+
+# The guidance
+
+
+def losses_of(adapter: Adapter, latents: torch.Tensor, prompts: list[str], timestep: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        encodings = adapter.base.encode(adapter.base.tokenize(prompts))
+        maps = attention_maps(adapter.base, latents, timestep, encodings)
+        return spatial_loss(maps, adapter.words(prompts), adapter.layout.boxes)
+
+
+def test_the_loss_goes_down_and_each_image_is_moved_by_itself(adapter: Adapter) -> None:
+    base, prompts, timestep = adapter.base, ["cat <r> box", "cat in box", "dog <r> cup"], torch.tensor(900)
+    latents = initial_latents(base, [1, 2, 3])
+    guidance = adapter.guidance(prompts)
+    assert guidance is not None
+    with torch.no_grad():
+        encodings = base.encode(base.tokenize(prompts))
+        moved = guidance(latents, timestep, 0.0, encodings)
+        alone = adapter.guidance(prompts[2:])(latents[2:], timestep, 0.0, encodings[2:])
+    before, after = (losses_of(adapter, each, prompts, timestep) for each in (latents, moved))
+    assert after[0] < before[0] and after[2] < before[2]
+    assert torch.equal(moved[1], latents[1])  # it names no relation
+    assert torch.allclose(moved[2], alone[0], atol=1e-5)
+    assert not moved.requires_grad
+    assert not any(tensor.requires_grad or tensor.grad is not None for tensor in base.unet.parameters())
+
+
+def test_one_update_is_a_step_down_the_gradient(base: Base) -> None:
+    timestep, latents = torch.tensor(700), initial_latents(base, [1])
+    with in_use(base, [concept(base, iterations=1)]) as (adapter,), torch.no_grad():
+        encodings = base.encode(base.tokenize(["cat <r> box"]))
+        words = adapter.words(["cat <r> box"])
+        moved = adapter.guidance(["cat <r> box"])(latents, timestep, 0.0, encodings)
+    start = latents.clone().requires_grad_()
+    loss = spatial_loss(attention_maps(base, start, timestep, encodings), words, [LEFT, RIGHT])
+    (gradient,) = torch.autograd.grad(30 * loss.sum(), start)
+    assert torch.allclose(moved, latents - (1 - base.scheduler.alphas_cumprod[700]) * gradient, atol=1e-7)
+
+
+def test_an_image_is_left_alone_once_its_loss_is_at_the_threshold(
+    base: Base, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step decides anew: what lies below stays, while others of the batch go on to `iterations`."""
+    prompts, timestep = ["cat <r> box", "dog <r> cup"], torch.tensor(900)
+    latents = initial_latents(base, [1, 2])
+    low, high = sorted(losses_of(adapter, latents, prompts, timestep).tolist())
+    adapter.layout = adapter.layout.model_copy(update={"threshold": (low + high) / 2, "scale": 1e-6})
+    runs: list[int] = []
+    forward = base.unet.forward
+    monkeypatch.setattr(
+        base.unet, "forward", lambda x, *rest, **names: (runs.append(len(x)), forward(x, *rest, **names))
+    )
+    with torch.no_grad():
+        guidance = adapter.guidance(prompts)
+        moved = guidance(latents, timestep, 0.0, base.encode(base.tokenize(prompts)))
+    assert runs == [2, 1, 1, 1, 1]
+    assert (moved - latents).flatten(1).abs().sum(1).gt(0).sum() == 1
+
+
+@pytest.mark.parametrize(("steps", "guided"), [(50, 10), (8, 2), (4, 1)])
+def test_the_first_fraction_of_the_steps_is_guided(
+    steps: int, guided: int, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def count(base: Base, latents: torch.Tensor, timestep: torch.Tensor, encodings: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(int(timestep))
+        return [torch.ones(1, 1, 4, encodings.shape[1]) + 0 * latents.sum()]
+
+    monkeypatch.setattr(layout, "attention_maps", count)
+    sampler = Sampler(steps, 1.0, "ddim")
+    drawn(base, concept(base, fraction=0.2, iterations=1), ["cat <r> box"], [1], sampler)
+    assert seen == sampler.timesteps(base)[:guided]
+
+
+# Drawing
+
+
+def test_a_threshold_of_one_changes_no_image(base: Base) -> None:
+    prompts, used = ["cat <r> box", "dog <r> cup"], concept(base, threshold=1.0)
+    plain = replace(used, metadata={})
+    guided = drawn(base, concept(base), prompts, [1, 2])
+    assert torch.equal(drawn(base, used, prompts, [1, 2]), drawn(base, plain, prompts, [1, 2]))
+    assert not torch.equal(guided, drawn(base, plain, prompts, [1, 2]))
+    assert torch.equal(guided, drawn(base, concept(base), prompts, [1, 2]))  # deterministic
+    assert not torch.is_inference(guided) and not guided.requires_grad
+
+
+def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:
+    before = weights(base)
+    together = drawn(base, concept(base), ["cat <r> box", "dog <r> a big cup", "cat in box"], [1, 2, 3])
+    alone = drawn(base, concept(base), ["dog <r> a big cup"], [2])
+    assert (together[1] - alone[0]).abs().max() < 2 / 255
+    assert weights(base) == before
+
+
+def test_a_compiled_base_is_guided_alike(base: Base, tiny_base: Path) -> None:
+    compiled = load_base(tiny_settings(tiny_base))
+    compiled.unet.compile(backend="eager")
+    prompts = ["cat <r> box", "dog <r> cup"]
+    same = [drawn(each, concept(each), prompts, [1, 2]) for each in (base, compiled)]
+    assert (same[0] - same[1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("way", [{"gradient_checkpointing": True}, {"attention": "sliced"}, {"precision": "bf16"}])
+def test_other_ways_to_run_a_base_are_guided_alike(way: dict[str, Any], base: Base, tiny_base: Path) -> None:
+    other = load_base(tiny_settings(tiny_base).model_copy(update=way))
+    prompts = ["cat <r> box", "dog <r> cup"]
+    same = [drawn(each, concept(each), prompts, [1, 2]) for each in (base, other)]
+    assert (same[0] - same[1]).abs().max() < (0.1 if "precision" in way else 1e-3)
+
+
+# The settings and the method
+
+
+def test_boxes_outside_the_picture_or_without_area_are_refused() -> None:
+    for box, message in (
+        ([0.5, 0.2, 0.1, 0.8], r"layout.head' is \[0.5, .* with left < right and top < bottom"),
+        ([0.1, 0.2, 0.5, 1.8], r"layout.head.3' is 1.8 in params.yaml: it must be a number at least 0 and at most 1"),
+        ([0.1, 0.2, 0.5], r"layout.head' is .* in the order left, top, right, bottom"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(Layout, LAYOUT | {"head": box}, "layout")
+
+
+def test_the_anchor_reaches_the_log(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, exemplar_folder, "compositional", anchor_word="inside", norm="free")
+    method = compositional.Method(base, "inside", task.settings)
+    first = (method.row.detach() - initial_row(base, "inside")).square().sum().item() / (24 * 32)
+    (log,) = train([Task(method, task.exemplars, 0, task.preview, Checkpoints(tmp_path, "unused", {}, interval=1e9))])
+    (row, *_) = csv.DictReader(io.StringIO(log.losses_csv()))
+    assert float(row["anchor"]) == pytest.approx(first, rel=1e-4)
+    assert float(row["total"]) == pytest.approx(0.05 * float(row["denoise"]) + 0.95 * first, rel=1e-4)
+
+
+def test_the_committed_settings_are_valid() -> None:
+    params = load_params()
+    chosen = params.method("compositional", compositional.Settings).layout
+    assert [round(1 - edge, 6) for edge in chosen.tail] == chosen.head[2:] + chosen.head[:2]  # they mirror each other
+    values = params.section("invert.compositional", dict[str, Any])
+    official = parse(
+        compositional.Settings, values | load_preset("official", Path("presets.yaml"))["compositional"], ""
+    )
+    assert (official.steps * official.batch_size, official.learning_rate) == (40_000, 0.04)
+
+
+def test_boxes_are_drawn_on_a_picture(base: Base) -> None:
+    picture = Image.new("RGB", (64, 64), "white")
+    marked = draw_boxes(picture, layout_of(concept(base).metadata))
+    assert picture.getpixel((0, 10)) == (255, 255, 255)
+    assert marked.getpixel((0, 10)) == (0xC9, 0x50, 0x6B) and marked.getpixel((63, 10)) == (0x2B, 0x7B, 0xB9)
+    assert marked.getpixel((10, 10)) == (255, 255, 255)
+    with pytest.raises(UserError, match="reversion learned is drawn without boxes"):
+        layout_of({"method": "reversion"})
