@@ -12,7 +12,7 @@ from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings, load_params
 
 METHODS = plugin_names("relinv.methods")
-SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03}
+SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03, "prior_images": 2, "prior_steps": 2, "scale_variants": 2}
 PREVIEW = PreviewSettings(every=4, prompts=["cat <r> box", "dog <R> cup"], steps=2, guidance_scale=5.0, seed=0)
 
 
