@@ -85,6 +85,12 @@ class Adapter(ConceptAdapter):
             unet.forward = torch.autocast(self.base.device.type, dtype)(unet.forward)
 
 
+def own_weights(base: Base) -> dict[str, torch.nn.Parameter]:
+    """Return the UNet's weights by their names in its file, without what other adapters have put around its layers."""
+    named = base.unet.named_parameters()
+    return {name.replace(".base_layer", ""): weight for name, weight in named if ".lora_" not in name}
+
+
 def attention_layers(base: Base) -> list[str]:
     """Return the names in the UNet of the linear layers of its self- and cross-attentions."""
     names = [name.replace(".base_layer", "") for name, _ in base.unet.named_modules()]
@@ -102,7 +108,7 @@ def initial_tensors(base: Base, options: Mapping[str, Any]) -> dict[str, torch.T
     from relinv.diffusion.randomness import generator
 
     if options["weights"] == "full":
-        return dict(base.unet.named_parameters())
+        return own_weights(base)
     tensors, rank = {}, options["rank"]
     for name in attention_layers(base):
         layer = base.unet.get_submodule(name)
