@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from relinv.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -69,3 +71,14 @@ class ConceptAdapter:
     def guidance(self, prompts: Sequence[str]) -> Guidance | None:
         """Return what changes a batch's latents before each step of its sampling, one prompt an image, or None."""
         return None
+
+
+def require_fit(base: Base, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise UserError unless `tensors` have the names and shapes of `expected`."""
+    shapes, wanted = ({name: tuple(t.shape) for name, t in each.items()} for each in (tensors, expected))
+    if shapes != wanted:
+        name = min(name for name in {**shapes, **wanted} if shapes.get(name) != wanted.get(name))
+        raise UserError(
+            f"The learned weights do not fit the base '{base.id}': {name} is {shapes.get(name, 'missing')} and should "
+            f"be {wanted.get(name, 'absent')}; invert the relation again with this base."
+        )

@@ -21,6 +21,18 @@ def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return mse_loss(prediction.float(), target.float())
 
 
+def masked_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the mean over samples of the mean squared error where a sample's mask is 1.
+
+    As Custom Diffusion (Kumari et al. 2023) trains on scaled pictures. Prediction and target are (batch, channels,
+    height, width), `masks` (batch, 1, height, width). The mean is over channels too, so masks of 1 give `denoising`; a
+    sample whose mask is 0 everywhere adds 0.
+    """
+    squares = (prediction.float() - target.float()).square().mean(1, keepdim=True)  # (batch, 1, height, width)
+    areas = masks.sum(dim=(1, 2, 3)).clamp(min=1)  # (batch,)
+    return ((squares * masks).sum(dim=(1, 2, 3)) / areas).mean()
+
+
 def anchor(rows: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return Compositional Inversion's anchor loss (Zhang et al. 2024): learned rows, (..., dim), to a word's, (dim,).
 

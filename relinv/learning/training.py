@@ -127,8 +127,7 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
         loop.optimizer.zero_grad(set_to_none=True)
     torch.stack(totals).sum().backward()  # each total reaches its own method's state alone
     for loop in loops:
-        loop.optimizer.step()
-        loop.method.after_step()
+        loop.update()
 
 
 @dataclass(frozen=True)
@@ -199,6 +198,14 @@ class Loop:
         self.log.names = [*terms, "total"]
         self.log.losses.append(torch.stack([*(term.value.detach() for term in terms.values()), total.detach()]))
         return total
+
+    def update(self) -> None:
+        """Take the optimiser's step by the gradients there are, and what the method does after it."""
+        if self.method.max_grad_norm is not None:
+            tensors = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+            torch.nn.utils.clip_grad_norm_(tensors, self.method.max_grad_norm)
+        self.optimizer.step()
+        self.method.after_step()
 
     def after(self, step: int) -> None:
         """Make the preview and the checkpoint that are due after a step; end the training where it may end."""

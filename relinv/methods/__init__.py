@@ -67,6 +67,7 @@ class InversionMethod:
     steps: int = 0
     batch_size: int = 0  # samples of the exemplars in a step
     prior_batch_size: int = 0  # samples of the base's own pictures, beside them
+    max_grad_norm: float | None = None  # what a longer gradient, over all groups, is shortened to before a step
     token: str | None = None  # the placeholder its prompts use
     adapter: ConceptAdapter | None = None  # what it changes in the base beyond the token's row
 

@@ -1,0 +1,77 @@
+"""Custom Diffusion in use (Kumari et al. 2023): keys and values of each cross-attention from learned projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from relinv.adapters import ConceptAdapter, require_fit
+from relinv.diffusion.cross_attention import cross_attentions
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+
+class Adapter(ConceptAdapter):
+    """`tensors` are the projections, each (width, dim), by the names of diffusers' files of this kind.
+
+    A hook adds to a layer's output what the learned projection changes of it: with the base's own weights that is
+    exactly nothing, in bf16 small changes are not lost against large weights, and adapters that nest add up.
+    """
+
+    FILE = "pytorch_custom_diffusion_weights.safetensors"
+
+    def __init__(
+        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> None:
+        """Take copies of `tensors`. UserError where they are not the projections of this base."""
+        require_fit(base, tensors, pretrained(base))
+        super().__init__(base, token, tensors, options)
+
+    def __enter__(self) -> Self:
+        """Put the hooks in place."""
+        layers = projections(self.base)
+        self._hooks = [
+            layers[name].register_forward_hook(partial(_change, weight)) for name, weight in self.tensors.items()
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def projections(base: Base) -> dict[str, Any]:
+    """Return the layers that give keys and values, by the names of their weights in a file of this kind."""
+    return {
+        f"{block}.processor.{kind}_custom_diffusion.weight": getattr(attention, kind)
+        for block, attention in cross_attentions(base).items()
+        for kind in ("to_k", "to_v")
+    }
+
+
+def pretrained(base: Base) -> dict[str, torch.Tensor]:
+    """Return the base's own projections, from which learning starts, each (width, dim)."""
+    return {name: layer.weight for name, layer in projections(base).items()}
+
+
+def _change(
+    weight: torch.Tensor, layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    """Return what the learned `weight` makes of the encodings, (batch, tokens, width), no gradient for token 0.
+
+    That token is the prompt's beginning, the same in each: learned from one relation it would change every picture.
+    """
+    import torch
+    from torch.nn.functional import linear
+
+    (encodings,) = inputs  # (batch, tokens, dim)
+    learned = output + linear(encodings, (weight - layer.weight).to(encodings.dtype))  # (batch, tokens, width)
+    return torch.cat([learned[:, :1].detach(), learned[:, 1:]], dim=1)

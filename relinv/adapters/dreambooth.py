@@ -1,0 +1,139 @@
+"""DreamBooth in use (Ruiz et al. 2023): low-rank changes of the UNet's attention layers, or all of its weights anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from relinv.adapters import ConceptAdapter, require_fit
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+FILES = {
+    "lora": "pytorch_lora_weights.safetensors",  # as diffusers' `pipe.load_lora_weights` takes it
+    "full": "diffusion_pytorch_model.safetensors",  # as in the folder of a UNet
+}
+ATTENTION_LAYERS = (".to_q", ".to_k", ".to_v", ".to_out.0")
+NAME = "relation"  # of the low-rank change within peft's layers
+
+
+class Adapter(ConceptAdapter):
+    """`options` say which form: {"weights": "lora", "rank": ...} or {"weights": "full"}.
+
+    lora: `tensors` are down and up projections, (rank, width) and (width, rank), alpha equal to the rank; inside the
+    block peft's layers stand around the base's own, and adapters that nest add up (Hu et al., "LoRA", 2022). full:
+    `tensors` are all weights of the UNet; inside the block they stand in the base's modules, where a second such
+    adapter takes their place, and compute in the base's precision.
+    """
+
+    def __init__(
+        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> None:
+        """Take copies of `tensors`. UserError where they do not fit the base's UNet."""
+        import torch
+
+        require_fit(base, tensors, initial_tensors(base, options))
+        super().__init__(base, token, tensors, options)
+        self.FILE = FILES[options["weights"]]
+        for tensor in self.tensors.values():
+            if tensor.dim() == 4:  # the layout of the base's own convolutions
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+    def __enter__(self) -> Self:
+        """Put the layers or the weights in place."""
+        self._undo = ExitStack()
+        if self.options["weights"] == "lora":
+            self._wrap_layers()
+        else:
+            self._replace_weights()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the base's own modules or weights back."""
+        self._undo.close()
+
+    def _wrap_layers(self) -> None:
+        for name in attention_layers(self.base):
+            parent, _, child = name.rpartition(".")
+            down, up = (self.tensors[f"unet.{name}.lora_{kind}.weight"] for kind in "AB")
+            block = self.base.unet.get_submodule(parent)
+            layer = getattr(block, child)
+            self._undo.callback(setattr, block, child, layer)
+            setattr(block, child, _low_rank(layer, down, up))
+
+    def _replace_weights(self) -> None:
+        import torch
+
+        unet, dtype = self.base.unet, self.base.dtype
+        for name, tensor in self.tensors.items():
+            path, _, kind = name.rpartition(".")
+            module = unet.get_submodule(path)
+            while hasattr(module, "base_layer"):  # another adapter's layer stands around it
+                module = module.base_layer
+            self._undo.callback(setattr, module, kind, getattr(module, kind))
+            setattr(module, kind, tensor)
+        if dtype != torch.float32:
+            before = unet.__dict__.get("forward")
+            self._undo.callback(_set_forward, unet, before)
+            unet.forward = torch.autocast(self.base.device.type, dtype)(unet.forward)
+
+
+def own_weights(base: Base) -> dict[str, torch.nn.Parameter]:
+    """Return the UNet's weights by their names in its file, without what other adapters have put around its layers."""
+    named = base.unet.named_parameters()
+    return {name.replace(".base_layer", ""): weight for name, weight in named if ".lora_" not in name}
+
+
+def attention_layers(base: Base) -> list[str]:
+    """Return the names in the UNet of the linear layers of its self- and cross-attentions."""
+    names = [name.replace(".base_layer", "") for name, _ in base.unet.named_modules()]
+    return [name for name in dict.fromkeys(names) if name.endswith(ATTENTION_LAYERS)]
+
+
+def initial_tensors(base: Base, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors from which learning starts; they leave the UNet's output as it is.
+
+    lora: the down projection normal with deviation 1 / rank, from a generator of its own, and the up projection zero.
+    full: the UNet's weights, no copies.
+    """
+    import torch
+
+    from relinv.diffusion.randomness import generator
+
+    if options["weights"] == "full":
+        return own_weights(base)
+    tensors, rank = {}, options["rank"]
+    for name in attention_layers(base):
+        layer = base.unet.get_submodule(name)
+        down = torch.randn(rank, layer.in_features, generator=generator(0, name, 0)) / rank
+        tensors[f"unet.{name}.lora_A.weight"] = down
+        tensors[f"unet.{name}.lora_B.weight"] = torch.zeros(layer.out_features, rank)
+    return tensors
+
+
+def _low_rank(layer: torch.nn.Module, down: torch.nn.Parameter, up: torch.nn.Parameter) -> torch.nn.Module:
+    """Return peft's layer around `layer`, with these very parameters, (rank, width) and (width, rank)."""
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear
+
+    rank = len(down)
+    with torch.device("meta"):  # its own weights are replaced at once
+        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False)
+        wrapped = Linear(layer, NAME, config, r=rank, lora_alpha=rank)
+    wrapped.lora_A[NAME].weight, wrapped.lora_B[NAME].weight = down, up
+    return wrapped.eval()
+
+
+def _set_forward(unet: torch.nn.Module, forward: Any) -> None:
+    """Give `unet` back the forward of its class, or the one that stood there."""
+    del unet.forward
+    if forward is not None:
+        unet.forward = forward

@@ -1,0 +1,74 @@
+"""Scale augmentation (Kumari et al., "Custom Diffusion", 2023): pictures shown smaller and larger.
+
+The caption says so, and the loss counts only where the picture is. Its sizes are those of the published code, there
+for 512 pixels, here as shares of the side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from relinv.methods import Shown
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+SMALLER = 0.66  # how often a picture is shown smaller, or as it is
+SMALL_SIDES, LARGE_SIDES = (170 / 512, 1.0), (614 / 512, 716 / 512)  # smallest and largest, uniform between
+FAR = 0.6  # below this share of the side a caption says that it is small
+GREY = (127, 127, 127)  # around a smaller picture: the middle of the levels, 0 to the UNet
+FAR_PREFIXES, NEAR_PREFIXES = ("a far away ", "very small "), ("zoomed in ", "close up ")
+
+
+def scale_variant(shown: Shown, cells: int, generator: torch.Generator) -> Shown:
+    """Return a square picture at a random scale and place, its captions to match, and where the loss counts.
+
+    `cells` is the side of the latents, and of the mask.
+    """
+    import torch
+
+    full = shown.image.width
+    small = torch.rand((), generator=generator).item() < SMALLER
+    low, high = (round(share * full) for share in (SMALL_SIDES if small else LARGE_SIDES))
+    side = _integer(low, high, generator)
+    left, top = (_integer(0, abs(full - side), generator) for _ in range(2))
+    prefixes = (FAR_PREFIXES if side < FAR * full else ("",)) if small else NEAR_PREFIXES
+    templates = [prefix + template for prefix in prefixes for template in shown.templates]
+    mask = _inside(left, top, side, full / cells, cells) if small else None
+    return Shown(_placed(shown.image, left, top, side), templates, mask)
+
+
+def _integer(low: int, high: int, generator: torch.Generator) -> int:
+    """Return an integer from `low` to `high`, both included."""
+    import torch
+
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _placed(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
+    """Return the picture at `side` pixels: on a grey canvas if smaller, cropped if larger; the place is an offset."""
+    from PIL import Image
+
+    full = image.width
+    scaled = image.resize((side, side), Image.Resampling.BICUBIC)
+    if side > full:
+        return scaled.crop((left, top, left + full, top + full))
+    canvas = Image.new("RGB", (full, full), GREY)
+    canvas.paste(scaled, (left, top))
+    return canvas
+
+
+def _inside(left: int, top: int, side: int, cell: float, cells: int) -> torch.Tensor:
+    """Return 1 where a pasted picture is, less one cell of `cell` pixels on each side, (cells, cells)."""
+    import torch
+
+    mask = torch.zeros(cells, cells)
+    (x0, x1), (y0, y1) = (_cells(start, side, cell) for start in (left, top))
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+def _cells(start: int, side: int, cell: float) -> Sequence[int]:
+    return int(start // cell) + 1, int((start + side) // cell) - 1

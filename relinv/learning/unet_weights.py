@@ -1,0 +1,82 @@
+"""What methods that learn weights of the UNet beside a token's row share: two rates, and prior preservation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from relinv.diffusion.sampling import Sampler
+from relinv.learning.losses import denoising
+from relinv.learning.prior import class_prompts, prior_pictures
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings, Weight
+from relinv.methods import Shown, Term, Visit
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.adapters import ConceptAdapter
+    from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
+
+
+class UnetWeightsSettings(TokenRowSettings):
+    """How weights are learned beside the row, whose rate is learning_rate; weight_decay holds for both.
+
+    prior_images: how many pictures of its own the base draws beforehand, by prior_steps at prior_guidance_scale; each
+    step shows as many of them as of the exemplars. 0: none, which saves half of each step.
+    """
+
+    weights_learning_rate: Annotated[float, Field(gt=0, le=10)]
+    max_grad_norm: Annotated[float, Field(gt=0)] | None  # what longer gradients are shortened to; null: none is
+    prior_images: Annotated[int, Field(ge=0, le=10000)]
+    prior_weight: Weight
+    prior_steps: Annotated[int, Field(ge=1, le=1000)]
+    prior_guidance_scale: Annotated[float, Field(ge=0, le=50)]
+
+
+class UnetWeightsMethod(TokenRowMethod):
+    """Learns the row of `<r>` and the tensors of its adapter, which a method of this kind sets once constructed."""
+
+    settings: UnetWeightsSettings
+    adapter: ConceptAdapter
+
+    def __init__(self, base: Base, words: str, settings: UnetWeightsSettings) -> None:
+        super().__init__(base, words, settings)
+        self.prior_batch_size = settings.batch_size if settings.prior_images else 0
+        self.max_grad_norm = settings.max_grad_norm
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the row and the weights, each at its own learning rate."""
+        settings, weights = self.settings, list(self.adapter.tensors.values())
+        rate, decay = settings.weights_learning_rate, settings.weight_decay
+        return [*super().groups(), {"params": weights, "lr": rate, "weight_decay": decay}]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the row and the weights by name."""
+        return {**super().state(), **self.adapter.tensors}
+
+    def shown(self, exemplars: ExemplarSet) -> list[Shown]:
+        """Return the exemplars and the base's own pictures.
+
+        They are drawn before anything is learned, when the adapter leaves the base's output as it is.
+        """
+        settings = self.settings
+        prompts = class_prompts(exemplars, self.words, settings.prior_images)
+        sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
+        return [*super().shown(exemplars), *prior_pictures(self.base, prompts, sampler, settings.batch_size)]
+
+    def losses(self, visit: Visit) -> dict[str, Term]:
+        """Return the terms of the exemplars alone, and the denoising of the base's own pictures as `prior`."""
+        terms = super().losses(self.own(visit))
+        if self.prior_batch_size:
+            prior = denoising(visit.prediction[-self.prior_batch_size :], visit.target[-self.prior_batch_size :])
+            terms["prior"] = Term(self.settings.prior_weight, prior)
+        return terms
+
+    def own(self, visit: Visit) -> Visit:
+        """Return a visit's exemplars alone. They come first: picking them by `visit.prior` would make a GPU wait."""
+        count = len(visit.prompts) - self.prior_batch_size
+        names = ("prompts", "timesteps", "prediction", "target", "masks", "prior")
+        return replace(visit, **{name: getattr(visit, name)[:count] for name in names})

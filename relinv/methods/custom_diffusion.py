@@ -1,0 +1,60 @@
+"""Custom Diffusion (Kumari et al., CVPR 2023): a token's row, and keys and values of each cross-attention.
+
+L = denoise_weight * L_denoise within the scaled picture + prior_weight * L_prior (+ the anchor's).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from relinv.adapters.custom_diffusion import Adapter, pretrained
+from relinv.learning.losses import masked_denoising
+from relinv.learning.scale_augmentation import scale_variant
+from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
+from relinv.methods import Shown, Term, Visit
+
+if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
+
+
+class Settings(UnetWeightsSettings):
+    """The section `invert.custom_diffusion`.
+
+    scale_variants: at how many random scales and places each exemplar is shown, made once; 0: as it is.
+    """
+
+    scale_variants: Annotated[int, Field(ge=0, le=1000)]
+
+
+class Method(UnetWeightsMethod):
+    """The row and the projections, learned from exemplars at several scales and from the base's own pictures."""
+
+    settings: Settings
+
+    def __init__(self, base: Base, words: str, settings: Settings) -> None:
+        super().__init__(base, words, settings)
+        self.adapter = Adapter(base, self.token, pretrained(base), {})
+
+    def shown(self, exemplars: ExemplarSet) -> list[Shown]:
+        """Return each exemplar at `scale_variants` scales, and the base's own pictures as they are."""
+        from relinv.diffusion.randomness import generator
+        from relinv.diffusion.sampling import latent_side
+
+        pictures, count = super().shown(exemplars), self.settings.scale_variants
+        own = [picture for picture in pictures if not picture.prior]
+        prior = [picture for picture in pictures if picture.prior]
+        variants = [
+            scale_variant(picture, latent_side(self.base), generator(index, "scale", variant))
+            for index, picture in enumerate(own)
+            for variant in range(count)
+        ]
+        return [*(variants or own), *prior]
+
+    def losses(self, visit: Visit) -> dict[str, Term]:
+        """Return the shared terms; the denoising counts where the exemplars' pictures are."""
+        own = self.own(visit)
+        denoise = masked_denoising(own.prediction, own.target, own.masks)
+        return super().losses(visit) | {"denoise": Term(self.settings.denoise_weight, denoise)}

@@ -1,0 +1,183 @@
+"""Custom Diffusion: untouched it is the base, its file is diffusers', its losses and variants are by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from relinv.adapters.custom_diffusion import Adapter, pretrained
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.randomness import generator
+from relinv.errors import UserError
+from relinv.learning.inversion import invert_relation
+from relinv.learning.losses import masked_denoising
+from relinv.learning.scale_augmentation import FAR_PREFIXES, NEAR_PREFIXES, scale_variant
+from relinv.methods import Shown, Visit
+from relinv.methods.custom_diffusion import Method
+from tests.conftest import tiny_settings
+from tests.inverting import problem
+from tests.tiny import weights
+
+FILE = "pytorch_custom_diffusion_weights.safetensors"
+
+
+def answer(base: Base) -> torch.Tensor:
+    """Return the UNet's output for fixed latents and two fixed encodings, (2, 4, 16, 16)."""
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(base.dtype)
+    text = torch.randn(2, 24, base.dim, generator=torch.Generator().manual_seed(1)).to(base.dtype)
+    with torch.no_grad():
+        return base.unet(noise, torch.tensor([10, 700]), encoder_hidden_states=text).sample
+
+
+def changed(base: Base) -> dict[str, torch.Tensor]:
+    """Return projections that differ from the base's."""
+    source = torch.Generator().manual_seed(2)
+    return {
+        name: weight.float() + 0.1 * torch.randn(weight.shape, generator=source)
+        for name, weight in pretrained(base).items()
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_with_untouched_weights_it_is_the_base(precision: str, tiny_base: Path) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": precision}))
+    plain = answer(base)
+    with Adapter(base, "<r>", pretrained(base), {}) as adapter:
+        assert torch.equal(answer(base), plain)
+        assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
+    with Adapter(base, "<r>", changed(base), {}):
+        assert not torch.equal(answer(base), plain)
+    assert torch.equal(answer(base), plain)
+
+
+def test_its_file_does_in_diffusers_processors_what_it_does_here(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import AttnProcessor2_0, CustomDiffusionAttnProcessor2_0
+
+    invert_relation(problem(base, exemplar_folder, "custom_diffusion"), tmp_path / "concept", tmp_path / "scratch")
+    learned = load_file(tmp_path / "concept" / FILE)
+    with Adapter(base, "<r>", learned, {}):
+        ours = answer(base)
+    theirs = copy_of_unet(base, UNet2DConditionModel)
+    processors = {}
+    for name in theirs.attn_processors:
+        own = {key.removeprefix(f"{name}."): value for key, value in learned.items() if key.startswith(name)}
+        processors[name] = AttnProcessor2_0()
+        if own:
+            width, dim = own["to_k_custom_diffusion.weight"].shape
+            options = {"train_kv": True, "train_q_out": False, "hidden_size": width, "cross_attention_dim": dim}
+            processors[name] = CustomDiffusionAttnProcessor2_0(**options)
+            processors[name].load_state_dict(own)
+    assert len(learned) == 2 * sum(".attn2." in name for name in processors)
+    theirs.set_attn_processor(processors)
+    with torch.no_grad():
+        noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        text = torch.randn(2, 24, base.dim, generator=torch.Generator().manual_seed(1))
+        expected = theirs(noise, torch.tensor([10, 700]), encoder_hidden_states=text).sample
+    assert torch.allclose(ours, expected, atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-4)
+
+
+def copy_of_unet(base: Base, kind: type) -> torch.nn.Module:
+    """Return a copy of the base's UNet."""
+    copy = kind.from_config(base.unet.config)
+    copy.load_state_dict(base.unet.state_dict())
+    return copy
+
+
+def test_two_of_them_add_up_and_leave_the_base_as_it_was(base: Base) -> None:
+    before, learned = weights(base), changed(base)
+    halves = {name: (tensor + pretrained(base)[name]) / 2 for name, tensor in learned.items()}
+    with Adapter(base, "<r>", learned, {}):
+        whole = answer(base)
+    with Adapter(base, "<r>", halves, {}), Adapter(base, "<s>", halves, {}):
+        assert torch.allclose(answer(base), whole, atol=1e-5)
+    assert weights(base) == before
+
+
+def test_the_first_token_teaches_nothing(base: Base) -> None:
+    """Where only token 0 carries anything, the projections get no gradient; from another they do."""
+    for place, taught in ((0, False), (3, True)):
+        text = torch.zeros(1, 24, base.dim)
+        text[0, place] = 1
+        with Adapter(base, "<r>", changed(base), {}) as adapter:
+            base.unet(torch.ones(1, 4, 16, 16), 5, encoder_hidden_states=text).sample.square().sum().backward()
+        assert any(tensor.grad.any() for tensor in adapter.tensors.values()) == taught
+
+
+def test_weights_of_another_base_are_refused(base: Base) -> None:
+    learned = pretrained(base)
+    with pytest.raises(UserError, match=r"do not fit the base .* is missing and should be"):
+        Adapter(base, "<r>", dict(list(learned.items())[1:]), {})
+    name, weight = next(iter(learned.items()))
+    with pytest.raises(UserError, match="invert the relation again with this base"):
+        Adapter(base, "<r>", learned | {name: weight[:, 1:]}, {})
+
+
+def test_the_masked_loss_is_the_mean_inside_the_mask() -> None:
+    prediction, target, masks = torch.zeros(2, 4, 2, 2), torch.zeros(2, 4, 2, 2), torch.ones(2, 1, 2, 2)
+    target[0], target[1, :, 0, 0], target[1, :, 1, 1] = 3, 2, 100
+    masks[1] = torch.tensor([[1.0, 0], [0, 0]])
+    assert masked_denoising(prediction, target, masks).item() == (9 + 4) / 2  # per channel: no factor of 4
+    assert masked_denoising(prediction, target, torch.zeros(2, 1, 2, 2)).item() == 0
+
+
+def test_losses_keep_exemplars_and_prior_apart(base: Base, exemplar_folder: Path) -> None:
+    task = problem(base, exemplar_folder, "custom_diffusion", anchor_weight=0.95, prior_weight=0.5)
+    method, target, masks = Method(base, task.words, task.settings), torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 2, 2)
+    target[:2, :, 0, 0], target[:2, :, 1, 1], target[2:] = 2, 9, 3
+    masks[:2] = torch.tensor([[1.0, 0], [0, 0]])
+    prior = torch.tensor([False, False, True, True])
+    visit = Visit(0, ["cat"] * 4, torch.zeros(4), torch.zeros(4, 4, 2, 2), target, generator(0, "", 0), masks, prior)
+    terms = method.losses(visit)
+    assert list(terms) == ["denoise", "anchor", "prior"]
+    assert (terms["denoise"].value.item(), terms["prior"].value.item(), terms["prior"].weight) == (4, 9, 0.5)
+    assert method.losses(replace(visit, target=target * 2))["prior"].value.item() == 36
+
+
+def test_row_and_weights_learn_at_their_own_rates(base: Base, exemplar_folder: Path) -> None:
+    task = problem(base, exemplar_folder, "custom_diffusion", learning_rate=0.3, weights_learning_rate=0.002)
+    row, projections = Method(base, task.words, task.settings).groups()
+    assert (row["lr"], projections["lr"]) == (0.3, 0.002)
+    assert len(projections["params"]) == len(pretrained(base))
+
+
+def test_variants_are_scaled_captioned_and_masked() -> None:
+    shown = Shown(Image.new("RGB", (512, 512), "white"), ["cat {} box"])
+    variants = [scale_variant(shown, 64, generator(0, "scale", index)) for index in range(200)]
+    assert 0.58 < sum(variant.mask is not None for variant in variants) / 200 < 0.74
+    for variant in variants:
+        assert variant.image.size == (512, 512)
+        levels = white(variant.image)
+        if variant.mask is None:
+            assert levels.all() and variant.templates == [f"{prefix}cat {{}} box" for prefix in NEAR_PREFIXES]
+            continue
+        side = round(int(levels.sum()) ** 0.5)
+        assert side**2 == levels.sum() and 170 <= side <= 512
+        far = [f"{prefix}cat {{}} box" for prefix in FAR_PREFIXES]
+        assert variant.templates == (far if side < 0.6 * 512 else ["cat {} box"])
+        cells = levels.view(64, 8, 64, 8).all(dim=3).all(dim=1)  # which cells the picture fills
+        assert variant.mask.bool().any() and not (variant.mask.bool() & ~cells).any()
+        assert (side // 8 - 2) ** 2 <= variant.mask.sum() <= (side // 8 - 1) ** 2
+
+
+def white(image: Image.Image) -> torch.Tensor:
+    """Return which pixels are white, (height, width)."""
+    return torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8).view(image.size) == 255
+
+
+def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_folder: Path) -> None:
+    task = problem(base, exemplar_folder, "custom_diffusion", scale_variants=3, prior_images=5)
+    first, second = (Method(base, task.words, task.settings).shown(task.exemplars) for _ in range(2))
+    assert [shown.image.tobytes() for shown in first] == [shown.image.tobytes() for shown in second]
+    assert [shown.prior for shown in first] == [False] * 12 + [True] * 5
+    assert all(shown.mask is None for shown in first[12:])
+    plain = problem(base, exemplar_folder, "custom_diffusion", scale_variants=0, prior_images=0)
+    method = Method(base, plain.words, plain.settings)
+    assert method.prior_batch_size == 0 and len(method.shown(plain.exemplars)) == 4

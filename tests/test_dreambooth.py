@@ -1,0 +1,165 @@
+"""DreamBooth: low-rank and full, put in place and taken out again; the base's own pictures; clipped gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from relinv.adapters.dreambooth import Adapter, initial_tensors, own_weights
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import load_concept
+from relinv.diffusion.conditioning import in_use
+from relinv.diffusion.sampling import Sampler
+from relinv.errors import UserError
+from relinv.exemplars import Exemplar, ExemplarSet
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.inversion import invert_relation
+from relinv.learning.prior import class_prompts, prior_pictures
+from relinv.learning.training import Loop, Task, train
+from relinv.methods.dreambooth import Method
+from relinv.plugins import find_plugin
+from tests.conftest import tiny_settings
+from tests.inverting import problem
+from tests.test_custom_diffusion import answer
+from tests.tiny import weights
+
+LORA = {"weights": "lora", "rank": 4}
+FULL = {"weights": "full"}
+
+
+def changed(base: Base, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return tensors that change the UNet's output."""
+    source = torch.Generator().manual_seed(3)
+    return {
+        name: tensor.float() + 0.1 * torch.randn(tensor.shape, generator=source)
+        for name, tensor in initial_tensors(base, options).items()
+    }
+
+
+def modules(base: Base) -> list[tuple[str, int]]:
+    """Return the names and identities of the UNet's modules and parameters."""
+    return [(name, id(each)) for name, each in (*base.unet.named_modules(), *base.unet.named_parameters())]
+
+
+@pytest.mark.parametrize("options", [LORA, FULL])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_changes_the_unet_and_leaves_not_a_trace(precision: str, options: dict[str, Any], tiny_base: Path) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": precision}))
+    plain, before, keys = answer(base), modules(base), set(vars(base.unet))
+    with Adapter(base, "<r>", initial_tensors(base, options), options) as adapter:
+        untouched = answer(base)
+        assert untouched.dtype == base.dtype
+        assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
+    exact = precision == "fp32" or options == LORA
+    assert torch.equal(untouched, plain) if exact else torch.allclose(untouched, plain, atol=0.05)
+    with Adapter(base, "<r>", changed(base, options), options):
+        assert not torch.allclose(answer(base), plain, atol=0.05)
+    assert torch.equal(answer(base), plain)
+    assert modules(base) == before and set(vars(base.unet)) == keys
+
+
+def test_adapters_nest(base: Base) -> None:
+    before, learned = weights(base), changed(base, LORA)
+    with Adapter(base, "<r>", learned, LORA):
+        once = answer(base)
+        with Adapter(base, "<s>", initial_tensors(base, LORA), LORA):
+            assert torch.equal(answer(base), once)
+        with Adapter(base, "<s>", learned, LORA):
+            assert not torch.allclose(answer(base), once, atol=1e-3)
+        with Adapter(base, "<s>", own_weights(base), FULL):
+            assert torch.equal(answer(base), once)
+        assert torch.equal(answer(base), once)
+    assert weights(base) == before
+
+
+def learn(base: Base, exemplars: Path, folder: Path, **changes: Any) -> Path:
+    """Return the folder of a concept learned in a few steps."""
+    invert_relation(problem(base, exemplars, "dreambooth", **changes), folder / "concept", folder / "scratch")
+    return folder / "concept"
+
+
+def test_diffusers_loads_the_file_to_the_same_output(
+    base: Base, tiny_base: Path, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    folder = learn(base, exemplar_folder, tmp_path, weights_learning_rate=0.03)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base)
+    pipeline.load_lora_weights(folder)
+    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(2, 24, base.dim, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        theirs = pipeline.unet(noise, torch.tensor([10, 700]), encoder_hidden_states=text).sample
+    with in_use(base, [load_concept(folder, base)]):
+        ours = answer(base)
+    assert torch.allclose(ours, theirs, atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_full_every_weight_learns_and_stands_in_the_file(
+    precision: str, tiny_base: Path, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": precision}))
+    plain = answer(base)
+    folder = learn(base, exemplar_folder, tmp_path, weights="full", steps=2)
+    learned = load_file(folder / "diffusion_pytorch_model.safetensors")
+    own = base.unet.state_dict()
+    assert set(learned) == set(own) and all(tensor.dtype == torch.float32 for tensor in learned.values())
+    assert not any(torch.equal(tensor, own[name].float()) for name, tensor in learned.items())
+    assert torch.equal(answer(base), plain)
+    with in_use(base, [load_concept(folder, base)]):
+        assert not torch.equal(answer(base), plain)
+
+
+def test_a_row_that_does_not_learn_stays_the_words(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    folder = learn(base, exemplar_folder, tmp_path, train_token=False, norm="vocabulary")
+    index = base.tokenizer.convert_tokens_to_ids("with</w>")
+    assert torch.equal(load_concept(folder, base).embedding, base.table[index])
+    with pytest.raises(UserError, match="anchor_weight pulls a row"):
+        task = problem(base, exemplar_folder, "dreambooth", train_token=False, anchor_weight=0.4)
+        Method(base, task.words, task.settings)
+
+
+def test_relations_are_not_trained_together(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    for name in ("dreambooth", "custom_diffusion"):
+        with pytest.raises(UserError, match="train each alone"):
+            train([training(base, exemplar_folder, tmp_path, name) for _ in range(2)])
+
+
+def training(base: Base, exemplars: Path, scratch: Path, name: str = "dreambooth", **changes: Any) -> Task:
+    """Return a training of its own, with no checkpoint saved."""
+    task = problem(base, exemplars, name, **changes)
+    method = find_plugin("relinv.methods", name).Method(base, task.words, task.settings)
+    return Task(method, task.exemplars, task.seed, task.preview, Checkpoints(scratch, "unused", {}, interval=1e9))
+
+
+def test_gradients_over_all_groups_are_clipped(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    loop = Loop(training(base, exemplar_folder, tmp_path, max_grad_norm=0.5, prior_images=0))
+    for group in loop.optimizer.param_groups:
+        for tensor in group["params"]:
+            tensor.grad = torch.ones_like(tensor)
+    loop.update()
+    gradients = [tensor.grad for group in loop.optimizer.param_groups for tensor in group["params"]]
+    assert torch.cat([gradient.flatten() for gradient in gradients]).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_class_prompts_go_round_the_exemplars() -> None:
+    exemplars = [Exemplar(Path("0.png"), ("cat {} box", "a cat {} a box")), Exemplar(Path("1.png"), ("dog {} cup",))]
+    prompts = class_prompts(ExemplarSet("inside", tuple(exemplars), ""), "inside", 4)
+    assert prompts == ["cat inside box", "dog inside cup", "a cat inside a box", "cat inside box"]
+
+
+def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(base: Base, exemplar_folder: Path) -> None:
+    task = problem(base, exemplar_folder, "dreambooth", prior_images=3)
+    method = Method(base, task.words, task.settings)
+    with method.attached():
+        shown = method.shown(task.exemplars)[4:]
+    prompts = [template for picture in shown for template in picture.templates]
+    assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
+    sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")
+    alone = prior_pictures(base, prompts, sampler, task.settings.batch_size)
+    assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
+    assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
