@@ -123,8 +123,7 @@ def initial_latents(base: Base, seeds: Sequence[int]) -> torch.Tensor:
     """
     import torch
 
-    side = base.resolution // 2 ** (len(base.vae.config.block_out_channels) - 1)
-    shape = (base.unet.config.in_channels, side, side)
+    shape = (base.unet.config.in_channels, base.latent_side, base.latent_side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 

@@ -21,6 +21,14 @@ def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return mse_loss(prediction.float(), target.float())
 
 
+def masked_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the mean over (batch, channels, height, width) of the squared error times a soft mask.
+
+    Perfusion's loss (Tewel et al. 2023): `masks` (batch, 1, height, width) in [0, 1] weigh the error once, not squared.
+    """
+    return ((prediction.float() - target.float()).square() * masks).mean()
+
+
 def anchor(row: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return Compositional Inversion's anchor loss (Zhang et al. 2024) of a row, (dim,), and a word's.
 
