@@ -26,7 +26,9 @@ INPUT, DIRECTION = "concept_input", "concept_direction"  # the tensors i and C^-
 
 
 class Adapter(ConceptAdapter):
-    """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that make values.
+    """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that make values, (out,) each.
+
+    Imported ones may hold o_K too, and outputs that differ between positions, (tokens, out).
 
     Options: superclass, the word whose keys the token has; beta and tau of the gate; locking: local, or global, where
     keys see the prompt with the superclass in the token's place; second_moment: which C it was learned with.
@@ -46,11 +48,11 @@ class Adapter(ConceptAdapter):
 
     def _check(self) -> None:
         """Raise UserError where the tensors are not those of the base's layers."""
-        expected = {INPUT: (self.base.dim,), DIRECTION: (self.base.dim,)}
-        layers = projections(self.base)
-        expected |= {name: (layer.out_features,) for name, layer in layers.items() if name.endswith("to_v")}
-        wrong = [name for name, shape in expected.items() if name not in self.tensors]
-        wrong += [name for name, tensor in self.tensors.items() if tuple(tensor.shape) != expected.get(name)]
+        layers, limit = projections(self.base), self.base.tokenizer.model_max_length
+        allowed = {name: {(layer.out_features,), (limit, layer.out_features)} for name, layer in layers.items()}
+        allowed |= {name: {(self.base.dim,)} for name in (INPUT, DIRECTION)}
+        wrong = [name for name in allowed if name not in self.tensors and not name.endswith("to_k")]
+        wrong += [name for name, tensor in self.tensors.items() if tensor.shape not in allowed.get(name, ())]
         if wrong:
             raise UserError(
                 f"The concept's weights do not fit the base '{self.base.id}' (see '{wrong[0]}'): it was learned for "
@@ -84,7 +86,7 @@ class Adapter(ConceptAdapter):
         return torch.cat([plain(prompts)[..., :dim], plain(renamed)[..., -dim:]], dim=-1)
 
     def output(self, name: str, layer: torch.nn.Linear) -> torch.Tensor:
-        """Return o of a layer, (out,) float32: what was learned, or for keys the superclass's own."""
+        """Return o of a layer, (out,) or (tokens, out) float32: what was learned, or for keys the superclass's own."""
         return self.tensors[name] if name in self.tensors else layer.weight.float() @ self.super_encoding
 
 
