@@ -163,9 +163,19 @@ def test_two_concepts_are_composed_whichever_stands_outside(base: Base) -> None:
 
 def test_concepts_measured_differently_are_not_composed(base: Base) -> None:
     one = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
-    two = Adapter(base, "<s>", tensors(base, 1), OPTIONS | {"second_moment": "another"})
+    two = Adapter(base, "<s>", tensors(base, 1, "inside"), OPTIONS | {"second_moment": "another"})
     with one, pytest.raises(UserError, match="different second moments"), two:
         pass
+
+
+def test_concepts_at_one_encoding_are_not_composed(base: Base) -> None:
+    one, two = (Adapter(base, token, tensors(base, seed), OPTIONS) for seed, token in enumerate(("<r>", "<s>")))
+    with one:
+        before = outputs_of(base, one.tensors[INPUT][None, None])
+        with pytest.raises(UserError, match="have one encoding"), two:
+            pass
+        after = outputs_of(base, one.tensors[INPUT][None, None])
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_weights_of_other_layers_are_refused(base: Base) -> None:

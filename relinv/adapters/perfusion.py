@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relinv.adapters import ConceptAdapter
 from relinv.diffusion.cross_attention import cross_attentions
-from relinv.diffusion.rank_one import Edit
+from relinv.diffusion.rank_one import Edit, are_distinct
 from relinv.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,16 +99,20 @@ class _Composition:
         self._hooks: list[Any] = []
 
     def add(self, concept: Adapter) -> None:
-        """Edit for `concept` too; UserError where it measures encodings in another way than the others."""
-        moments = {other.options["second_moment"] for other in [*self._concepts, concept]}
-        if len(moments) > 1:
+        """Edit for `concept` too; UserError where it cannot be told from the others, or was measured otherwise."""
+        concepts = [*self._concepts, concept]
+        if len({other.options["second_moment"] for other in concepts}) > 1:
             raise UserError(
                 "Two of the concepts in use were learned with different second moments of the base's encodings: "
                 "invert both with the same captions."
             )
+        if not are_distinct(*(stacked(concepts, name) for name in (INPUT, DIRECTION))):
+            raise UserError(
+                "Two of the concepts in use have one encoding, so no edit tells them apart: use one of them."
+            )
         if not self._concepts:
             self._install()
-        self._concepts.append(concept)
+        self._concepts = concepts
         self._prepare()
 
     def remove(self, concept: Adapter) -> bool:
@@ -139,9 +143,7 @@ class _Composition:
         concepts = self._concepts
         betas, taus = zip(*(concept.gate for concept in concepts), strict=True)
         with torch.no_grad():
-            inputs = torch.stack([concept.tensors[INPUT] for concept in concepts])  # (concepts, dim)
-            directions = torch.stack([concept.tensors[DIRECTION] for concept in concepts])
-            self._edit = Edit.of(inputs, directions, betas, taus)
+            self._edit = Edit.of(stacked(concepts, INPUT), stacked(concepts, DIRECTION), betas, taus)
             self._projected = {  # W u_j of each layer, (concepts, out)
                 name: self._edit.basis @ layer.weight.float().T for name, layer in self._layers.items()
             }
@@ -159,6 +161,13 @@ class _Composition:
 
 # Of each base with concepts in use, so that concepts of separate files find each other.
 _COMPOSITIONS: dict[Base, _Composition] = {}
+
+
+def stacked(concepts: Sequence[Adapter], name: str) -> torch.Tensor:
+    """Return one tensor of every concept, (concepts, dim) without gradient."""
+    import torch
+
+    return torch.stack([concept.tensors[name].detach() for concept in concepts])
 
 
 def _values_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

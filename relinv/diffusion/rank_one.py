@@ -44,6 +44,15 @@ def orthonormal_basis(inputs: torch.Tensor, directions: torch.Tensor) -> tuple[t
     return torch.stack(basis), torch.stack(duals)
 
 
+def are_distinct(inputs: torch.Tensor, directions: torch.Tensor) -> bool:
+    """Return whether the i_j are far enough from linear dependence for float32, by the product of C^-1."""
+    import torch
+
+    lengths = energies(inputs, directions).sqrt()
+    cosines = inputs @ directions.T / (lengths[:, None] * lengths)  # (concepts, concepts)
+    return bool(torch.linalg.eigvalsh(cosines.double().cpu())[0] > 1e-5)
+
+
 @dataclass(frozen=True)
 class Edit:
     """What of the edit no layer and no output changes, made once for all of them; all tensors float32 on one device."""
