@@ -81,6 +81,22 @@ def export(
         print(path)
 
 
+@app.command("second-moment", epilog="Example: relinv second-moment captions.txt")
+def second_moment_(
+    captions: Annotated[Path | None, typer.Argument(help="A caption a line; else as invert.perfusion says.")] = None,
+) -> None:
+    """Measure how the text encoder of the base in use spreads captions, for Perfusion, which else does so itself."""
+    from relinv.diffusion.bases import load_base
+    from relinv.learning.second_moment import CACHE, read_captions, second_moment
+    from relinv.methods.perfusion import Settings
+
+    params = load_params()
+    file = captions or params.method("perfusion", Settings).captions
+    moment = second_moment(load_base(params.model()), read_captions(file))
+    print(f"{CACHE} holds {moment.id} of {file}, {len(moment.matrix)} x {len(moment.matrix)}.")
+    print(f"To learn with it, set invert.perfusion.captions in params.yaml to {file}.")
+
+
 @app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
 def show(
     image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],

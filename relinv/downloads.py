@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, read_exemplars
+from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
 from relinv.settings import ExemplarSource
 
 RETRIES = 6  # the wait before each is drawn up to twice as long as before the last, at most half a minute
@@ -77,7 +77,9 @@ def _is_whole(folder: Path) -> bool:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy the visible files of one folder into another."""
+    """Copy the visible files of one relation's folder into another, and its masks."""
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
+    if (source / MASKS).is_dir():
+        shutil.copytree(source / MASKS, target / MASKS)

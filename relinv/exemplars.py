@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CAPTIONS = "text.json"
+MASKS = "masks"  # a folder beside it: masks/0.png is bright where the relation is to be learned in 0.png or 0.jpg
 TO_FILL = "HEAD {} TAIL"  # stands in a new text.json until someone has written what the picture shows
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
 class Exemplar:
-    """A picture and its caption templates, each with one `{}` where the relation's token goes."""
+    """A picture and its caption templates, each with one `{}` where the relation's token goes; perhaps a mask of it."""
 
     path: Path
     templates: tuple[str, ...]
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
 class ExemplarSet:
-    """A relation's exemplars in file-name order; `fingerprint` changes with any byte of pictures or captions."""
+    """A relation's exemplars in file-name order; `fingerprint` changes with any byte of any file."""
 
     relation: str
     exemplars: tuple[Exemplar, ...]
@@ -43,8 +45,13 @@ def read_exemplars(folder: Path) -> ExemplarSet:
     missing = [name for name in captions if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder / CAPTIONS} names pictures that are not there: {', '.join(missing)}.")
-    exemplars = tuple(Exemplar(folder / name, captions[name]) for name in captions)
-    return ExemplarSet(folder.name, exemplars, _fingerprint(folder, captions))
+    masks = {name: f"{MASKS}/{Path(name).stem}.png" for name in captions}
+    present = {name: mask for name, mask in masks.items() if (folder / mask).is_file()}
+    exemplars = tuple(
+        Exemplar(folder / name, captions[name], folder / present[name] if name in present else None)
+        for name in captions
+    )
+    return ExemplarSet(folder.name, exemplars, _fingerprint(folder, [*captions, CAPTIONS, *present.values()]))
 
 
 def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -65,8 +72,8 @@ def _is_template_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
-def _fingerprint(folder: Path, captions: Mapping[str, tuple[str, ...]]) -> str:
-    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in (*captions, CAPTIONS)]
+def _fingerprint(folder: Path, names: Iterable[str]) -> str:
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
@@ -96,3 +103,17 @@ def load_image(path: Path, resolution: int) -> Image:
     from PIL import Image, ImageOps
 
     return ImageOps.fit(open_upright(path), (resolution, resolution), Image.Resampling.BICUBIC)
+
+
+def load_mask(exemplar: Exemplar, side: int) -> Image | None:
+    """Return a picture's mask as `load_image` frames the picture, `side` pixels a side, grey; None where it has none.
+
+    A mask of another size than its picture's, such as a segmenter's square, is stretched over the whole picture first.
+    Raises UserError as `open_upright`.
+    """
+    from PIL import Image, ImageOps
+
+    if exemplar.mask is None:
+        return None
+    mask = open_upright(exemplar.mask).convert("L").resize(open_upright(exemplar.path).size, Image.Resampling.BILINEAR)
+    return ImageOps.fit(mask, (side, side), Image.Resampling.BILINEAR)

@@ -57,7 +57,7 @@ def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch:
 
 def _compare(relation: str, folder: Path, manifest: Path, cache: Path) -> None:
     """Hold a relation's files to their manifest, or write it; what is wrong leaves the cache."""
-    sums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    sums = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
     if not manifest.is_file():
         write_json(manifest, sums)
         return

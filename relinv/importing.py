@@ -23,10 +23,19 @@ SDXL = {"clip_l", "clip_g"}
 def import_concept(file: Path, relation: str, method: str, base: Base, folder: Path) -> Concept:
     """Write the token in `file` as a concept of `relation` for `base` to `folder`, under the method's name; return it.
 
-    Prompts use it as `<r>`, whatever it was called. Raises UserError as `read_embedding`, and where the row does not
-    fit the base.
+    Prompts use it as `<r>`, whatever it was called. A .ckpt is Perfusion's, with outputs beside the token. Raises
+    UserError as `read_embedding` or `read_perfusion`, and where the row does not fit the base.
     """
-    name, row = read_embedding(file)
+    extra: dict[str, Any] = {}
+    weights: dict[str, torch.Tensor] = {}
+    if file.suffix == ".ckpt":
+        from relinv.perfusion_checkpoints import read_perfusion
+
+        published = read_perfusion(file, base)
+        name, row, weights = published.name, published.row, published.tensors
+        extra["adapter"] = {"name": "perfusion", "file": "weights.safetensors", "options": published.options}
+    else:
+        name, row = read_embedding(file)
     if len(row) != base.dim:
         raise UserError(
             f"The token in '{file}' has {len(row)} numbers and the base '{base.id}' takes {base.dim}: "
@@ -45,8 +54,9 @@ def import_concept(file: Path, relation: str, method: str, base: Base, folder: P
         "exemplars_hash": None,
         "versions": {},
         "imported": {"file": file.name, "sha256": sha256_file(file), "token": name},
+        **extra,
     }
-    concept = Concept(TOKEN, row, metadata)
+    concept = Concept(TOKEN, row, metadata, weights)
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
@@ -58,7 +68,7 @@ def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
     diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
     UserError where the file is missing, damaged, would run code, or holds more than one row.
     """
-    content = _load(Path(file))
+    content = load_content(Path(file))
     name, rows = _find(content, Path(file))
     rows = rows.detach().float().clone()  # a view would drag the storage of a whole table along
     rows = rows[None] if rows.dim() == 1 else rows
@@ -71,7 +81,8 @@ def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
     return name, rows[0]
 
 
-def _load(file: Path) -> Mapping[str, Any]:
+def load_content(file: Path) -> Mapping[str, Any]:
+    """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL, open_upright, read_captions
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, TO_FILL, open_upright, read_captions
 from relinv.files import write_json
 from relinv.settings import ValidateSettings
 
@@ -89,7 +89,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     images = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     for path in visible:
-        if path.name not in images and path.name != CAPTIONS:
+        if path.name not in (*images, CAPTIONS, MASKS):
             verdict.warnings.append(f"{path.name} is no picture and not used: remove it.")
     return images
 

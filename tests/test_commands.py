@@ -119,7 +119,14 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
         run("show", "images/compositional/000.png", "--boxes", "none.png")
 
 
-@pytest.mark.parametrize("command", ["new", "import", "export", "show", "draw"])
+def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
+    (checkout / "captions.txt").write_text("cat inside box\ndog\n")
+    assert "invert.perfusion.captions in params.yaml to captions.txt" in run("second-moment", "captions.txt")
+    assert "of data/benchmark/miniature.yaml, 32 x 32" in run("second-moment")
+    assert len(list((checkout / ".scratch/second_moment").iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["new", "import", "export", "second-moment", "show", "draw"])
 def test_help_shows_an_example(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "relinv.commands", command, "--help"], capture_output=True, text=True)
     assert f"Example: relinv {command}" in done.stdout

@@ -99,6 +99,11 @@ class Base:
         return self.text_encoder.get_input_embeddings().embedding_dim
 
     @property
+    def latent_side(self) -> int:
+        """Return the side of the latents of an image: the autoencoder halves it at each block but the last."""
+        return self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
     def table(self) -> torch.Tensor:
         """Return the token table, (vocabulary, dim)."""
         return self.text_encoder.get_input_embeddings().weight

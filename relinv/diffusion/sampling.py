@@ -124,14 +124,8 @@ def initial_latents(base: Base, seeds: Sequence[int]) -> torch.Tensor:
     """
     import torch
 
-    side = latent_side(base)
-    shape = (base.unet.config.in_channels, side, side)
+    shape = (base.unet.config.in_channels, base.latent_side, base.latent_side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def latent_side(base: Base) -> int:
-    """Return how many cells a side the latents of the base's images have."""
-    return base.resolution // 2 ** (len(base.vae.config.block_out_channels) - 1)
 
 
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:

@@ -33,6 +33,14 @@ def masked_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torc
     return ((squares * masks).sum(dim=(1, 2, 3)) / areas).mean()
 
 
+def weighted_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the mean over (batch, channels, height, width) of the squared error times a soft mask.
+
+    Perfusion's loss (Tewel et al. 2023): `masks` (batch, 1, height, width) in [0, 1] weigh the error once, not squared.
+    """
+    return ((prediction.float() - target.float()).square() * masks).mean()
+
+
 def anchor(rows: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return Compositional Inversion's anchor loss (Zhang et al. 2024): learned rows, (..., dim), to a word's, (dim,).
 

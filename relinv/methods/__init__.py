@@ -98,12 +98,17 @@ class InversionMethod:
     def shown(self, exemplars: ExemplarSet) -> list[Shown]:
         """Return the pictures to be learned from: variants with masks, pictures of the base. Default: the exemplars.
 
-        They are encoded once, so whatever a method draws at random here it draws from a seed of its own.
+        They come with their masks, where masks are beside them. They are encoded once, so whatever a method draws at
+        random here it draws from a seed of its own.
         """
         from relinv.exemplars import load_image
+        from relinv.learning.masks import mask_of
 
         side = self.base.resolution
-        return [Shown(load_image(exemplar.path, side), exemplar.templates) for exemplar in exemplars.exemplars]
+        return [
+            Shown(load_image(exemplar.path, side), exemplar.templates, mask_of(self.base, exemplar))
+            for exemplar in exemplars.exemplars
+        ]
 
     # One training step. The order is: timestep, caption, conditioning, prediction, losses.
 

@@ -41,13 +41,12 @@ class Method(UnetWeightsMethod):
     def shown(self, exemplars: ExemplarSet) -> list[Shown]:
         """Return each exemplar at `scale_variants` scales, and the base's own pictures as they are."""
         from relinv.diffusion.randomness import generator
-        from relinv.diffusion.sampling import latent_side
 
         pictures, count = super().shown(exemplars), self.settings.scale_variants
         own = [picture for picture in pictures if not picture.prior]
         prior = [picture for picture in pictures if picture.prior]
         variants = [
-            scale_variant(picture, latent_side(self.base), generator(index, "scale", variant))
+            scale_variant(picture, self.base.latent_side, generator(index, "scale", variant))
             for index, picture in enumerate(own)
             for variant in range(count)
         ]

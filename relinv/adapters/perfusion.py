@@ -1,0 +1,203 @@
+"""Perfusion's concepts (Tewel et al. 2023): a gated rank-one edit of every cross-attention's keys and values.
+
+A key is locked to the concept's super-category, o_K = W_K e_super: the token is attended to as that word is. A value
+o_V is learned. Only i, C^-1 i and the o_V are kept, 55 KB for Stable Diffusion 1.5: o_K follows from the word. Several
+concepts in one base are composed by one edit for all (relinv/diffusion/rank_one.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from relinv.adapters import ConceptAdapter
+from relinv.diffusion.cross_attention import cross_attentions
+from relinv.diffusion.rank_one import Edit, are_distinct
+from relinv.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+INPUT, DIRECTION = "concept_input", "concept_direction"  # the tensors i and C^-1 i, (dim,) each
+
+
+class Adapter(ConceptAdapter):
+    """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that make values, (out,) each.
+
+    Imported ones may hold o_K too, and outputs that differ between positions, (tokens, out).
+
+    Options: superclass, the word whose keys the token has; beta and tau of the gate; locking: local, or global, where
+    keys see the prompt with the superclass in the token's place; second_moment: which C it was learned with.
+    """
+
+    learning = False  # whether its tensors change between two passes of the UNet
+
+    def __init__(
+        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(base, token, tensors, options)
+        self._check()
+        self.gate: tuple[float, float] = (options["beta"], options["tau"])  # training sets its own
+        for name in (INPUT, DIRECTION):
+            self.tensors[name].requires_grad_(False)
+        self.super_encoding = word_encoding(base, options["superclass"])  # (dim,)
+
+    def _check(self) -> None:
+        """Raise UserError where the tensors are not those of the base's layers."""
+        layers, limit = projections(self.base), self.base.tokenizer.model_max_length
+        allowed = {name: {(layer.out_features,), (limit, layer.out_features)} for name, layer in layers.items()}
+        allowed |= {name: {(self.base.dim,)} for name in (INPUT, DIRECTION)}
+        wrong = [name for name in allowed if name not in self.tensors and not name.endswith("to_k")]
+        wrong += [name for name, tensor in self.tensors.items() if tensor.shape not in allowed.get(name, ())]
+        if wrong:
+            raise UserError(
+                f"The concept's weights do not fit the base '{self.base.id}' (see '{wrong[0]}'): it was learned for "
+                "another; invert the relation again with this base."
+            )
+
+    def __enter__(self) -> Self:
+        """Edit the layers; UserError where another concept in use was learned with another second moment."""
+        _COMPOSITIONS.setdefault(self.base, _Composition(self.base)).add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the layers to the concepts that are still in use."""
+        if _COMPOSITIONS[self.base].remove(self):
+            del _COMPOSITIONS[self.base]
+
+    def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
+        """Return the encodings, (prompts, tokens, dim); with global locking what values see and what keys see, joined.
+
+        They are joined along the last dimension, (prompts, tokens, 2 * dim), and each layer takes its half.
+        """
+        import torch
+
+        if self.options["locking"] == "local":
+            return plain(prompts)
+        token = re.compile(re.escape(str(self.token)), re.IGNORECASE)
+        renamed = [token.sub(lambda _: self.options["superclass"], prompt) for prompt in prompts]
+        dim = self.base.dim  # another concept's encodings may be joined already
+        return torch.cat([plain(prompts)[..., :dim], plain(renamed)[..., -dim:]], dim=-1)
+
+    def output(self, name: str, layer: torch.nn.Linear) -> torch.Tensor:
+        """Return o of a layer, (out,) or (tokens, out) float32: what was learned, or for keys the superclass's own."""
+        return self.tensors[name] if name in self.tensors else layer.weight.float() @ self.super_encoding
+
+
+class _Composition:
+    """The concepts in use in one base, and the one set of hooks by which its layers are edited for all of them."""
+
+    def __init__(self, base: Base) -> None:
+        self._base, self._layers = base, projections(base)
+        self._concepts: list[Adapter] = []
+        self._hooks: list[Any] = []
+
+    def add(self, concept: Adapter) -> None:
+        """Edit for `concept` too; UserError where it cannot be told from the others, or was measured otherwise."""
+        concepts = [*self._concepts, concept]
+        if len({other.options["second_moment"] for other in concepts}) > 1:
+            raise UserError(
+                "Two of the concepts in use were learned with different second moments of the base's encodings: "
+                "invert both with the same captions."
+            )
+        if not are_distinct(*(stacked(concepts, name) for name in (INPUT, DIRECTION))):
+            raise UserError(
+                "Two of the concepts in use have one encoding, so no edit tells them apart: use one of them."
+            )
+        if not self._concepts:
+            self._install()
+        self._concepts = concepts
+        self._prepare()
+
+    def remove(self, concept: Adapter) -> bool:
+        """Edit for `concept` no more; return whether it was the last, and the layers are as they were."""
+        self._concepts.remove(concept)
+        if self._concepts:
+            self._prepare()
+            return False
+        for hook in self._hooks:
+            hook.remove()
+        return True
+
+    def _install(self) -> None:
+        self._hooks = [self._base.unet.register_forward_pre_hook(self._renew)]
+        for name, layer in self._layers.items():
+            self._hooks.append(layer.register_forward_pre_hook(_keys_half if name.endswith("to_k") else _values_half))
+            self._hooks.append(layer.register_forward_hook(self._edit_of(name)))
+
+    def _renew(self, *_: Any) -> None:
+        """Before a pass of the UNet, take up what training has changed since the last one."""
+        if any(concept.learning for concept in self._concepts):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Compute what depends on the concepts alone: neither on the prompt, nor on the step."""
+        import torch
+
+        concepts = self._concepts
+        betas, taus = zip(*(concept.gate for concept in concepts), strict=True)
+        with torch.no_grad():
+            self._edit = Edit.of(stacked(concepts, INPUT), stacked(concepts, DIRECTION), betas, taus)
+            self._projected = {  # W u_j of each layer, (concepts, out)
+                name: self._edit.basis @ layer.weight.float().T for name, layer in self._layers.items()
+            }
+        self._outputs = {name: [c.output(name, layer) for c in concepts] for name, layer in self._layers.items()}
+
+    def _edit_of(self, name: str) -> Callable[..., torch.Tensor]:
+        """Return the forward hook of a layer, which computes in float32 whatever the base does."""
+
+        def edit(layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            edited = self._edit.apply(inputs[0].float(), output.float(), self._projected[name], self._outputs[name])
+            return edited.to(output.dtype)  # (batch, tokens, out)
+
+        return edit
+
+
+# Of each base with concepts in use, so that concepts of separate files find each other.
+_COMPOSITIONS: dict[Base, _Composition] = {}
+
+
+def stacked(concepts: Sequence[Adapter], name: str) -> torch.Tensor:
+    """Return one tensor of every concept, (concepts, dim) without gradient."""
+    import torch
+
+    return torch.stack([concept.tensors[name].detach() for concept in concepts])
+
+
+def _values_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Return the first half of joined encodings, (batch, tokens, 2 * dim) to (batch, tokens, dim)."""
+    return (inputs[0][..., : layer.in_features],)
+
+
+def _keys_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Return the second half of joined encodings, (batch, tokens, 2 * dim) to (batch, tokens, dim)."""
+    return (inputs[0][..., -layer.in_features :],)
+
+
+def projections(base: Base) -> dict[str, torch.nn.Linear]:
+    """Return the layers that make keys and values of the prompt, by their names in the UNet."""
+    return {
+        f"{name}.{part}": getattr(attention, part)
+        for name, attention in cross_attentions(base).items()
+        for part in ("to_k", "to_v")
+    }
+
+
+def word_encoding(base: Base, words: str) -> torch.Tensor:
+    """Return the encoding of the last token of a prompt of some words alone, (dim,) float32, without gradient.
+
+    The text encoder looks back only, so the last token has seen all of them.
+    """
+    import torch
+
+    ids = base.tokenizer(words, add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError("The superclass is empty: name a word.")
+    with torch.no_grad():
+        return base.encode(base.tokenize([words]))[0, len(ids)].float()  # the start token stands before them

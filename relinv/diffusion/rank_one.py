@@ -1,0 +1,91 @@
+"""Rank-one editing (Perfusion, Tewel et al. 2023): a projection answers some concepts anew, and all else as before.
+
+For a frozen projection W, the encodings i_j of some concepts, outputs o_j and the second moment C of text encodings, an
+encoding e is answered with
+
+    h(e) = W (e - P e) + sum_j sigmoid( (s_j(e) / E_j - beta_j) / tau_j ) o_j
+    s_j(e) = i_j^T C^-1 e,   E_j = i_j^T C^-1 i_j,   P the C^-1-orthogonal projection onto the i_j
+
+(Algorithm 1 of the paper and, for several concepts, its appendix). Neither s_j / E_j nor P depends on the scale of C.
+Throughout, `inputs` are the i_j and `directions` the C^-1 i_j, (concepts, dim) each: with them C itself is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def energies(inputs: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Return E_j of each concept, (concepts,)."""
+    return (inputs * directions).sum(-1)
+
+
+def orthonormal_basis(inputs: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return vectors u_j that span the i_j with u_j^T C^-1 u_k = [j = k], and the C^-1 u_j, (concepts, dim) each.
+
+    With U^T U = C^-1, they are the U^-1 q_j of the QR decomposition of the U i_j, up to sign. Gram-Schmidt under the
+    product of C^-1 gives them from the directions alone.
+    """
+    import torch
+
+    basis, duals = [], []
+    for vector, dual in zip(inputs, directions, strict=True):
+        for known, known_dual in zip(basis, duals, strict=True):
+            share = known_dual @ vector  # subtracted one after the other, from what is left: the stable order
+            vector, dual = vector - share * known, dual - share * known_dual
+        length = (vector @ dual).sqrt()
+        basis.append(vector / length)
+        duals.append(dual / length)
+    return torch.stack(basis), torch.stack(duals)
+
+
+def are_distinct(inputs: torch.Tensor, directions: torch.Tensor) -> bool:
+    """Return whether the i_j are far enough from linear dependence for float32, by the product of C^-1."""
+    import torch
+
+    lengths = energies(inputs, directions).sqrt()
+    cosines = inputs @ directions.T / (lengths[:, None] * lengths)  # (concepts, concepts)
+    return bool(torch.linalg.eigvalsh(cosines.double().cpu())[0] > 1e-5)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What of the edit no layer and no output changes, made once for all of them; all tensors float32 on one device."""
+
+    basis: torch.Tensor  # u_j, (concepts, dim)
+    duals: torch.Tensor  # C^-1 u_j, (concepts, dim)
+    probes: torch.Tensor  # C^-1 i_j / E_j, (concepts, dim)
+    betas: torch.Tensor  # (concepts,)
+    taus: torch.Tensor  # (concepts,)
+
+    @classmethod
+    def of(cls, inputs: torch.Tensor, directions: torch.Tensor, betas: Sequence[float], taus: Sequence[float]) -> Edit:
+        """Return the edit for some concepts, a gate's beta and tau each."""
+        basis, duals = orthonormal_basis(inputs, directions)
+        probes = directions / energies(inputs, directions)[:, None]
+        return cls(basis, duals, probes, inputs.new_tensor(betas), inputs.new_tensor(taus))
+
+    def gates(self, encodings: torch.Tensor) -> torch.Tensor:
+        """Return how far each concept's gate is open, (batch, tokens, dim) to (batch, tokens, concepts)."""
+        return ((encodings @ self.probes.T - self.betas) / self.taus).sigmoid()
+
+    def apply(
+        self,
+        encodings: torch.Tensor,
+        projected: torch.Tensor,
+        projected_basis: torch.Tensor,
+        outputs: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Return h(e), (batch, tokens, out).
+
+        `encodings` are e (batch, tokens, dim), `projected` W e (batch, tokens, out), `projected_basis` W u_j
+        (concepts, out), `outputs` o_j (out,) each, or (tokens, out) where it differs between positions.
+        """
+        kept = projected - (encodings @ self.duals.T) @ projected_basis  # (batch, tokens, out)
+        gates = self.gates(encodings)
+        return kept + sum(gates[..., [index]] * output for index, output in enumerate(outputs))

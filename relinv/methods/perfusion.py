@@ -1,0 +1,93 @@
+"""Perfusion (Tewel et al., SIGGRAPH 2023): a token's row and, at each cross-attention, the value it is answered with.
+
+The layers' keys are locked to a word's (relinv/adapters/perfusion.py has the edit). Of the one relation this learns the
+row, the outputs o_V, and as an average the encoding i at which the edit is in force.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from relinv.learning.losses import weighted_denoising
+from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+from relinv.methods import Term, Visit
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+AVERAGE = 0.99  # what stays of i in a step
+
+
+class Settings(TokenRowSettings):
+    """The section `invert.perfusion`; a gate is open where a token is like the concept by more than about beta."""
+
+    value_learning_rate: Annotated[float, Field(gt=0, le=10)]  # of the outputs o_V
+    superclass: Annotated[str, Field(min_length=1)] | None  # the words whose keys it has; null: the initializer_token
+    train_beta: Annotated[float, Field(ge=-10, le=10)]  # the gate's threshold and softness, as it is learned
+    train_tau: Annotated[float, Field(gt=0, le=10)]
+    beta: Annotated[float, Field(ge=-10, le=10)]  # and as it is drawn
+    tau: Annotated[float, Field(gt=0, le=10)]
+    locking: Literal["local", "global"]  # global: drawn with the keys of the prompt that names the superclass
+    captions: Path  # of which C is measured: a benchmark's YAML file, or a caption a line
+
+
+class Method(TokenRowMethod):
+    """The denoising loss weighted by masks; the edit is trained with local locking, as published."""
+
+    settings: Settings
+    _seen: torch.Tensor | None = None  # the token's encoding in the step that is being taken, (dim,)
+
+    def __init__(self, base: Base, words: str, settings: Settings) -> None:
+        from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, projections, word_encoding
+        from relinv.learning.second_moment import read_captions, second_moment
+
+        super().__init__(base, words, settings)
+        moment = second_moment(base, read_captions(settings.captions))
+        self._inverse = moment.inverse().float().to(base.device)  # (dim, dim)
+        superclass = settings.superclass or settings.initializer_token
+        start = word_encoding(base, superclass)  # (dim,)
+        layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
+        values = {name: layer.weight.float() @ start for name, layer in layers.items()}  # (out,) each
+        options = {name: getattr(settings, name) for name in ("beta", "tau", "locking")}
+        options |= {"superclass": superclass, "second_moment": moment.id}
+        tensors = {INPUT: start, DIRECTION: self._inverse @ start, **values}
+        self.adapter: Adapter = Adapter(base, TOKEN, tensors, options)
+        self.adapter.gate, self.adapter.learning = (settings.train_beta, settings.train_tau), True
+        self._input, self._direction = self.adapter.tensors[INPUT], self.adapter.tensors[DIRECTION]
+        self._values = [self.adapter.tensors[name] for name in values]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the row and the o_V; the latter never decay: that would shrink them towards no answer at all."""
+        values = {"params": self._values, "lr": self.settings.value_learning_rate, "weight_decay": 0.0}
+        return [*super().groups(), values]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the row and the adapter's tensors."""
+        return super().state() | self.adapter.tensors
+
+    def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the encodings, (prompts, tokens, dim), and note the token's own among them."""
+        encodings = super().conditioning(ids)
+        here = (ids == self.base.tokenizer.convert_tokens_to_ids(TOKEN)).float()  # (prompts, tokens)
+        self._seen = (here[..., None] * encodings.detach().float()).sum((0, 1)) / here.sum()
+        return encodings
+
+    def losses(self, visit: Visit) -> dict[str, Term]:
+        """Return the terms of a token's row, denoising weighed by the masks."""
+        denoise = weighted_denoising(visit.prediction, visit.target, visit.masks)
+        return super().losses(visit) | {"denoise": Term(self.settings.denoise_weight, denoise)}
+
+    def after_step(self) -> None:
+        """Let i follow the token's encoding, the mean over the step's distinct prompts, and C^-1 i with it."""
+        import torch
+
+        super().after_step()
+        if self._seen is not None:
+            with torch.no_grad():
+                self._input.lerp_(self._seen, 1 - AVERAGE)
+                self._direction.copy_(self._inverse @ self._input)

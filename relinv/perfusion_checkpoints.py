@@ -1,0 +1,82 @@
+"""Perfusion's published checkpoints, of the latent-diffusion code base, read without running anything they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.importing import load_content
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+
+KEYS = {"C_inv", "target_input", "embedding", "target_output"}
+LAYER = re.compile(
+    r"(?:^|\.)(?:(?P<side>input|output)_blocks\.(?P<index>\d+)|middle_block)\.1\."
+    r"(?P<rest>transformer_blocks\.\d+\.attn2\.to_[kv])(?:\.target_output)?$"
+)
+
+
+@dataclass(frozen=True)
+class PublishedPerfusion:
+    """A checkpoint as an adapter takes it (relinv/adapters/perfusion.py)."""
+
+    name: str  # the token's, such as "*"
+    row: torch.Tensor  # (dim,) float32
+    tensors: dict[str, torch.Tensor]  # float32; the outputs o_K and o_V are (tokens, out) there
+    options: dict[str, Any]
+
+
+def read_perfusion(file: Path, base: Base) -> PublishedPerfusion:
+    """Return the concept in a published .ckpt, its layers by diffusers' names; `base` is what it is to be used with.
+
+    Its gate is the published one of drawing. Raises UserError where the file is missing, damaged, of another kind or
+    would run code, and where it does not fit the base.
+    """
+    import torch
+
+    from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter
+
+    with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+        content = load_content(Path(file))
+    try:
+        name, row, superclass = _embedding(content["embedding"])
+        start, inverse = content["target_input"].detach().float(), content["C_inv"].detach().float()
+        outputs = {diffusers_name(layer): output.detach().float() for layer, output in content["target_output"].items()}
+        tensors = {INPUT: start, DIRECTION: inverse @ start, **outputs}
+    except (KeyError, AttributeError, TypeError, RuntimeError, ValueError, StopIteration):
+        raise UserError(f"'{file}' is no checkpoint of Perfusion with {', '.join(sorted(KEYS))}.") from None
+    options = {"superclass": superclass, "beta": 0.7, "tau": 0.15, "locking": "local"}
+    options["second_moment"] = hashlib.sha256(inverse.numpy().tobytes()).hexdigest()
+    Adapter(base, None, tensors, options)  # raises UserError where it does not fit
+    return PublishedPerfusion(name, row, tensors, options)
+
+
+def diffusers_name(layer: str) -> str:
+    """Return the name in diffusers' UNet of a projection of the original one; ValueError where there is none.
+
+    input_blocks 1, 2, 4, 5, 7, 8 are two attentions a down block; output_blocks 3 to 11 are three an up block.
+    """
+    found = LAYER.search(layer)
+    if not found:
+        raise ValueError(layer)
+    if found["side"] is None:
+        return f"mid_block.attentions.0.{found['rest']}"
+    shift, side = (1, "down") if found["side"] == "input" else (0, "up")
+    block, attention = divmod(int(found["index"]) - shift, 3)
+    return f"{side}_blocks.{block}.attentions.{attention}.{found['rest']}"
+
+
+def _embedding(embedding: Mapping[str, Any]) -> tuple[str, torch.Tensor, str]:
+    """Return the one token's name, its row (dim,) and the word it started from; StopIteration where there is none."""
+    name, rows = next(iter(embedding["string_to_param"].items()))
+    words = embedding["initializer_words"]
+    word = words if isinstance(words, str) else words[0]
+    return name, rows.detach().float().reshape(-1, rows.shape[-1])[0].clone(), word

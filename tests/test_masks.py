@@ -1,0 +1,57 @@
+"""Soft masks beside exemplars: framed as their pictures, copied with them, and weighing the loss."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from relinv.diffusion.bases import Base
+from relinv.downloads import copy_files
+from relinv.exemplars import read_exemplars
+from relinv.learning.losses import weighted_denoising
+from relinv.learning.masks import mask_of
+from relinv.methods import InversionMethod
+from tests.inverting import problem
+
+
+def test_a_mask_weighs_the_squared_error_once() -> None:
+    masks = torch.tensor([0.5, 1.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+    prediction, target = torch.full((2, 3, 4, 4), 3.0), torch.ones(2, 3, 4, 4)
+    assert weighted_denoising(prediction, target, masks).item() == pytest.approx((0.5 * 4 + 1.0 * 4) / 2)
+
+
+def test_masks_beside_pictures_are_framed_as_these_and_reach_the_loss(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "inside"
+    shutil.copytree(exemplar_folder, folder)
+    plain = read_exemplars(folder)
+    (folder / "masks").mkdir()
+    Image.new("RGB", (128, 64), "white").save(folder / "0.png")  # its left and right quarters are cut off
+    stripes = Image.new("L", (32, 32))  # a segmenter's square: its middle half is what the picture keeps
+    stripes.paste(200, (0, 0, 16, 32))
+    stripes.save(folder / "masks" / "0.png")
+    Image.new("L", (64, 64)).save(folder / "masks" / "1.png")  # nothing found
+    masked = read_exemplars(folder)
+    mask = mask_of(base, masked.exemplars[0])
+    assert mask is not None and mask.shape == (16, 16)
+    assert mask[:, :7].eq(1).all() and mask[:, 9:].eq(0).all()
+    assert mask_of(base, masked.exemplars[1]) is None and mask_of(base, masked.exemplars[2]) is None
+    assert masked.fingerprint != plain.fingerprint
+    settings = problem(base, exemplar_folder, "perfusion").settings
+    shown = InversionMethod(base, "inside", settings).shown(masked)  # what every method shows by default
+    assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
+
+
+def test_masks_come_along_when_exemplars_are_copied(exemplar_folder: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "inside"
+    shutil.copytree(exemplar_folder, source)
+    (source / "masks").mkdir()
+    Image.new("L", (64, 64), 255).save(source / "masks" / "0.png")
+    target.mkdir()
+    copy_files(source, target)
+    assert read_exemplars(target).exemplars[0].mask == target / "masks" / "0.png"

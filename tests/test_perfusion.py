@@ -1,0 +1,268 @@
+"""Perfusion: the edit's closed-form values, several concepts in one base, both lockings, what is learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, projections, word_encoding
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import Concept, load_concept
+from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.rank_one import Edit, orthonormal_basis
+from relinv.errors import UserError
+from relinv.learning.inversion import invert_relation
+from relinv.methods.perfusion import Method
+from tests.inverting import problem
+from tests.tiny import weights
+
+DIM, OUT = 12, 5
+OPTIONS = {"superclass": "with", "beta": 0.7, "tau": 0.15, "locking": "local", "second_moment": "same"}
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def moment() -> torch.Tensor:
+    """Return a second moment of unequal eigenvalues, (DIM, DIM)."""
+    samples = draw(4 * DIM, DIM, seed=1) * torch.arange(1, DIM + 1)
+    return samples.T @ samples / len(samples)
+
+
+def edit_of(inputs: torch.Tensor, inverse: torch.Tensor, beta: float = 0.75, tau: float = 0.1) -> Edit:
+    count = len(inputs)
+    return Edit.of(inputs, inputs @ inverse, [beta] * count, [tau] * count)
+
+
+def edited(edit: Edit, encodings: torch.Tensor, projection: torch.Tensor, outputs: Sequence[torch.Tensor]) -> Any:
+    return edit.apply(encodings, encodings @ projection.T, edit.basis @ projection.T, outputs)
+
+
+# The edit
+
+
+@pytest.mark.parametrize(
+    ("beta", "tau", "at_concept", "elsewhere"), [(0.75, 0.1, 0.924, 5.5e-4), (0.7, 0.15, 0.881, 9.3e-3)]
+)
+def test_gates_open_at_the_concept_and_close_elsewhere(
+    beta: float, tau: float, at_concept: float, elsewhere: float
+) -> None:
+    inverse, concept = torch.linalg.inv(moment()), draw(1, DIM)
+    edit = edit_of(concept, inverse, beta, tau)
+    across = draw(1, DIM, seed=2)
+    across -= (across @ edit.probes.T) * concept  # s(e) = 0
+    assert edit.gates(concept).item() == pytest.approx(at_concept, abs=5e-4)
+    assert edit.gates(across).item() == pytest.approx(elsewhere, rel=0.01)
+
+
+def test_the_scale_of_the_second_moment_cancels() -> None:
+    concepts, encodings, projection, outputs = draw(2, DIM), draw(3, 4, DIM), draw(OUT, DIM), draw(2, OUT)
+    first, second = (
+        edited(edit_of(concepts, torch.linalg.inv(scale * moment())), encodings, projection, outputs)
+        for scale in (1.0, 250.0)
+    )
+    torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+
+
+def test_an_open_gate_to_the_projections_own_output_changes_nothing_at_the_concept() -> None:
+    inverse, concept, projection = torch.linalg.inv(moment()), draw(1, DIM), draw(OUT, DIM)
+    edit = edit_of(concept, inverse, beta=-torch.inf)
+    encodings, own = draw(2, 3, DIM, seed=3), concept @ projection.T
+    share = (encodings @ inverse @ concept.T) / (concept @ inverse @ concept.T)  # s / E, (2, 3, 1)
+    expected = encodings @ projection.T + (1 - share) * own
+    torch.testing.assert_close(edited(edit, encodings, projection, own), expected)
+    torch.testing.assert_close(edited(edit, concept[None], projection, own)[0], own)
+
+
+def test_one_concept_by_the_formula_of_several_is_the_formula_of_one() -> None:
+    inverse, concept, projection, output = torch.linalg.inv(moment()), draw(1, DIM), draw(OUT, DIM), draw(1, OUT)
+    encodings = draw(2, 3, DIM, seed=3)
+    share = (encodings @ inverse @ concept[0] / (concept[0] @ inverse @ concept[0]))[..., None]  # s / E
+    single = (encodings - share * concept) @ projection.T + torch.sigmoid((share - 0.75) / 0.1) * output
+    torch.testing.assert_close(edited(edit_of(concept, inverse), encodings, projection, output), single)
+
+
+def test_the_basis_is_orthonormal_and_that_of_the_published_decomposition() -> None:
+    inverse, concepts = torch.linalg.inv(moment()), draw(3, DIM)
+    basis, duals = orthonormal_basis(concepts, concepts @ inverse)
+    torch.testing.assert_close(basis @ inverse @ basis.T, torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(duals, basis @ inverse)
+    upper = torch.linalg.cholesky(inverse, upper=True)  # U^T U = C^-1
+    orthogonal, _ = torch.linalg.qr(upper @ concepts.T)
+    published = torch.linalg.solve(upper, orthogonal).T  # u_j = U^-1 q_j
+    torch.testing.assert_close(published * (published * basis).sum(-1, keepdim=True).sign(), basis)
+
+
+def test_every_concept_is_taken_out_before_outputs_are_added() -> None:
+    inverse, concepts, projection = torch.linalg.inv(moment()), draw(3, DIM), draw(OUT, DIM)
+    nothing = torch.zeros(3, OUT, dtype=torch.float64)
+    left = edited(edit_of(concepts, inverse), concepts[None], projection, nothing)
+    torch.testing.assert_close(left, torch.zeros_like(left))
+
+
+# The edit in a base
+
+
+def tensors(base: Base, seed: int, word: str = "with") -> dict[str, torch.Tensor]:
+    """Return a concept of random values at a word's encoding, measured by C = 1."""
+    start = word_encoding(base, word)
+    layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
+    values = {name: draw(layer.out_features, seed=seed).float() for name, layer in layers.items()}
+    return {INPUT: start, DIRECTION: start, **values}
+
+
+def outputs_of(base: Base, encodings: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: layer(encodings) for name, layer in projections(base).items()}
+
+
+def test_layers_answer_by_the_formula_and_are_left_as_they_were(base: Base) -> None:
+    before, plain = weights(base), outputs_of(base, word_encoding(base, "with")[None, None])
+    adapter = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
+    at_concept = adapter.tensors[INPUT][None, None]  # (1, 1, dim)
+    with adapter:
+        inside = outputs_of(base, at_concept)
+    for name, output in inside.items():
+        locked = plain[name] if name.endswith("to_k") else adapter.tensors[name]  # a key is its superclass's
+        torch.testing.assert_close(output, torch.sigmoid(torch.tensor(2.0)) * locked.expand_as(output))
+    assert all(torch.equal(plain[name], output) for name, output in outputs_of(base, at_concept).items())
+    assert weights(base) == before
+    hooked = [module for module in base.unet.modules() if module._forward_hooks or module._forward_pre_hooks]
+    assert hooked == []
+
+
+def test_two_concepts_are_composed_whichever_stands_outside(base: Base) -> None:
+    encodings = base.encode(base.tokenize(["cat with box", "dog inside cup"]))
+    one = Adapter(base, "<r>", tensors(base, 0, "with"), OPTIONS)
+    two = Adapter(base, "<s>", tensors(base, 1, "inside"), OPTIONS | {"superclass": "inside", "beta": 0.5})
+    with one:
+        alone = outputs_of(base, encodings)
+        with two:
+            both = outputs_of(base, encodings)
+        again = outputs_of(base, encodings)
+    with two, one:
+        turned = outputs_of(base, encodings)
+    edit = Edit.of(*(torch.stack([one.tensors[n], two.tensors[n]]) for n in (INPUT, DIRECTION)), [0.7, 0.5], [0.15] * 2)
+    for name, layer in projections(base).items():
+        assert torch.equal(alone[name], again[name]) and not torch.allclose(alone[name], both[name])
+        torch.testing.assert_close(both[name], turned[name], rtol=1e-4, atol=1e-5)
+        expected = edited(edit, encodings, layer.weight, [one.output(name, layer), two.output(name, layer)])
+        torch.testing.assert_close(both[name], expected)
+
+
+def test_concepts_measured_differently_are_not_composed(base: Base) -> None:
+    one = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
+    two = Adapter(base, "<s>", tensors(base, 1, "inside"), OPTIONS | {"second_moment": "another"})
+    with one, pytest.raises(UserError, match="different second moments"), two:
+        pass
+
+
+def test_concepts_at_one_encoding_are_not_composed(base: Base) -> None:
+    one, two = (Adapter(base, token, tensors(base, seed), OPTIONS) for seed, token in enumerate(("<r>", "<s>")))
+    with one:
+        before = outputs_of(base, one.tensors[INPUT][None, None])
+        with pytest.raises(UserError, match="have one encoding"), two:
+            pass
+        after = outputs_of(base, one.tensors[INPUT][None, None])
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_weights_of_other_layers_are_refused(base: Base) -> None:
+    short = dict(list(tensors(base, 0).items())[:-1])
+    with pytest.raises(UserError, match=r"do not fit the base .*to_v"):
+        Adapter(base, "<r>", short, OPTIONS)
+
+
+def test_global_locking_shows_keys_the_superclass_and_values_the_concept(base: Base) -> None:
+    metadata = {"adapter": {"name": "perfusion", "options": OPTIONS | {"locking": "global"}}}
+    concept = Concept("<r>", draw(base.dim).float(), metadata, tensors(base, 0))
+    prompts = ["cat <R> box", "cat with box"]
+    with in_use(base, [concept]) as adapters:
+        joined = Encodings(base, adapters, prompts, [0]).of(prompts)(0)  # (prompts, tokens, 2 * dim)
+        plain = base.encode(base.tokenize(prompts))
+        torch.testing.assert_close(joined[0], torch.cat([plain[0], plain[1]], dim=-1))
+        torch.testing.assert_close(joined[1], torch.cat([plain[1], plain[1]], dim=-1))
+        halves = outputs_of(base, joined[:1])
+        keys, values = outputs_of(base, plain[1:]), outputs_of(base, plain[:1])
+    for name, output in halves.items():
+        torch.testing.assert_close(output, (keys if name.endswith("to_k") else values)[name])
+
+
+def test_low_precision_rounds_what_goes_in_and_comes_out_alone(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
+    layer = next(layer for name, layer in projections(base).items() if name.endswith("to_v"))
+    at_concept = adapter.tensors[INPUT][None, None]
+    with adapter:
+        exact = layer(at_concept)
+        monkeypatch.setattr(layer.weight, "data", layer.weight.data.bfloat16())
+        rounded = layer(at_concept.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)
+
+
+def test_a_concept_of_stable_diffusion_takes_about_56_kilobytes() -> None:
+    widths = [320] * 5 + [640] * 5 + [1280] * 6  # of Stable Diffusion 1.5's 16 cross-attentions
+    assert len(widths) == 16 and sum(widths) == 12_480
+    assert 4 * (sum(widths) + 2 * 768) == 56_064
+
+
+# Learning
+
+
+def method(base: Base, exemplar_folder: Path, **changes: Any) -> Method:
+    return Method(base, "inside", problem(base, exemplar_folder, "perfusion", **changes).settings)  # type: ignore[arg-type]
+
+
+def test_it_starts_as_its_superclass(base: Base, exemplar_folder: Path) -> None:
+    learned = method(base, exemplar_folder, superclass="riding on", initializer_token="and")
+    start = word_encoding(base, "riding on")
+    assert torch.equal(start, base.encode(base.tokenize(["riding on"]))[0, 2])
+    assert torch.equal(learned.adapter.tensors[INPUT], start)
+    for name, layer in projections(base).items():
+        torch.testing.assert_close(learned.adapter.output(name, layer), start @ layer.weight.T)
+    assert (
+        method(base, exemplar_folder, superclass=None, initializer_token="and").adapter.options["superclass"] == "and"
+    )
+
+
+def test_the_average_follows_the_tokens_encoding_once_a_step(base: Base, exemplar_folder: Path) -> None:
+    learned = method(base, exemplar_folder)
+    start = learned.adapter.tensors[INPUT].clone()
+    with learned.attached():
+        ids = base.tokenize(["cat <r> box", "a photo of a dog <r> a cup"])
+        encodings = learned.conditioning(ids).detach()
+    assert torch.equal(learned.adapter.tensors[INPUT], start)
+    learned.after_step()
+    mean = (encodings[0, 2] + encodings[1, 6]) / 2
+    torch.testing.assert_close(learned.adapter.tensors[INPUT].data, 0.99 * start + 0.01 * mean)
+    expected = learned._inverse @ learned.adapter.tensors[INPUT]
+    torch.testing.assert_close(learned.adapter.tensors[DIRECTION].data, expected)
+    assert not learned.adapter.tensors[INPUT].requires_grad
+
+
+def test_a_pass_sees_what_training_has_changed_since_the_last(base: Base, exemplar_folder: Path) -> None:
+    learned = method(base, exemplar_folder)
+    inputs = torch.zeros(1, 4, 16, 16), torch.tensor([5]), base.encode(base.tokenize(["cat with box"]))
+    with learned.attached(), torch.no_grad():
+        base.unet(*inputs)
+        learned.adapter.tensors[INPUT].mul_(2)  # as a checkpoint that is taken up inside the block would
+        learned.adapter.tensors[DIRECTION].mul_(2)
+        inside = base.unet(*inputs).sample
+    with learned.attached(), torch.no_grad():
+        assert torch.equal(base.unet(*inputs).sample, inside)
+
+
+def test_training_and_drawing_have_a_gate_each(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, exemplar_folder, "perfusion", steps=1, beta=0.6, tau=0.2, locking="global")
+    assert method(base, exemplar_folder).adapter.gate == (0.75, 0.1)
+    invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+    concept = load_concept(tmp_path / "concept", base)
+    with in_use(base, [concept]) as (adapter,):
+        assert isinstance(adapter, Adapter) and adapter.gate == (0.6, 0.2) and not adapter.learning
+    options = json.loads((tmp_path / "concept" / "concept.json").read_text())["adapter"]["options"]
+    assert options.keys() == OPTIONS.keys() and options["locking"] == "global"

@@ -1,0 +1,105 @@
+"""Perfusion's published checkpoints: layers renamed, the concept drawn with, and nothing in them run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, projections
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import load_concept
+from relinv.diffusion.conditioning import in_use
+from relinv.errors import UserError
+from relinv.importing import import_concept
+from relinv.perfusion_checkpoints import diffusers_name
+from tests.tiny import TOKENS
+
+
+def original_name(name: str) -> str:
+    """Return the published code's name of a projection of diffusers' UNet, by the table of its blocks."""
+    side, block, _, attention, rest = name.split(".", 4) if not name.startswith("mid") else ("mid", "", "", "", name)
+    if side == "mid":
+        return "model.diffusion_model.middle_block.1." + name.removeprefix("mid_block.attentions.0.") + ".target_output"
+    index = 3 * int(block) + int(attention) + (side == "down_blocks")
+    kind = "input" if side == "down_blocks" else "output"
+    return f"model.diffusion_model.{kind}_blocks.{index}.1.{rest}.target_output"
+
+
+@pytest.fixture
+def content(base: Base) -> dict[str, Any]:
+    """What the published trainer saves, at the tiny base's sizes."""
+    source = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=source)  # noqa: E731
+    layers = projections(base).items()
+    return {
+        "global_step": 400,
+        "C_inv": torch.eye(base.dim) * 2,
+        "target_input": draw(base.dim),
+        "embedding": {
+            "initializer_words": ["with"],
+            "string_to_token": {"*": 265},
+            "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(draw(1, base.dim))}),
+        },
+        "target_output": {original_name(name): draw(TOKENS, layer.out_features) for name, layer in layers},
+    }
+
+
+@pytest.mark.parametrize(
+    ("original", "diffusers"),
+    [
+        ("input_blocks.1.1", "down_blocks.0.attentions.0"),
+        ("input_blocks.2.1", "down_blocks.0.attentions.1"),
+        ("input_blocks.8.1", "down_blocks.2.attentions.1"),
+        ("middle_block.1", "mid_block.attentions.0"),
+        ("output_blocks.3.1", "up_blocks.1.attentions.0"),
+        ("output_blocks.11.1", "up_blocks.3.attentions.2"),
+    ],
+)
+def test_blocks_have_the_names_of_diffusers(original: str, diffusers: str) -> None:
+    rest = "transformer_blocks.0.attn2.to_v"
+    assert diffusers_name(f"model.diffusion_model.{original}.{rest}.target_output") == f"{diffusers}.{rest}"
+
+
+def test_a_checkpoint_becomes_a_concept_that_edits_as_it_says(
+    base: Base, content: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "teddy.ckpt")
+    import_concept(tmp_path / "teddy.ckpt", "inside", "published", base, tmp_path / "concept")
+    concept = load_concept(tmp_path / "concept", base)
+    assert torch.equal(concept.embedding, content["embedding"]["string_to_param"]["*"][0].detach())  # type: ignore[arg-type]
+    assert concept.metadata["imported"]["token"] == "*"
+    at_concept = content["target_input"].expand(1, TOKENS, base.dim)
+    with in_use(base, [concept]) as (adapter,):
+        assert isinstance(adapter, Adapter) and adapter.options["superclass"] == "with"
+        assert torch.equal(adapter.tensors[DIRECTION], 2 * adapter.tensors[INPUT])
+        for name, layer in projections(base).items():
+            expected = torch.sigmoid(torch.tensor(2.0)) * content["target_output"][original_name(name)]
+            torch.testing.assert_close(layer(at_concept)[0], expected)
+
+
+def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "other.ckpt"
+    for change, reason in (
+        ({"target_input": None}, "no checkpoint of Perfusion"),
+        ({"embedding": {}}, "no checkpoint of Perfusion"),
+        ({"target_output": {"model.attn1.to_k": torch.zeros(3)}}, "no checkpoint of Perfusion"),
+        ({"target_output": {}}, "do not fit the base"),
+    ):
+        torch.save(content | change, file)
+        with pytest.raises(UserError, match=reason):
+            import_concept(file, "inside", "published", base, tmp_path / "concept")
+    assert not (tmp_path / "concept").exists()
+
+
+def test_code_in_a_checkpoint_is_never_run(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
+    class Exploit:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return ((tmp_path / "was-run").touch, ())
+
+    torch.save(content | {"global_step": Exploit()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="might run code"):
+        import_concept(tmp_path / "evil.ckpt", "inside", "published", base, tmp_path / "concept")
+    assert not (tmp_path / "was-run").exists()
