@@ -26,6 +26,7 @@ from relinv.plugins import find_plugin
 from tests.conftest import tiny_settings
 from tests.inverting import problem
 from tests.test_custom_diffusion import answer
+from tests.test_custom_diffusion import changed as changed_projections
 from tests.tiny import weights
 
 LORA = {"weights": "lora", "rank": 4}
@@ -163,3 +164,30 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(base: Base, e
     alone = prior_pictures(base, prompts, sampler, task.settings.batch_size)
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])
+def test_on_a_bf16_base_weights_learn_in_fp32(
+    name: str, tiny_base: Path, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))
+    task = training(base, exemplar_folder, tmp_path, name, steps=2)
+    assert task.method.adapter is not None
+    before = {key: tensor.detach().clone() for key, tensor in task.method.adapter.tensors.items()}
+    (log,) = train([task])
+    assert torch.stack(log.losses).isfinite().all()
+    for key, tensor in task.method.adapter.tensors.items():
+        assert tensor.dtype == torch.float32 and not torch.equal(tensor, before[key])
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])
+def test_a_compiled_base_sees_adapters_come_and_go(name: str, tiny_base: Path) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"compile": True}))
+    base.unet.compile(backend="eager")  # traced and guarded as ever, no machine code
+    kind = find_plugin("relinv.adapters", name).Adapter
+    options = LORA if name == "dreambooth" else {}
+    tensors = changed(base, LORA) if name == "dreambooth" else changed_projections(base)
+    plain = answer(base)
+    with kind(base, "<r>", tensors, options):
+        assert not torch.allclose(answer(base), plain, atol=1e-3)
+    assert torch.allclose(answer(base), plain, atol=1e-5)

@@ -82,3 +82,11 @@ def require_fit(base: Base, tensors: Mapping[str, torch.Tensor], expected: Mappi
             f"The learned weights do not fit the base '{base.id}': {name} is {shapes.get(name, 'missing')} and should "
             f"be {wanted.get(name, 'absent')}; invert the relation again with this base."
         )
+
+
+def hooks_changed(base: Base) -> None:
+    """Drop what torch.compile made of the base, where it compiles: it does not see that hooks have come or gone."""
+    import torch
+
+    if base.settings.compile:
+        torch.compiler.reset()

@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from relinv.adapters import ConceptAdapter, require_fit
+from relinv.adapters import ConceptAdapter, hooks_changed, require_fit
 from relinv.diffusion.cross_attention import cross_attentions
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Adapter(ConceptAdapter):
         self._hooks = [
             layers[name].register_forward_hook(partial(_change, weight)) for name, weight in self.tensors.items()
         ]
+        hooks_changed(self.base)
         return self
 
     def __exit__(
@@ -46,6 +47,7 @@ class Adapter(ConceptAdapter):
         """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
+        hooks_changed(self.base)
 
 
 def projections(base: Base) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from relinv.files import atomic_write_bytes
 
 STATE = "state.pt"
 INTERVAL = 5.0  # seconds between two saves
+SHARE = 0.05  # of a training's time that saving may take: all weights of a UNet take far longer than one row
 
 
 class Checkpoints:
@@ -30,21 +31,24 @@ class Checkpoints:
     def __init__(self, scratch: Path, name: str, identity: Mapping[str, Any], interval: float = INTERVAL) -> None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.folder = Path(scratch) / f"{name}-{digest[:16]}"
-        self._interval = interval
+        self._interval = self._wait = interval
         self._saved = time.monotonic()
 
     def is_due(self) -> bool:
         """Return whether it is time to save again."""
-        return time.monotonic() - self._saved >= self._interval
+        return time.monotonic() - self._saved >= self._wait
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write `state`: tensors and plain values in dicts and lists."""
         import torch
 
+        begin = time.monotonic()
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         atomic_write_bytes(self.folder / STATE, buffer.getvalue())
         self._saved = time.monotonic()
+        if self._interval:  # 0 asks for a save after each step
+            self._wait = max(self._interval, (self._saved - begin) / SHARE)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state saved last, on the CPU, or None where there is none that can be read."""
