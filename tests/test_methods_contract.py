@@ -93,19 +93,28 @@ def test_the_same_seed_gives_the_same_bytes(
     assert sha256_folder(tmp_path / "other") != sha256_folder(concepts[name])
 
 
+@pytest.fixture(scope="module")
+def killed(tiny_base: Path, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each method that learns, as two processes left it that SIGKILL ended in their third step."""
+    root = tmp_path_factory.mktemp("killed")
+    learning = [name for name in METHODS if "steps" in find_plugin("relinv.methods", name).Settings.model_fields]
+    command = [sys.executable, "-m", "tests.dying", *map(str, (tiny_base, exemplar_folder, root)), *learning]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed.splitlines()[-1]) == dict.fromkeys(learning, [-signal.SIGKILL] * 2)
+    return root
+
+
 def test_killed_and_resumed_equals_straight_through(
-    name: str, base: Base, tiny_base: Path, exemplar_folder: Path, tmp_path: Path, concepts: Folders
+    name: str, base: Base, exemplar_folder: Path, concepts: Folders, killed: Path
 ) -> None:
     task = problem(base, exemplar_folder, name)
-    method = build(task)
-    for _ in range(2 if method.steps else 0):
-        assert killed_in_third_step(tiny_base, exemplar_folder, name, tmp_path) == -signal.SIGKILL
-        assert not (tmp_path / "concept").exists()
+    method, folder = build(task), killed / name
+    assert not (folder / "concept").exists()
     taken: list[int] = []
     method.after_step = counted(method.after_step, taken)  # type: ignore[method-assign]
-    learn(task, method, tmp_path / "concept", eager_checkpoints(task, tmp_path))
+    learn(task, method, folder / "concept", eager_checkpoints(task, folder))
     assert len(taken) == max(0, method.steps - 4)  # two processes took two whole steps each
-    assert sha256_folder(tmp_path / "concept") == sha256_folder(concepts[name])
+    assert sha256_folder(folder / "concept") == sha256_folder(concepts[name])
 
 
 def counted(function: Any, calls: list[int]) -> Any:
@@ -114,12 +123,6 @@ def counted(function: Any, calls: list[int]) -> Any:
         function()
 
     return call
-
-
-def killed_in_third_step(base: Path, exemplars: Path, name: str, scratch: Path) -> int:
-    """Run the inversion in a process that SIGKILL ends before its third step is saved; return how it ended."""
-    command = [sys.executable, "-m", "tests.dying", *map(str, (base, exemplars)), name, str(scratch)]
-    return subprocess.run(command, capture_output=True).returncode
 
 
 def test_saved_and_loaded_it_conditions_images(name: str, base: Base, concepts: Folders) -> None:

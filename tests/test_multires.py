@@ -171,7 +171,7 @@ def test_equal_rows_are_steered_as_one_row_is(base: Base, exemplar_folder: Path)
 
 
 def test_the_anchor_is_the_mean_over_captions(base: Base, exemplar_folder: Path) -> None:
-    learner = method(base, exemplar_folder, norm="free", anchor_weight=1.0)
+    learner = method(base, exemplar_folder, norm="free", anchor_weight=1.0, anchor_word=None)
     learner.state()["<r>"].data[7] += 2.0
     value = learner.losses(visit(["<r|2|>", "<r|7|>"], [299, 700]))["anchor"].value
     assert value.item() == pytest.approx(4 * base.dim / 2 / (24 * base.dim))

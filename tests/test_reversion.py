@@ -94,6 +94,8 @@ def test_norm_free_leaves_the_initial_row_as_it_is(base: Base, exemplar_folder: 
     learner = method(base, exemplar_folder, norm="free", initializer_token="inside")
     index = base.tokenizer("inside", add_special_tokens=False).input_ids[0]
     assert torch.equal(learner.row, base.table[index])
+    own = method(base, exemplar_folder, norm="free", initializer_token=None)  # the relation's own word is "inside"
+    assert torch.equal(own.row, base.table[index])
 
 
 def test_an_initializer_of_several_tokens_is_refused(base: Base, exemplar_folder: Path) -> None:

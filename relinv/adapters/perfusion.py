@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from relinv.adapters import ConceptAdapter
+from relinv.adapters import ConceptAdapter, hooks_changed
 from relinv.diffusion.cross_attention import cross_attentions
 from relinv.diffusion.rank_one import Edit, are_distinct
 from relinv.errors import UserError
@@ -123,6 +123,7 @@ class _Composition:
             return False
         for hook in self._hooks:
             hook.remove()
+        hooks_changed(self._base)
         return True
 
     def _install(self) -> None:
@@ -130,6 +131,7 @@ class _Composition:
         for name, layer in self._layers.items():
             self._hooks.append(layer.register_forward_pre_hook(_keys_half if name.endswith("to_k") else _values_half))
             self._hooks.append(layer.register_forward_hook(self._edit_of(name)))
+        hooks_changed(self._base)
 
     def _renew(self, *_: Any) -> None:
         """Before a pass of the UNet, take up what training has changed since the last one."""

@@ -34,7 +34,7 @@ class TokenRowSettings(Settings):
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]  # 0: the published 0.01 only shrinks the row
-    initializer_token: Annotated[str, Field(min_length=1)]
+    initializer_token: Annotated[str, Field(min_length=1)] | None  # null: the relation's or object's own word
     norm: Literal["free", "vocabulary"]  # vocabulary: held at the mean norm of the table's rows
     importance_alpha: Annotated[float, Field(ge=0, le=1)]  # how far timesteps lean to the noisy end; 0: uniform
     denoise_weight: Weight
@@ -53,9 +53,10 @@ class TokenRowMethod(InversionMethod):
     def __init__(self, base: Base, words: str, settings: TokenRowSettings) -> None:
         super().__init__(base, words, settings)
         self.steps, self.batch_size = settings.steps, settings.batch_size
-        self._learned, self._tokens = self._place(initial_row(base, settings.initializer_token))
+        self.initializer = settings.initializer_token or words
+        self._learned, self._tokens = self._place(initial_row(base, self.initializer))
         self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" else None
-        self._anchor = initial_row(base, settings.anchor_word or settings.initializer_token, "anchor_word")
+        self._anchor = initial_row(base, settings.anchor_word or self.initializer, "anchor_word")
         self.after_step()
 
     def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, AbstractContextManager[Any]]:

@@ -49,7 +49,7 @@ class Method(TokenRowMethod):
         super().__init__(base, words, settings)
         moment = second_moment(base, read_captions(settings.captions))
         self._inverse = moment.inverse().float().to(base.device)  # (dim, dim)
-        superclass = settings.superclass or settings.initializer_token
+        superclass = settings.superclass or self.initializer
         start = word_encoding(base, superclass)  # (dim,)
         layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
         values = {name: layer.weight.float() @ start for name, layer in layers.items()}  # (out,) each
