@@ -32,6 +32,7 @@ test: $(INSTALLED)
 
 search: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search.yaml --output reports/search
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_methods.yaml --output reports/search_methods
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
