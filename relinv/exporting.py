@@ -19,13 +19,18 @@ def export_concept(concept: Concept, form: str, folder: Path, name: str) -> list
 
     diffusers: a folder that `pipe.load_textual_inversion` takes. webui: NAME.safetensors for A1111, ComfyUI and
     InvokeAI, whose prompts say NAME. hub: a folder to upload, with a model card. Raises UserError for another form,
-    and for a concept that learned no token, or no single row for it.
+    and for a concept that learned no token, no single row for it, or weights beside it.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     if concept.embedding is None:
         kind = f"single row for {concept.token}, which is all that other programs read" if concept.token else "token"
         raise UserError(f"The method '{concept.method}' learned no {kind}: there is nothing to export.")
+    if concept.weights:
+        raise UserError(
+            f"The method '{concept.method}' learned weights beside its token, which a file of a token cannot hold: use "
+            f"{concept.metadata['adapter']['file']} and {EMBEDDING} in its concept folder."
+        )
     return FORMS[form](concept, Path(folder), name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
     assert f"base_model: {concept.metadata['base']}" in head
     assert "textual_inversion" in head
     assert "cat <r> box" in body and "| steps | 3 |" in body
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_weights_beside_the_token_are_not_dropped_in_silence(form: str, concept: Concept, tmp_path: Path) -> None:
+    adapter = {"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}
+    heavier = replace(concept, metadata={**concept.metadata, "adapter": adapter}, weights={"w": torch.ones(2)})
+    with pytest.raises(UserError, match=r"weights beside its token.*use weights\.safetensors and learned_embeds"):
+        export_concept(heavier, form, tmp_path / "out", "kissing")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_form_and_a_concept_without_a_token_are_refused(base: Base, concept: Concept, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_relation_is_learned_drawn_and_exported(
     generate_folder(base, concept, scenarios, SETTINGS, tmp_path / "images", tmp_path / "scratch")
     (picture,) = read_pictures(tmp_path / "images", read_records(tmp_path / "images"))
     assert picture.size == (base.resolution, base.resolution)
-    if concept.embedding is not None:
+    if concept.embedding is not None and not concept.weights:
         export_concept(concept, "diffusers", tmp_path / "out", "inside")
         pipeline = StableDiffusionPipeline.from_pretrained(folder)
         pipeline.load_textual_inversion(str(tmp_path / "out"), weight_name=EMBEDDING)
