@@ -49,7 +49,7 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
 
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .safetensors, .bin or .pt file with one learned token.")],
+    file: Annotated[Path, typer.Argument(help="One learned token, .safetensors, .bin or .pt; or Perfusion's .ckpt.")],
     relation: Relation,
     method: Annotated[str, typer.Argument(help="A name for where it came from, such as published.")],
 ) -> None:
@@ -94,7 +94,7 @@ def second_moment_(
     file = captions or params.method("perfusion", Settings).captions
     moment = second_moment(load_base(params.model()), read_captions(file))
     print(f"{CACHE} holds {moment.id} of {file}, {len(moment.matrix)} x {len(moment.matrix)}.")
-    print(f"To learn with it, set invert.perfusion.captions in params.yaml to {file}.")
+    print(f"To learn with it, set invert.perfusion.captions in params.yaml (or in the preset in use) to {file}.")
 
 
 @app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")

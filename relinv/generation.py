@@ -167,21 +167,9 @@ def _draw(
     seeds: Sequence[int],
     sampler: Sampler,
 ) -> torch.Tensor:
-    """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1]; UserError where memory or precision fail."""
-    import torch
-
-    latents = initial_latents(base, seeds)
+    """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1]; UserErrors as `sample`."""
     conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
-    try:
-        images = sample(base, *conditions, latents, sampler, guided_by(adapters, prompts))
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"The memory of '{base.device}' is too small for {len(prompts)} images at once: "
-            "lower the base's sampling.batch_size, or set its attention to sliced."
-        ) from None
-    if not images.isfinite().all():
-        raise UserError(f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32.")
-    return images
+    return sample(base, *conditions, initial_latents(base, seeds), sampler, guided_by(adapters, prompts))
 
 
 def _version(base: Base, settings: GenerateSettings) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.adapters import ConceptAdapter
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, sha256_file
@@ -33,7 +34,7 @@ def import_concept(file: Path, relation: str, method: str, base: Base, folder: P
 
         published = read_perfusion(file, base)
         name, row, weights = published.name, published.row, published.tensors
-        extra["adapter"] = {"name": "perfusion", "file": "weights.safetensors", "options": published.options}
+        extra["adapter"] = {"name": "perfusion", "file": ConceptAdapter.FILE, "options": published.options}
     else:
         name, row = read_embedding(file)
     if len(row) != base.dim:

@@ -197,7 +197,10 @@ class Params:
         if preset is None:
             return parse(kind, values, f"invert.{name}", self.file)
         file = self.file.with_name(PRESETS)
-        return parse(kind, values | load_preset(preset, file).get(name, {}), f"{preset}.{name}", file)
+        changes = load_preset(preset, file)
+        if values and name not in changes:
+            raise UserError(f"The preset '{preset}' says nothing of '{name}': add it to {file}, or set invert.preset.")
+        return parse(kind, values | changes.get(name, {}), f"{preset}.{name}", file)
 
     def base(self) -> str:
         """Return the name of the base in use; UserError where `bases` holds no such entry."""

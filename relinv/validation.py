@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,23 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
     for path in visible:
         if path.name not in (*images, CAPTIONS, MASKS):
             verdict.warnings.append(f"{path.name} is no picture and not used: remove it.")
+    _check_masks(folder / MASKS, images, verdict)
     return images
+
+
+def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
+    """Add which masks belong to no picture, and which cannot be read."""
+    stems = {Path(name).stem for name in images}
+    for path in sorted(folder.glob("*")):
+        if path.suffix != ".png" or path.stem not in stems:
+            verdict.warnings.append(
+                f"{MASKS}/{path.name} is no picture's mask: name it as its picture, ending in .png."
+            )
+            continue
+        try:
+            open_upright(path)
+        except UserError as error:
+            verdict.errors.append(str(error))
 
 
 def _check_captions(

@@ -39,8 +39,8 @@ def generate(
     base = load_base(model)
     concept = load_concept(Path("data/concepts") / relation / method, base)
     folder = Path("data/images") / relation / method
-    generate_folder(base, concept, scenarios, settings, folder, Path(".scratch"))
     forms = draw_forms(base, concept, scenarios[0], settings)
+    generate_folder(base, concept, scenarios, settings, folder, Path(".scratch"))
     if forms:
         atomic_write_bytes(folder / FORMS, encode_png(forms))
 

@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from relinv import generation
 from relinv.benchmark import Scenario
+from relinv.diffusion import sampling
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.diffusion.conditioning import Encodings, in_use
@@ -203,9 +204,9 @@ def test_memory_and_precision_are_told_in_a_sentence(
     def full(*arguments: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(generation, "sample", full)
+    monkeypatch.setattr(sampling, "denoise", full)
     with pytest.raises(UserError, match=r"too small for 2 images at once: lower the base's sampling\.batch_size"):
         list(generation.generate(base, concept, records, SETTINGS))
-    monkeypatch.setattr(generation, "sample", lambda *arguments: torch.full((2, 3, 64, 64), torch.nan))
+    monkeypatch.setattr(sampling, "denoise", lambda *arguments: torch.full((2, 4, 16, 16), torch.nan))
     with pytest.raises(UserError, match="set the model's precision to bf16 or fp32"):
         list(generation.generate(base, concept, records, SETTINGS))

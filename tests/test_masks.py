@@ -10,11 +10,16 @@ import torch
 from PIL import Image
 
 from relinv.diffusion.bases import Base
+from relinv.diffusion.randomness import generator
 from relinv.downloads import copy_files
 from relinv.exemplars import read_exemplars
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.masks import mask_of
-from relinv.methods import InversionMethod
+from relinv.learning.scale_augmentation import scale_variant
+from relinv.methods import InversionMethod, Shown, Visit
+from relinv.plugins import find_plugin
+from relinv.settings import ValidateSettings
+from relinv.validation import validate_folder
 from tests.inverting import problem
 
 
@@ -55,3 +60,38 @@ def test_masks_come_along_when_exemplars_are_copied(exemplar_folder: Path, tmp_p
     target.mkdir()
     copy_files(source, target)
     assert read_exemplars(target).exemplars[0].mask == target / "masks" / "0.png"
+
+
+def test_every_methods_loss_is_weighed(base: Base, exemplar_folder: Path) -> None:
+    task = problem(base, exemplar_folder, "textual_inversion")
+    method = find_plugin("relinv.methods", "textual_inversion").Method(base, "inside", task.settings)
+    masks, noise = torch.zeros(2, 1, 4, 4), torch.Generator()
+    masks[0, :, 0] = 1
+    target, prediction = torch.zeros(2, 4, 4, 4), torch.ones(2, 4, 4, 4)
+    visit = Visit(0, ["cat <r> box"] * 2, torch.zeros(2), prediction, target, noise, masks)
+    assert method.losses(visit)["denoise"].value.item() == 1 / 8
+
+
+def test_a_scaled_pictures_own_mask_is_scaled_with_it() -> None:
+    mask = torch.zeros(16, 16)
+    mask[:, :8] = 1
+    picture = Image.new("RGB", (64, 64), "white")
+    for seed in range(20):
+        found = scale_variant(Shown(picture, ["{}"], mask), 16, generator(seed, "scale", 0))
+        bare = scale_variant(Shown(picture, ["{}"]), 16, generator(seed, "scale", 0))
+        assert found.mask is not None and found.image.tobytes() == bare.image.tobytes()
+        inside = torch.ones(16, 16) if bare.mask is None else bare.mask
+        assert (found.mask <= inside + 1e-6).all() and found.mask.sum() < inside.sum()
+
+
+def test_validation_names_masks_of_no_picture_and_damaged_ones(exemplar_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "inside"
+    shutil.copytree(exemplar_folder, folder)
+    (folder / "masks").mkdir()
+    Image.new("L", (64, 64), 255).save(folder / "masks" / "0.png")
+    Image.new("L", (64, 64), 255).save(folder / "masks" / "9.png")
+    (folder / "masks" / "1.png").write_bytes(b"no picture")
+    settings = ValidateSettings(minimum_images=4, minimum_side=64, duplicate_difference=0)
+    verdict = validate_folder(folder, settings, count_tokens=lambda text: 1, token_limit=24, resolution=64)
+    assert [error for error in verdict.errors if "1.png" in error] and len(verdict.errors) == 1
+    assert verdict.warnings == ["masks/9.png is no picture's mask: name it as its picture, ending in .png."]

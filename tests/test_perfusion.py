@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, projections, word_encoding
+from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, word_encoding
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, orthonormal_basis
 from relinv.errors import UserError
-from relinv.learning.inversion import invert_relation
-from relinv.methods.perfusion import Method
+from relinv.learning.inversion import identity, invert_relation
+from relinv.methods.perfusion import Method, Settings
+from relinv.settings import parse
 from tests.inverting import problem
 from tests.tiny import weights
 
@@ -266,3 +268,22 @@ def test_training_and_drawing_have_a_gate_each(base: Base, exemplar_folder: Path
         assert isinstance(adapter, Adapter) and adapter.gate == (0.6, 0.2) and not adapter.learning
     options = json.loads((tmp_path / "concept" / "concept.json").read_text())["adapter"]["options"]
     assert options.keys() == OPTIONS.keys() and options["locking"] == "global"
+
+
+def test_captions_stand_where_the_stage_looks_for_changes(base: Base, exemplar_folder: Path) -> None:
+    values = problem(base, exemplar_folder, "perfusion").settings.model_dump()
+    with pytest.raises(UserError, match=r"'captions' is .*elsewhere\.txt.*a file in data/benchmark"):
+        parse(Settings, values | {"captions": "elsewhere.txt"}, "")
+
+
+def test_a_run_is_never_finished_with_other_captions(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = problem(base, exemplar_folder, "perfusion")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/benchmark").mkdir(parents=True)
+    found = []
+    for text in ("name: one", "name: other"):
+        (tmp_path / "data/benchmark/miniature.yaml").write_text(text)
+        found.append(identity(task))
+    assert found[0] != found[1]

@@ -24,6 +24,7 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     "generate": [
         "relinv.diffusion.bases.load_base",
         "relinv.diffusion.concept.load_concept",
+        "relinv.generation.draw_forms",
         "relinv.generation.generate_folder",
     ],
     "score": ["relinv.scoring.read_drawn", "relinv.judge.load_judge", "relinv.scoring.score_drawn"],

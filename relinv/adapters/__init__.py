@@ -34,6 +34,7 @@ class ConceptAdapter:
 
     FILE = "weights.safetensors"  # the file of a concept folder that keeps `tensors`
     shares_unet = False  # whether the UNet is the same inside the block, so that several may share its one pass
+    replaces_layers = False  # whether it puts modules or weights in the place of others, to be done before any hook
 
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]

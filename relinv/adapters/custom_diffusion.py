@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from relinv.adapters import ConceptAdapter, hooks_changed, require_fit
-from relinv.diffusion.cross_attention import cross_attentions
+from relinv.diffusion import cross_attention
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +52,12 @@ class Adapter(ConceptAdapter):
 
 def projections(base: Base) -> dict[str, Any]:
     """Return the layers that give keys and values, by the names of their weights in a file of this kind."""
-    return {
-        f"{block}.processor.{kind}_custom_diffusion.weight": getattr(attention, kind)
-        for block, attention in cross_attentions(base).items()
-        for kind in ("to_k", "to_v")
-    }
+    return {_name_in_file(name): layer for name, layer in cross_attention.projections(base).items()}
+
+
+def _name_in_file(layer: str) -> str:
+    block, _, kind = layer.rpartition(".")
+    return f"{block}.processor.{kind}_custom_diffusion.weight"
 
 
 def pretrained(base: Base) -> dict[str, torch.Tensor]:

@@ -31,6 +31,8 @@ class Adapter(ConceptAdapter):
     adapter takes their place, and compute in the base's precision.
     """
 
+    replaces_layers = True
+
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:

@@ -1,7 +1,7 @@
 """Perfusion's concepts (Tewel et al. 2023): a gated rank-one edit of every cross-attention's keys and values.
 
 A key is locked to the concept's super-category, o_K = W_K e_super: the token is attended to as that word is. A value
-o_V is learned. Only i, C^-1 i and the o_V are kept, 55 KB for Stable Diffusion 1.5: o_K follows from the word. Several
+o_V is learned. Only i, C^-1 i and the o_V are kept, 56 KB for Stable Diffusion 1.5: o_K follows from the word. Several
 concepts in one base are composed by one edit for all (relinv/diffusion/rank_one.py).
 """
 
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from relinv.adapters import ConceptAdapter, hooks_changed
-from relinv.diffusion.cross_attention import cross_attentions
+from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, are_distinct
 from relinv.errors import UserError
 
@@ -180,15 +180,6 @@ def _values_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[t
 def _keys_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """Return the second half of joined encodings, (batch, tokens, 2 * dim) to (batch, tokens, dim)."""
     return (inputs[0][..., -layer.in_features :],)
-
-
-def projections(base: Base) -> dict[str, torch.nn.Linear]:
-    """Return the layers that make keys and values of the prompt, by their names in the UNet."""
-    return {
-        f"{name}.{part}": getattr(attention, part)
-        for name, attention in cross_attentions(base).items()
-        for part in ("to_k", "to_v")
-    }
 
 
 def word_encoding(base: Base, words: str) -> torch.Tensor:

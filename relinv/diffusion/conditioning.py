@@ -31,17 +31,18 @@ def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdap
     for index, token in enumerate(tokens):
         if token in tokens[:index]:
             raise UserError(f"The base knows the token '{token}' already, by another concept: use one of them.")
-    adapters = []
-    with ExitStack() as stack:
-        for concept in concepts:
-            if concept.token and concept.embedding is not None:
-                stack.enter_context(PlaceholderTokens(base, {concept.token: concept.embedding}))
-            described = concept.metadata.get("adapter")
-            if described:
-                kind = find_plugin("relinv.adapters", described["name"]).Adapter
-                adapter = kind(base, concept.token, concept.weights, described["options"])
-                adapters.append(stack.enter_context(adapter))
+    rows = {concept.token: concept.embedding for concept in concepts if concept.embedding is not None}
+    adapters = [_adapter_of(base, concept) for concept in concepts if concept.metadata.get("adapter")]
+    with PlaceholderTokens(base, rows), ExitStack() as stack:
+        for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # hooks go onto what is there
+            stack.enter_context(adapter)
         yield adapters
+
+
+def _adapter_of(base: Base, concept: Concept) -> ConceptAdapter:
+    described = concept.metadata["adapter"]
+    kind = find_plugin("relinv.adapters", described["name"]).Adapter
+    return kind(base, concept.token, concept.weights, described["options"])
 
 
 class Encodings:
@@ -59,7 +60,7 @@ class Encodings:
         encode: Callable[[Sequence[str]], torch.Tensor] = lambda texts: base.encode(base.tokenize(texts))  # noqa: E731
         for adapter in adapters:
             encode = partial(adapter.encode, plain=encode)
-        texts = list(dict.fromkeys(self._text(prompt, timestep) for prompt in prompts for timestep in timesteps))
+        texts = list(dict.fromkeys(prompt_at(adapters, prompt, t) for prompt in prompts for t in timesteps))
         with torch.no_grad():
             parts = [encode(texts[i : i + PROMPTS_AT_ONCE]) for i in range(0, len(texts), PROMPTS_AT_ONCE)]
         self._encodings = dict(zip(texts, torch.cat(parts), strict=True))
@@ -68,17 +69,28 @@ class Encodings:
         """Return the function from timestep to the encodings of `prompts`, (prompts, tokens, dim)."""
         import torch
 
-        return lambda timestep: torch.stack([self._encodings[self._text(prompt, timestep)] for prompt in prompts])
+        def at(timestep: int) -> torch.Tensor:
+            texts = [prompt_at(self._adapters, prompt, timestep) for prompt in prompts]
+            return torch.stack([self._encodings[text] for text in texts])
 
-    def _text(self, prompt: str, timestep: int) -> str:
-        for adapter in self._adapters:
-            prompt = adapter.prompt_at(prompt, timestep)
-        return prompt
+        return at
+
+
+def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int | None) -> str:
+    """Return the prompt as all adapters have it at a timestep, None for the noisiest there is."""
+    for adapter in adapters:
+        last = adapter.base.scheduler.config.num_train_timesteps - 1
+        prompt = adapter.prompt_at(prompt, last if timestep is None else timestep)
+    return prompt
 
 
 def guided_by(adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
-    """Return the guidance of the one adapter that has any for these prompts, or None; UserError where two have."""
-    found = [guidance for adapter in adapters if (guidance := adapter.guidance(prompts))]
+    """Return the guidance of the one adapter that has any for these prompts, or None; UserError where two have.
+
+    They are told the prompts of the noisiest timestep, where layouts are decided.
+    """
+    texts = [prompt_at(adapters, prompt, None) for prompt in prompts]
+    found = [guidance for adapter in adapters if (guidance := adapter.guidance(texts))]
     if len(found) > 1:
         raise UserError("Two of the concepts in use guide the latents: use one of them.")
     return found[0] if found else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from relinv.errors import unknown
+from relinv.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,21 @@ def sample(
     or a function that gives it for a timestep; the same inputs give the same images. The pair that guidance
     compares goes through the UNet together; at a guidance scale of 1 or less there is no pair, as in
     diffusers. `guidance` changes the latents before each step. Raises UserError for a scheduler that is not in
-    `SCHEDULERS`.
+    `SCHEDULERS`, when the device's memory is too small, and when the base's precision is too low for its numbers.
     """
     import torch
 
-    with torch.no_grad() if guidance else torch.inference_mode():  # guidance may need gradients
-        return decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
+    try:
+        with torch.no_grad() if guidance else torch.inference_mode():  # guidance may need gradients
+            images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"The memory of '{base.device}' is too small for {len(latents)} images at once: lower the base's "
+            "sampling.batch_size (for a method's own pictures its batch_size), or set the model's attention to sliced."
+        ) from None
+    if not images.isfinite().all():
+        raise UserError(f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32.")
+    return images
 
 
 def denoise(

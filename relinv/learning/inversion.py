@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_bytes, code_hash, read_json
+from relinv.files import atomic_folder, atomic_write_bytes, code_hash, read_json, sha256_file
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
@@ -136,6 +136,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "words": problem.words,
         "method": problem.method,
         "settings": problem.settings.model_dump(mode="json"),
+        "files": {name: sha256_file(value) for name, value in problem.settings if isinstance(value, Path)},
         "seed": problem.seed,
         "preview": problem.preview.model_dump(mode="json"),
         "base": problem.base.fingerprint,

@@ -37,7 +37,18 @@ def scale_variant(shown: Shown, cells: int, generator: torch.Generator) -> Shown
     prefixes = (FAR_PREFIXES if side < FAR * full else ("",)) if small else NEAR_PREFIXES
     templates = [prefix + template for prefix in prefixes for template in shown.templates]
     mask = _inside(left, top, side, full / cells, cells) if small else None
+    if shown.mask is not None:
+        own = _placed(_as_picture(shown.mask, full), left, top, side)
+        own = torch.tensor(list(own.resize((cells, cells)).tobytes())).reshape(cells, cells) / 255
+        mask = own if mask is None else own * mask
     return Shown(_placed(shown.image, left, top, side), templates, mask)
+
+
+def _as_picture(mask: torch.Tensor, side: int) -> Image.Image:
+    """Return a mask, (h, w) in [0, 1], as a grey picture."""
+    from PIL import Image
+
+    return Image.fromarray((mask * 255).byte().cpu().numpy()).resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:
@@ -55,7 +66,7 @@ def _placed(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
     scaled = image.resize((side, side), Image.Resampling.BICUBIC)
     if side > full:
         return scaled.crop((left, top, left + full, top + full))
-    canvas = Image.new("RGB", (full, full), GREY)
+    canvas = Image.new(image.mode, (full, full), GREY if image.mode == "RGB" else GREY[0])
     canvas.paste(scaled, (left, top))
     return canvas
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
-from relinv.files import atomic_write_bytes, read_text
+from relinv.files import atomic_write_bytes, read_text, sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,8 @@ def second_moment(base: Base, captions: Sequence[str], cache: Path = CACHE) -> S
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
-    identity = hashlib.sha256("\n".join([encoder_hash(base), str(RIDGE), *captions]).encode()).hexdigest()
+    facts = [encoder_hash(base), sha256_file(Path(__file__)), *captions]  # this file, for it decides what C is
+    identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     file = cache / f"{identity[:16]}.safetensors"
     try:
         matrix = load_file(file)["second_moment"]

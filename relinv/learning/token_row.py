@@ -11,7 +11,7 @@ from pydantic import Field
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.learning.early_stopping import EarlyStopping
-from relinv.learning.losses import anchor, denoising
+from relinv.learning.losses import anchor, weighted_denoising
 from relinv.learning.timesteps import importance
 from relinv.methods import InversionMethod, Term, Visit
 from relinv.settings import Positive, Settings
@@ -96,7 +96,8 @@ class TokenRowMethod(InversionMethod):
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the denoising term, and the anchor's where it weighs anything."""
         settings = self.settings
-        terms = {"denoise": Term(settings.denoise_weight, denoising(visit.prediction, visit.target))}
+        denoise = weighted_denoising(visit.prediction, visit.target, visit.masks)
+        terms = {"denoise": Term(settings.denoise_weight, denoise)}
         if settings.anchor_weight:
             limit = self.base.tokenizer.model_max_length
             terms["anchor"] = Term(settings.anchor_weight, anchor(self.rows_of(visit), self._anchor, limit))

@@ -24,7 +24,7 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
-from relinv.learning.losses import denoising
+from relinv.learning.losses import weighted_denoising
 from relinv.learning.timesteps import draw
 from relinv.methods import InversionMethod, Visit
 
@@ -190,7 +190,6 @@ class Loop:
             target=draw.target,
             generator=generator(self.seed, "method", draw.step),
             masks=draw.masks,
-            prior=torch.tensor([self.shown[index].prior for index in draw.pictures], device=self.base.device),
         )
         with self.attached():
             terms = self.method.losses(visit)
@@ -272,7 +271,8 @@ class Loop:
         with self.attached():
             conditioning = self._conditioning(prompts)
         prediction = self.base.unet(noisy, timesteps, encoder_hidden_states=conditioning).sample
-        return denoising(prediction, self._target(clean, noise, timesteps)).item()
+        target = self._target(clean, noise, timesteps)
+        return weighted_denoising(prediction, target, self._masks(self.own, noise)).item()
 
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
@@ -291,7 +291,7 @@ class Loop:
 
     def save(self, done: int) -> None:
         """Save all that the remaining steps and the log depend on."""
-        state = {name: tensor.detach().clone() for name, tensor in self.method.state().items()}
+        state = {name: tensor.detach() for name, tensor in self.method.state().items()}
         losses = torch.stack(self.log.losses)  # (steps, terms)
         log = {"names": self.log.names, "losses": losses, "previews": list(self.log.previews)}
         log["fixed_losses"] = self.stopping.losses if self.stopping else []

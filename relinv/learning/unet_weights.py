@@ -76,7 +76,7 @@ class UnetWeightsMethod(TokenRowMethod):
         return terms
 
     def own(self, visit: Visit) -> Visit:
-        """Return a visit's exemplars alone. They come first: picking them by `visit.prior` would make a GPU wait."""
+        """Return a visit's exemplars alone, which come first."""
         count = len(visit.prompts) - self.prior_batch_size
-        names = ("prompts", "timesteps", "prediction", "target", "masks", "prior")
+        names = ("prompts", "timesteps", "prediction", "target", "masks")
         return replace(visit, **{name: getattr(visit, name)[:count] for name in names})

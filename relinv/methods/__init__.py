@@ -53,7 +53,6 @@ class Visit:
     target: torch.Tensor  # what it should have been, of the same shape
     generator: torch.Generator  # on the CPU, for the method's own draws: a function of seed and step
     masks: torch.Tensor  # where the loss counts, (batch, 1, height, width) in [0, 1]
-    prior: torch.Tensor  # which samples show the base's own pictures, (batch,) bool
 
 
 class InversionMethod:

@@ -40,7 +40,7 @@ class Method(UnetWeightsMethod):
         if settings.anchor_weight and not settings.train_token:
             raise UserError("DreamBooth's anchor_weight pulls a row that train_token: false holds: set one of them.")
         super().__init__(base, words, settings)
-        self._tokens.rows.requires_grad_(settings.train_token)
+        self._learned.requires_grad_(settings.train_token)
         options = {"weights": settings.weights} | ({"rank": settings.rank} if settings.weights == "lora" else {})
         self.adapter = Adapter(base, self.token, initial_tensors(base, options), options)
 

@@ -9,17 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from relinv.learning.losses import weighted_denoising
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
-from relinv.methods import Term, Visit
 
 if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
 
+WATCHED = Path("data/benchmark")  # a dependency of the stage, so that a change there is seen
+
+
+def _is_watched(path: Path) -> Path:
+    if path.parent != WATCHED:
+        raise ValueError("a file elsewhere")
+    return path
+
+
+Captions = Annotated[Path, AfterValidator(_is_watched), Field(json_schema_extra={"rule": f"of a file in {WATCHED}"})]
 AVERAGE = 0.99  # what stays of i in a step
 
 
@@ -33,7 +41,7 @@ class Settings(TokenRowSettings):
     beta: Annotated[float, Field(ge=-10, le=10)]  # and as it is drawn
     tau: Annotated[float, Field(gt=0, le=10)]
     locking: Literal["local", "global"]  # global: drawn with the keys of the prompt that names the superclass
-    captions: Path  # of which C is measured: a benchmark's YAML file, or a caption a line
+    captions: Captions  # of which C is measured: a benchmark's YAML file, or a caption a line
 
 
 class Method(TokenRowMethod):
@@ -43,7 +51,8 @@ class Method(TokenRowMethod):
     _seen: torch.Tensor | None = None  # the token's encoding in the step that is being taken, (dim,)
 
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
-        from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, projections, word_encoding
+        from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, word_encoding
+        from relinv.diffusion.cross_attention import projections
         from relinv.learning.second_moment import read_captions, second_moment
 
         super().__init__(base, words, settings)
@@ -76,11 +85,6 @@ class Method(TokenRowMethod):
         here = (ids == self.base.tokenizer.convert_tokens_to_ids(TOKEN)).float()  # (prompts, tokens)
         self._seen = (here[..., None] * encodings.detach().float()).sum((0, 1)) / here.sum()
         return encodings
-
-    def losses(self, visit: Visit) -> dict[str, Term]:
-        """Return the terms of a token's row, denoising weighed by the masks."""
-        denoise = weighted_denoising(visit.prediction, visit.target, visit.masks)
-        return super().losses(visit) | {"denoise": Term(self.settings.denoise_weight, denoise)}
 
     def after_step(self) -> None:
         """Let i follow the token's encoding, the mean over the step's distinct prompts, and C^-1 i with it."""

@@ -18,7 +18,8 @@ from relinv.files import code_hash, read_yaml, sha256_file, sha256_folder
 from relinv.settings import Name, Seed, Settings
 
 # What decides scores besides parameters; DVC's own dependencies are finer, these only name experiments.
-DECIDING = ("dvc.yaml", "presets.yaml", "data/benchmark", "data/miniature/base", "data/miniature/judge")
+DECIDING = ("dvc.yaml", "presets.yaml", "data/benchmark", "data/miniature/base", "data/miniature/judge",
+            "data/miniature/objects", "data/miniature/sprites")  # fmt: skip
 PRESENTING = ("report", "study")  # packages of relinv that read scores and change none
 
 
