@@ -86,6 +86,7 @@ def score_table(relation: str, method: str, seed: int = 0) -> pd.DataFrame:
     rows["entity"] = generator.normal(0.3, 0.02, count)
     rows["entity_accuracy"], rows["relation_accuracy"] = right[1].astype(float), right[0].astype(float)
     rows["exemplar_similarity"] = generator.normal(0.5 + 0.1 * (method == "textual_inversion"), 0.02, count)
+    rows["image_similarity"] = rows["exemplar_similarity"] - 0.1
     rows["relation_margin"] = generator.normal(0.05, 0.02, count)
     rows["relation_score"] = generator.normal(0.35, 0.02, count)
     rows["scene_accuracy"] = rows["entity_accuracy"] * rows["relation_accuracy"]

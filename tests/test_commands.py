@@ -121,7 +121,7 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
 
 def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
     (checkout / "captions.txt").write_text("cat inside box\ndog\n")
-    assert "invert.perfusion.captions in params.yaml to captions.txt" in run("second-moment", "captions.txt")
+    assert "set invert.perfusion.captions in params.yaml" in run("second-moment", "captions.txt")
     assert "of data/benchmark/miniature.yaml, 32 x 32" in run("second-moment")
     assert len(list((checkout / ".scratch/second_moment").iterdir())) == 2
 

@@ -55,7 +55,7 @@ def weights(base: Base) -> str:
     digest = hashlib.sha256()
     for network in (base.text_encoder, base.vae, base.unet):
         for name, tensor in sorted(network.state_dict().items()):
-            digest.update(name.encode() + tensor.numpy().tobytes())
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
