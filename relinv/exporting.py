@@ -27,9 +27,10 @@ def export_concept(concept: Concept, form: str, folder: Path, name: str) -> list
         kind = f"single row for {concept.token}, which is all that other programs read" if concept.token else "token"
         raise UserError(f"The method '{concept.method}' learned no {kind}: there is nothing to export.")
     if concept.weights:
+        files = ", ".join(adapter["file"] for adapter in concept.adapters if adapter["file"])
         raise UserError(
             f"The method '{concept.method}' learned weights beside its token, which a file of a token cannot hold: use "
-            f"{concept.metadata['adapter']['file']} and {EMBEDDING} in its concept folder."
+            f"{files} and {EMBEDDING} in its concept folder."
         )
     return FORMS[form](concept, Path(folder), name)
 

@@ -28,13 +28,13 @@ def import_concept(file: Path, relation: str, method: str, base: Base, folder: P
     UserError as `read_embedding` or `read_perfusion`, and where the row does not fit the base.
     """
     extra: dict[str, Any] = {}
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
     if file.suffix == ".ckpt":
         from relinv.perfusion_checkpoints import read_perfusion
 
         published = read_perfusion(file, base)
-        name, row, weights = published.name, published.row, published.tensors
-        extra["adapter"] = {"name": "perfusion", "file": ConceptAdapter.FILE, "options": published.options}
+        name, row, weights = published.name, published.row, {"perfusion": published.tensors}
+        extra["adapters"] = [{"name": "perfusion", "file": ConceptAdapter.FILE, "options": published.options}]
     else:
         name, row = read_embedding(file)
     if len(row) != base.dim:

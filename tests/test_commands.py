@@ -102,7 +102,7 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
     base, plain = load_base(load_params().model()), made(load_base(load_params().model()))
     options = load_params().section("invert.compositional.layout", dict[str, Any])
     adapter = {"name": "layout", "file": None, "options": options}
-    concept = replace(plain, metadata={**plain.metadata, "method": "compositional", "adapter": adapter})
+    concept = replace(plain, metadata={**plain.metadata, "method": "compositional", "adapters": [adapter]})
     scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")[:1]
     for each in (plain, concept):
         folder = checkout / "data/concepts/inside" / each.method

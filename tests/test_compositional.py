@@ -49,7 +49,7 @@ def attended(*cells: int, side: int = 4) -> torch.Tensor:
 def concept(base: Base, **changes: Any) -> Concept:
     row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
     adapter = {"name": "layout", "file": None, "options": LAYOUT | changes}
-    return Concept("<r>", row, {"method": "compositional", "adapter": adapter})
+    return Concept("<r>", row, {"method": "compositional", "adapters": [adapter]})
 
 
 def drawn(base: Base, used: Concept, prompts: list[str], seeds: list[int], sampler: Sampler = SAMPLER) -> torch.Tensor:

@@ -49,8 +49,8 @@ def test_two_concepts_hold_in_one_prompt_and_leave_the_base(
 
 def test_what_replaces_layers_comes_first_whatever_the_order(base: Base, concepts: dict[str, Concept]) -> None:
     found = concepts["perfusion"]
-    adapter = found.metadata["adapter"]
+    (adapter,) = found.adapters
     locked = {**adapter, "options": {**adapter["options"], "locking": "global"}}
-    relation = replace(found, metadata={**found.metadata, "adapter": locked})
+    relation = replace(found, metadata={**found.metadata, "adapters": [locked]})
     thing = concepts["dreambooth"].called("<koala>")
     assert np.array_equal(drawn(base, relation, thing), drawn(base, thing, relation))

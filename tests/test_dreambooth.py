@@ -173,11 +173,10 @@ def test_on_a_bf16_base_weights_learn_in_fp32(
 ) -> None:
     base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))
     task = training(base, exemplar_folder, tmp_path, name, steps=2)
-    assert task.method.adapter is not None
-    before = {key: tensor.detach().clone() for key, tensor in task.method.adapter.tensors.items()}
+    before = {key: tensor.detach().clone() for key, tensor in task.method.weights.tensors.items()}
     (log,) = train([task])
     assert torch.stack(log.losses).isfinite().all()
-    for key, tensor in task.method.adapter.tensors.items():
+    for key, tensor in task.method.weights.tensors.items():
         assert tensor.dtype == torch.float32 and not torch.equal(tensor, before[key])
 
 

@@ -61,7 +61,9 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_weights_beside_the_token_are_not_dropped_in_silence(form: str, concept: Concept, tmp_path: Path) -> None:
     adapter = {"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}
-    heavier = replace(concept, metadata={**concept.metadata, "adapter": adapter}, weights={"w": torch.ones(2)})
+    heavier = replace(
+        concept, metadata={**concept.metadata, "adapters": [adapter]}, weights={"w": {"w": torch.ones(2)}}
+    )
     with pytest.raises(UserError, match=r"weights beside its token.*use weights\.safetensors and learned_embeds"):
         export_concept(heavier, form, tmp_path / "out", "kissing")
     assert not (tmp_path / "out").exists()

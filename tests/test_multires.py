@@ -166,7 +166,7 @@ def test_equal_rows_are_steered_as_one_row_is(base: Base, exemplar_folder: Path)
         learner.losses(visit(["cat <r> box", "dog <r> cup"], [0, 999]))["steer"].value for learner in (one, many)
     )
     assert of_one.item() == pytest.approx(of_many.item())
-    assert one.adapter is None and many.adapter is not None
+    assert not one.adapters and len(many.adapters) == 1
 
 
 def test_the_anchor_is_the_mean_over_captions(base: Base, exemplar_folder: Path) -> None:
@@ -190,8 +190,8 @@ def test_saved_loaded_drawn_and_not_exported(name: str, base: Base, exemplar_fol
     invert_relation(problem(base, exemplar_folder, name, resolutions=4), folder, tmp_path / "scratch")
     concept = load_concept(folder, base)
     assert concept.embedding is None and not (folder / EMBEDDING).exists()
-    assert {key: tuple(rows.shape) for key, rows in concept.weights.items()} == {ROWS: (4, base.dim)}
-    assert concept.metadata["adapter"] == {"name": "multires", "file": "rows.safetensors", "options": {}}
+    assert {key: tuple(rows.shape) for key, rows in concept.weights["multires"].items()} == {ROWS: (4, base.dim)}
+    assert list(concept.adapters) == [{"name": "multires", "file": "rows.safetensors", "options": {}}]
     with in_use(base, [concept]) as adapters:
         coarse, fine = (Encodings(base, adapters, ["cat <r> box"], [0, 999]).of(["cat <r> box"])(t) for t in (999, 0))
     assert not torch.equal(coarse, fine)
@@ -200,11 +200,32 @@ def test_saved_loaded_drawn_and_not_exported(name: str, base: Base, exemplar_fol
         export_concept(concept, "webui", tmp_path / "out", "inside")
 
 
+@pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])
+def test_rows_by_timestep_stand_beside_learned_weights(
+    name: str, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    before, folder = weights(base), tmp_path / "concept"
+    invert_relation(problem(base, exemplar_folder, name, resolutions=4, steps=3), folder, tmp_path / "scratch")
+    concept = load_concept(folder, base)
+    assert [adapter["name"] for adapter in concept.adapters] == ["multires", name]
+    assert concept.embedding is None and concept.weights["multires"][ROWS].shape == (4, base.dim)
+    prompts, timesteps = ["<r[3]> box", "<r(3)> box", "<r|3|> box"], [0, 999]
+    with in_use(base, [concept]) as adapters:
+        encodings = Encodings(base, adapters, prompts, timesteps).of(prompts)
+        fine, coarse = encodings(0), encodings(999)
+        noise = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        changed = base.unet(noise, 500, encoder_hidden_states=coarse).sample
+    assert torch.equal(fine[0], coarse[0]) and torch.equal(fine[2], coarse[2])  # the coarsest row alone
+    assert not torch.equal(fine[1], coarse[1])  # not asked for at finer resolutions
+    assert not torch.equal(base.unet(noise, 500, encoder_hidden_states=coarse).sample, changed)
+    assert weights(base) == before
+
+
 def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path) -> None:
     settings = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=8)
     scenario = Scenario("inside", 0, "cat", "box", held_out=None, validation=False)
     learner = method(base, exemplar_folder, resolutions=4)
-    learner.adapter.tensors[ROWS].data.normal_(generator=torch.Generator().manual_seed(0))
+    learner.adapters[0].tensors[ROWS].data.normal_(generator=torch.Generator().manual_seed(0))
     task = problem(base, exemplar_folder, "multires")
     picture = draw_forms(base, to_concept(task, learner, 0), scenario, settings)
     assert picture.size == (4 * 118 + 6, 3 * 136 + 6)
@@ -213,7 +234,7 @@ def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path
     assert np.array_equal(cells[0][0], cells[1][0])  # <r[0]> and <r(0)> ask for every resolution
     assert np.array_equal(cells[0][3], cells[2][3])  # <r[3]> and <r|3|> for the coarsest alone
     assert not np.array_equal(cells[0][0], cells[2][0])
-    plain = Concept("<r>", torch.zeros(base.dim), to_concept(task, learner, 0).metadata | {"adapter": None})
+    plain = Concept("<r>", torch.zeros(base.dim), to_concept(task, learner, 0).metadata | {"adapters": []})
     assert draw_forms(base, plain, scenario, settings) is None
 
 

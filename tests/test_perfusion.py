@@ -181,8 +181,8 @@ def test_weights_of_other_layers_are_refused(base: Base) -> None:
 
 
 def test_global_locking_shows_keys_the_superclass_and_values_the_concept(base: Base) -> None:
-    metadata = {"adapter": {"name": "perfusion", "options": OPTIONS | {"locking": "global"}}}
-    concept = Concept("<r>", draw(base.dim).float(), metadata, tensors(base, 0))
+    metadata = {"adapters": [{"name": "perfusion", "options": OPTIONS | {"locking": "global"}}]}
+    concept = Concept("<r>", draw(base.dim).float(), metadata, {"perfusion": tensors(base, 0)})
     prompts = ["cat <R> box", "cat with box"]
     with in_use(base, [concept]) as adapters:
         joined = Encodings(base, adapters, prompts, [0]).of(prompts)(0)  # (prompts, tokens, 2 * dim)
@@ -224,27 +224,25 @@ def test_it_starts_as_its_superclass(base: Base, exemplar_folder: Path) -> None:
     learned = method(base, exemplar_folder, superclass="riding on", initializer_token="and")
     start = word_encoding(base, "riding on")
     assert torch.equal(start, base.encode(base.tokenize(["riding on"]))[0, 2])
-    assert torch.equal(learned.adapter.tensors[INPUT], start)
+    assert torch.equal(learned.edit.tensors[INPUT], start)
     for name, layer in projections(base).items():
-        torch.testing.assert_close(learned.adapter.output(name, layer), start @ layer.weight.T)
-    assert (
-        method(base, exemplar_folder, superclass=None, initializer_token="and").adapter.options["superclass"] == "and"
-    )
+        torch.testing.assert_close(learned.edit.output(name, layer), start @ layer.weight.T)
+    assert method(base, exemplar_folder, superclass=None, initializer_token="and").edit.options["superclass"] == "and"
 
 
 def test_the_average_follows_the_tokens_encoding_once_a_step(base: Base, exemplar_folder: Path) -> None:
     learned = method(base, exemplar_folder)
-    start = learned.adapter.tensors[INPUT].clone()
+    start = learned.edit.tensors[INPUT].clone()
     with learned.attached():
         ids = base.tokenize(["cat <r> box", "a photo of a dog <r> a cup"])
         encodings = learned.conditioning(ids).detach()
-    assert torch.equal(learned.adapter.tensors[INPUT], start)
+    assert torch.equal(learned.edit.tensors[INPUT], start)
     learned.after_step()
     mean = (encodings[0, 2] + encodings[1, 6]) / 2
-    torch.testing.assert_close(learned.adapter.tensors[INPUT].data, 0.99 * start + 0.01 * mean)
-    expected = learned._inverse @ learned.adapter.tensors[INPUT]
-    torch.testing.assert_close(learned.adapter.tensors[DIRECTION].data, expected)
-    assert not learned.adapter.tensors[INPUT].requires_grad
+    torch.testing.assert_close(learned.edit.tensors[INPUT].data, 0.99 * start + 0.01 * mean)
+    expected = learned._inverse @ learned.edit.tensors[INPUT]
+    torch.testing.assert_close(learned.edit.tensors[DIRECTION].data, expected)
+    assert not learned.edit.tensors[INPUT].requires_grad
 
 
 def test_a_pass_sees_what_training_has_changed_since_the_last(base: Base, exemplar_folder: Path) -> None:
@@ -252,8 +250,8 @@ def test_a_pass_sees_what_training_has_changed_since_the_last(base: Base, exempl
     inputs = torch.zeros(1, 4, 16, 16), torch.tensor([5]), base.encode(base.tokenize(["cat with box"]))
     with learned.attached(), torch.no_grad():
         base.unet(*inputs)
-        learned.adapter.tensors[INPUT].mul_(2)  # as a checkpoint that is taken up inside the block would
-        learned.adapter.tensors[DIRECTION].mul_(2)
+        learned.edit.tensors[INPUT].mul_(2)  # as a checkpoint that is taken up inside the block would
+        learned.edit.tensors[DIRECTION].mul_(2)
         inside = base.unet(*inputs).sample
     with learned.attached(), torch.no_grad():
         assert torch.equal(base.unet(*inputs).sample, inside)
@@ -261,12 +259,12 @@ def test_a_pass_sees_what_training_has_changed_since_the_last(base: Base, exempl
 
 def test_training_and_drawing_have_a_gate_each(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "perfusion", steps=1, beta=0.6, tau=0.2, locking="global")
-    assert method(base, exemplar_folder).adapter.gate == (0.75, 0.1)
+    assert method(base, exemplar_folder).edit.gate == (0.75, 0.1)
     invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
     concept = load_concept(tmp_path / "concept", base)
     with in_use(base, [concept]) as (adapter,):
         assert isinstance(adapter, Adapter) and adapter.gate == (0.6, 0.2) and not adapter.learning
-    options = json.loads((tmp_path / "concept" / "concept.json").read_text())["adapter"]["options"]
+    options = json.loads((tmp_path / "concept" / "concept.json").read_text())["adapters"][0]["options"]
     assert options.keys() == OPTIONS.keys() and options["locking"] == "global"
 
 

@@ -7,7 +7,8 @@ them. A token's single row needs none: it is part of every concept (relinv/diffu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,6 +73,15 @@ class ConceptAdapter:
     def guidance(self, prompts: Sequence[str]) -> Guidance | None:
         """Return what changes a batch's latents before each step of its sampling, one prompt an image, or None."""
         return None
+
+
+@contextmanager
+def in_place(adapters: Sequence[ConceptAdapter]) -> Iterator[None]:
+    """Inside the block the base has all of `adapters`, whatever their order."""
+    with ExitStack() as stack:
+        for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # hooks go onto what is there
+            stack.enter_context(adapter)
+        yield
 
 
 def require_fit(base: Base, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:

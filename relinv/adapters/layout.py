@@ -167,10 +167,10 @@ def box_cells(box: Sequence[float], side: int) -> torch.Tensor:
 
 def layout_of(metadata: Mapping[str, Any]) -> Layout:
     """Return the layout a concept is drawn by, from its metadata; UserError where it has none."""
-    adapter = metadata.get("adapter") or {}
-    if adapter.get("name") != __name__.rpartition(".")[2]:
-        raise UserError(f"What {metadata['method']} learned is drawn without boxes: name a picture by compositional.")
-    return parse(Layout, adapter["options"], "adapter.options", "concept.json")
+    for adapter in metadata.get("adapters", []):
+        if adapter["name"] == __name__.rpartition(".")[2]:
+            return parse(Layout, adapter["options"], "adapters.layout", "concept.json")
+    raise UserError(f"What {metadata['method']} learned is drawn without boxes: name a picture by compositional.")
 
 
 def draw_boxes(picture: Image.Image, layout: Layout) -> Image.Image:

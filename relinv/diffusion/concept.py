@@ -2,15 +2,15 @@
 
 `learned_embeds.safetensors` holds one key, "<r>", with a 1-D float32 row: the form that diffusers, A1111,
 ComfyUI and InvokeAI all read. `concept.json` holds the same metadata in readable form, also for a method that
-learned no row. What else was learned stands in the file of the concept's adapter (relinv/adapters), which the
-metadata name as {"name", "file", "options"}.
+learned no row. What else was learned stands in the files of the concept's adapters (relinv/adapters), which the
+metadata list as {"name", "file", "options"}.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +33,13 @@ REQUIRED = ("relation", "method", "base", "base_hash", "exemplars_hash", "token"
 class Concept:
     """A learned relation: its token and row, or neither where plain words are all, and where it came from.
 
-    weights: what its adapter puts into the base, by the names in the adapter's file; empty for a row alone.
+    weights: by the name of each adapter that has any, what it puts into the base, by the names in the adapter's file.
     """
 
     token: str | None
     embedding: torch.Tensor | None  # (dim,) float32 on the CPU
     metadata: Mapping[str, Any]
-    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)  # on the CPU
+    weights: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)  # on the CPU
 
     @property
     def method(self) -> str:
@@ -47,13 +47,19 @@ class Concept:
         return self.metadata["method"]
 
     @property
+    def adapters(self) -> Sequence[Mapping[str, Any]]:
+        """Return what the metadata say of each adapter: its name, its file if it has one, its options."""
+        return self.metadata.get("adapters", [])
+
+    @property
     def fingerprint(self) -> str:
         """Return a hex SHA-256 over metadata, row and weights."""
         digest = hashlib.sha256(json.dumps(dict(self.metadata), sort_keys=True).encode())
         if self.embedding is not None:
             digest.update(self.embedding.numpy().tobytes())
-        for name, tensor in sorted(self.weights.items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        for _, tensors in sorted(self.weights.items()):
+            for name, tensor in sorted(tensors.items()):
+                digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def called(self, token: str) -> Concept:
@@ -70,8 +76,10 @@ def save_concept(folder: Path, concept: Concept) -> None:
     """Write a concept into an existing `folder`; the same concept gives the same bytes."""
     if concept.embedding is not None:
         atomic_write_bytes(folder / EMBEDDING, embedding_bytes(concept))
-    if concept.weights:
-        atomic_write_bytes(folder / concept.metadata["adapter"]["file"], _bytes(concept.weights, concept.metadata))
+    for adapter in concept.adapters:
+        if adapter["file"]:
+            content = _bytes(concept.weights[adapter["name"]], concept.metadata)
+            atomic_write_bytes(folder / adapter["file"], content)
     write_json(folder / METADATA, dict(concept.metadata))
 
 
@@ -112,9 +120,9 @@ def load_concept(folder: Path, base: Base) -> Concept:
     if missing:
         raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: invert the relation again.")
     token = metadata["token"]
-    adapter = metadata.get("adapter")
-    weights = _read(folder / adapter["file"]) if adapter and adapter["file"] else {}
-    has_row = token and (not adapter or (folder / EMBEDDING).is_file())  # an adapter may have learned more than a row
+    adapters = metadata.get("adapters", [])
+    weights = {adapter["name"]: _read(folder / adapter["file"]) for adapter in adapters if adapter["file"]}
+    has_row = token and (not adapters or (folder / EMBEDDING).is_file())  # an adapter may have learned more than a row
     embedding = _read_row(folder / EMBEDDING, token) if has_row else None
     if embedding is not None and len(embedding) != base.dim:
         raise UserError(

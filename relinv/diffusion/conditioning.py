@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from relinv.adapters import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
@@ -32,17 +33,16 @@ def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdap
         if token in tokens[:index]:
             raise UserError(f"The base knows the token '{token}' already, by another concept: use one of them.")
     rows = {concept.token: concept.embedding for concept in concepts if concept.embedding is not None}
-    adapters = [_adapter_of(base, concept) for concept in concepts if concept.metadata.get("adapter")]
-    with PlaceholderTokens(base, rows), ExitStack() as stack:
-        for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # hooks go onto what is there
-            stack.enter_context(adapter)
+    adapters = [adapter for concept in concepts for adapter in _adapters_of(base, concept)]
+    with PlaceholderTokens(base, rows), in_place(adapters):
         yield adapters
 
 
-def _adapter_of(base: Base, concept: Concept) -> ConceptAdapter:
-    described = concept.metadata["adapter"]
-    kind = find_plugin("relinv.adapters", described["name"]).Adapter
-    return kind(base, concept.token, concept.weights, described["options"])
+def _adapters_of(base: Base, concept: Concept) -> Iterator[ConceptAdapter]:
+    for described in concept.adapters:
+        name, options = described["name"], described["options"]
+        tensors = concept.weights.get(name, {})
+        yield find_plugin("relinv.adapters", name).Adapter(base, concept.token, tensors, options)
 
 
 class Encodings:

@@ -100,12 +100,18 @@ def to_concept(problem: Problem, method: InversionMethod, steps: int) -> Concept
     """Return what a method has learned in `steps` steps."""
     from relinv.diffusion.concept import Concept
 
-    facts, adapter = metadata(problem, method, steps), method.adapter
-    if adapter is None:
-        return Concept(method.token, method.embedding(), facts)
-    name = type(adapter).__module__.rpartition(".")[2]
-    facts["adapter"] = {"name": name, "file": adapter.FILE if adapter.tensors else None, "options": adapter.options}
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in adapter.tensors.items()}
+    facts = metadata(problem, method, steps)
+    adapters = {type(adapter).__module__.rpartition(".")[2]: adapter for adapter in method.adapters}
+    if adapters:
+        facts["adapters"] = [
+            {"name": name, "file": adapter.FILE if adapter.tensors else None, "options": adapter.options}
+            for name, adapter in adapters.items()
+        ]
+    weights = {
+        name: {key: tensor.detach().cpu().clone() for key, tensor in adapter.tensors.items()}
+        for name, adapter in adapters.items()
+        if adapter.tensors
+    }
     return Concept(method.token, method.embedding(), facts, weights)
 
 

@@ -31,24 +31,25 @@ class ResolutionRowsMethod(TokenRowMethod):
         """Return the rows, which an adapter puts in their place where there are several."""
         if self.settings.resolutions == 1:
             return super()._place(row)
-        self.adapter = Adapter(self.base, TOKEN, {ROWS: row.expand(self.settings.resolutions, -1)}, {})
-        return self.adapter.tensors[ROWS], nullcontext()
+        rows = Adapter(self.base, TOKEN, {ROWS: row.expand(self.settings.resolutions, -1)}, {})
+        self.adapters = [*self.adapters, rows]
+        return rows.tensors[ROWS], nullcontext()
 
     def caption(self, template: str, timestep: int, generator: torch.Generator) -> str:
         """Return the prompt with the row that is learned at this timestep."""
-        if self.adapter is None:
+        if self.settings.resolutions == 1:
             return super().caption(template, timestep, generator)
         return template.replace("{}", row_token(TOKEN, self._resolution(timestep)))
 
     def rows_of(self, visit: Visit) -> torch.Tensor:
         """Return the rows that a visit's captions use, (batch, dim), or the only one, (dim,)."""
-        if self.adapter is None:
+        if self.settings.resolutions == 1:
             return super().rows_of(visit)
         return self._learned[self._resolution(visit.timesteps)]
 
     def embedding(self) -> torch.Tensor | None:
         """Return the only row, (dim,), or None where there are several: the adapter's file holds them."""
-        return super().embedding() if self.adapter is None else None
+        return super().embedding() if self.settings.resolutions == 1 else None
 
     def _resolution(self, timesteps: Timesteps) -> Timesteps:
         total = self.base.scheduler.config.num_train_timesteps

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from relinv.adapters import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.learning.early_stopping import EarlyStopping
@@ -85,8 +86,8 @@ class TokenRowMethod(InversionMethod):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Return the block in which the base knows `<r>` and has the adapter."""
-        with self._tokens, self.adapter or nullcontext():
+        """Return the block in which the base knows `<r>` and has the adapters."""
+        with self._tokens, in_place(self.adapters):
             yield
 
     def timestep_law(self, total: int) -> torch.Tensor:

@@ -80,8 +80,8 @@ def train(tasks: Sequence[Task]) -> list[Training]:
     captions, timesteps and noise, and learns what it learns alone, but for rounding. The state at the end is saved
     with the checkpoints. Raises UserError where a loss diverged, and where one of several changes the UNet.
     """
-    adapters = [task.method.adapter for task in tasks]
-    if len(tasks) > 1 and any(adapter and not adapter.shares_unet for adapter in adapters):
+    adapters = [adapter for task in tasks for adapter in task.method.adapters]
+    if len(tasks) > 1 and not all(adapter.shares_unet for adapter in adapters):
         raise UserError("This method changes the UNet, so its relations cannot share one pass: train each alone.")
     with ExitStack() as stack:
         stack.enter_context(deterministic(tasks[0].method.base.device))
@@ -276,9 +276,8 @@ class Loop:
 
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
-        base = self.base
+        base, adapters = self.base, self.method.adapters
         sampler = Sampler(settings.steps, settings.guidance_scale)
-        adapters = [self.method.adapter] if self.method.adapter else []
         prompts, empty = settings.prompts, [""] * len(settings.prompts)
         encodings = Encodings(base, adapters, [*prompts, ""], sampler.timesteps(base))
         noise = initial_latents(base, [settings.seed + index for index in range(len(prompts))])

@@ -10,7 +10,8 @@ from pydantic import Field
 from relinv.diffusion.sampling import Sampler
 from relinv.learning.losses import denoising
 from relinv.learning.prior import class_prompts, prior_pictures
-from relinv.learning.token_row import TokenRowMethod, TokenRowSettings, Weight
+from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
+from relinv.learning.token_row import Weight
 from relinv.methods import Shown, Term, Visit
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from relinv.exemplars import ExemplarSet
 
 
-class UnetWeightsSettings(TokenRowSettings):
+class UnetWeightsSettings(ResolutionRowsSettings):
     """How weights are learned beside the row, whose rate is learning_rate; weight_decay holds for both.
 
     prior_images: how many pictures of its own the base draws beforehand, by prior_steps at prior_guidance_scale; each
@@ -36,26 +37,31 @@ class UnetWeightsSettings(TokenRowSettings):
     prior_guidance_scale: Annotated[float, Field(ge=0, le=50)]
 
 
-class UnetWeightsMethod(TokenRowMethod):
-    """Learns the row of `<r>` and the tensors of its adapter, which a method of this kind sets once constructed."""
+class UnetWeightsMethod(ResolutionRowsMethod):
+    """Learns the row or rows of `<r>` and the tensors of an adapter, which a method of this kind gives."""
 
     settings: UnetWeightsSettings
-    adapter: ConceptAdapter
 
     def __init__(self, base: Base, words: str, settings: UnetWeightsSettings) -> None:
         super().__init__(base, words, settings)
         self.prior_batch_size = settings.batch_size if settings.prior_images else 0
         self.max_grad_norm = settings.max_grad_norm
+        self.weights = self.weights_adapter()
+        self.adapters = [*self.adapters, self.weights]
+
+    def weights_adapter(self) -> ConceptAdapter:
+        """Return the adapter with the weights as they are before anything is learned; each method has its own."""
+        raise NotImplementedError
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the row and the weights, each at its own learning rate."""
-        settings, weights = self.settings, list(self.adapter.tensors.values())
+        settings, weights = self.settings, list(self.weights.tensors.values())
         rate, decay = settings.weights_learning_rate, settings.weight_decay
         return [*super().groups(), {"params": weights, "lr": rate, "weight_decay": decay}]
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the row and the weights by name."""
-        return {**super().state(), **self.adapter.tensors}
+        return {**super().state(), **self.weights.tensors}
 
     def shown(self, exemplars: ExemplarSet) -> list[Shown]:
         """Return the exemplars and the base's own pictures.

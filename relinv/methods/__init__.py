@@ -9,7 +9,7 @@ one token's row is an adapter (relinv/adapters), which drawing puts in place wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,7 +68,7 @@ class InversionMethod:
     prior_batch_size: int = 0  # samples of the base's own pictures, beside them
     max_grad_norm: float | None = None  # what a longer gradient, over all groups, is shortened to before a step
     token: str | None = None  # the placeholder its prompts use
-    adapter: ConceptAdapter | None = None  # what it changes in the base beyond the token's row
+    adapters: Sequence[ConceptAdapter] = ()  # what it changes in the base beyond the token's row
 
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
         """Set up the initial state. Draws nothing at random: the state follows from the arguments alone."""
@@ -122,11 +122,13 @@ class InversionMethod:
         return template.replace("{}", self.token or self.words)
 
     def attached(self) -> AbstractContextManager[Any]:
-        """Return the block in which the base is changed: token hooks, the adapter. Default: the adapter's.
+        """Return the block in which the base is changed: token hooks, adapters. Default: the adapters'.
 
         Leaving it restores the base bit by bit. Training, previews and the loss terms run inside.
         """
-        return self.adapter or nullcontext()
+        from relinv.adapters import in_place
+
+        return in_place(self.adapters)
 
     def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the encodings of token `ids`, (prompts, tokens) to (prompts, tokens, dim).

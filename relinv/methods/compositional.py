@@ -27,4 +27,4 @@ class Method(TokenRowMethod):
 
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
         super().__init__(base, words, settings)
-        self.adapter = Adapter(base, TOKEN, {}, settings.layout.model_dump(mode="json"))
+        self.adapters = [Adapter(base, TOKEN, {}, settings.layout.model_dump(mode="json"))]

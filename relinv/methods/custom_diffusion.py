@@ -16,7 +16,6 @@ from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
 from relinv.methods import Shown, Term, Visit
 
 if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
 
@@ -34,9 +33,9 @@ class Method(UnetWeightsMethod):
 
     settings: Settings
 
-    def __init__(self, base: Base, words: str, settings: Settings) -> None:
-        super().__init__(base, words, settings)
-        self.adapter = Adapter(base, self.token, pretrained(base), {})
+    def weights_adapter(self) -> Adapter:
+        """Return the base's own projections, to be learned from."""
+        return Adapter(self.base, self.token, pretrained(self.base), {})
 
     def shown(self, exemplars: ExemplarSet) -> list[Shown]:
         """Return each exemplar at `scale_variants` scales, and the base's own pictures as they are."""

@@ -1,6 +1,7 @@
 """DreamBooth (Ruiz et al., CVPR 2023): weights of the UNet, low-rank or all, with the base's own pictures beside.
 
-L = denoise_weight * L_denoise + prior_weight * L_prior (+ the anchor's).
+L = denoise_weight * L_denoise + prior_weight * L_prior (+ the anchor's). With `resolutions` above 1 the token has a row
+for each part of the timesteps: the second form of Multiresolution Textual Inversion (Daras & Dimakis 2022).
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ class Method(UnetWeightsMethod):
             raise UserError("DreamBooth's anchor_weight pulls a row that train_token: false holds: set one of them.")
         super().__init__(base, words, settings)
         self._learned.requires_grad_(settings.train_token)
+
+    def weights_adapter(self) -> Adapter:
+        """Return the low-rank changes, none yet, or the UNet's own weights, as the settings say."""
+        settings = self.settings
         options = {"weights": settings.weights} | ({"rank": settings.rank} if settings.weights == "lora" else {})
-        self.adapter = Adapter(base, self.token, initial_tensors(base, options), options)
+        return Adapter(self.base, self.token, initial_tensors(self.base, options), options)
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the weights, and the row where it learns."""

@@ -65,10 +65,11 @@ class Method(TokenRowMethod):
         options = {name: getattr(settings, name) for name in ("beta", "tau", "locking")}
         options |= {"superclass": superclass, "second_moment": moment.id}
         tensors = {INPUT: start, DIRECTION: self._inverse @ start, **values}
-        self.adapter: Adapter = Adapter(base, TOKEN, tensors, options)
-        self.adapter.gate, self.adapter.learning = (settings.train_beta, settings.train_tau), True
-        self._input, self._direction = self.adapter.tensors[INPUT], self.adapter.tensors[DIRECTION]
-        self._values = [self.adapter.tensors[name] for name in values]
+        self.edit = Adapter(base, TOKEN, tensors, options)
+        self.edit.gate, self.edit.learning = (settings.train_beta, settings.train_tau), True
+        self.adapters = [self.edit]
+        self._input, self._direction = self.edit.tensors[INPUT], self.edit.tensors[DIRECTION]
+        self._values = [self.edit.tensors[name] for name in values]
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the row and the o_V; the latter never decay: that would shrink them towards no answer at all."""
@@ -77,7 +78,7 @@ class Method(TokenRowMethod):
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the row and the adapter's tensors."""
-        return super().state() | self.adapter.tensors
+        return super().state() | self.edit.tensors
 
     def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the encodings, (prompts, tokens, dim), and note the token's own among them."""
