@@ -71,8 +71,7 @@ def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
     values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
     method = plugin.Method(base, "inside", plugin.Settings(**values))
     preview = PreviewSettings(every=1, prompts=[], steps=1, guidance_scale=1, seed=0)
-    with method.attached():
-        return Loop(Task(method, exemplars, 0, preview, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
+    return Loop(Task(method, exemplars, 0, preview, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
 
 
 def stepping(loop: Loop) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from relinv.diffusion.conditioning import in_use
 from relinv.diffusion.sampling import Sampler
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
+from relinv.learning import prior
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation
 from relinv.learning.prior import class_prompts, prior_pictures
@@ -154,17 +155,40 @@ def test_class_prompts_go_round_the_exemplars() -> None:
     assert prompts == ["cat inside box", "dog inside cup", "a cat inside a box", "cat inside box"]
 
 
-def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(base: Base, exemplar_folder: Path) -> None:
+def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
     task = problem(base, exemplar_folder, "dreambooth", prior_images=3)
-    method = Method(base, task.words, task.settings)
-    with method.attached():
-        shown = method.shown(task.exemplars)[4:]
+    shown = Method(base, task.words, task.settings).shown(task.exemplars)[4:]
     prompts = [template for picture in shown for template in picture.templates]
     assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
     sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")
-    alone = prior_pictures(base, prompts, sampler, task.settings.batch_size)
+    alone = prior_pictures(base, prompts, sampler, task.settings.batch_size, cache=tmp_path)
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
+
+
+def test_the_bases_own_pictures_are_kept_by_batches(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    draw = prior._draw
+    monkeypatch.setattr(
+        prior, "_draw", lambda base, prompts, *rest: drawn.append(prompts) or draw(base, prompts, *rest)
+    )
+
+    def pictures(steps: int) -> list[bytes]:
+        drawn.clear()
+        shown = prior_pictures(base, ["cat in box", "dog on wood", "a stone"], Sampler(steps, 2.0), 2, tmp_path)
+        return [picture.image.tobytes() for picture in shown]
+
+    first = pictures(1)
+    assert drawn == [["cat in box", "dog on wood"], ["a stone"]]
+    assert pictures(1) == first and drawn == []
+    ((damaged,),) = [list(folder.glob("0002.png")) for folder in tmp_path.iterdir()]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert pictures(1) == first and drawn == [["a stone"]]
+    assert pictures(2) != first and len(drawn) == 2
 
 
 @pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])

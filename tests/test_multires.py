@@ -40,7 +40,7 @@ def method(base: Base, exemplar_folder: Path, name: str = "multires", **changes:
 def visit(prompts: list[str], timesteps: list[int]) -> Visit:
     noise, count = torch.zeros(len(prompts), 4, 16, 16), len(prompts)
     source = torch.Generator().manual_seed(0)
-    return Visit(0, prompts, torch.tensor(timesteps), noise, noise, source, torch.ones(count, 1, 1, 1))
+    return Visit(prompts, torch.tensor(timesteps), noise, noise, source, torch.ones(count, 1, 1, 1))
 
 
 def test_resolutions_are_equal_parts_of_the_timesteps() -> None:

@@ -29,7 +29,7 @@ def visit(base: Base, prompts: list[str], seed: int = 0) -> Visit:
     noise = torch.zeros(len(prompts), 4, 16, 16)
     source = torch.Generator().manual_seed(seed)
     count = len(prompts)
-    return Visit(0, prompts, torch.zeros(count), noise, noise, source, torch.ones(count, 1, 1, 1))
+    return Visit(prompts, torch.zeros(count), noise, noise, source, torch.ones(count, 1, 1, 1))
 
 
 def test_negatives_are_the_captions_content_words(base: Base) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
     from relinv.exemplars import ExemplarSet
     from relinv.learning.checkpoints import Checkpoints
-    from relinv.learning.training import Training
+    from relinv.learning.training_log import TrainingLog
     from relinv.methods import InversionMethod
     from relinv.settings import PreviewSettings, Settings
 
@@ -75,7 +75,7 @@ def _prepare(problem: Problem, scratch: Path) -> tuple[InversionMethod, Checkpoi
     return method, Checkpoints(scratch, name, identity(problem))
 
 
-def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]]) -> list[Training]:
+def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]]) -> list[TrainingLog]:
     from relinv.learning.training import Task, train  # imports torch, which a method of no steps does without
 
     return train([Task(method, p.exemplars, p.seed, p.preview, checkpoints) for p, method, checkpoints in trainings])

@@ -1,37 +1,82 @@
 """Prior preservation (Ruiz et al., "DreamBooth", 2023, section 3.3): pictures that keep what the base knew.
 
 Whatever learns weights of the UNet from ten pictures forgets others. So the base first draws pictures of its own for
-the exemplars' captions with the relation's plain words, and training shows them beside the exemplars.
+the exemplars' captions with the relation's plain words, and training shows them beside the exemplars. They are kept
+below `.scratch`: a training that was killed, or one with another learning rate, takes up those that are drawn.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from tqdm import tqdm
 
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
+from relinv.files import atomic_write_bytes, code_hash
+from relinv.images import encode_png
 from relinv.methods import Shown
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
+CACHE = Path(".scratch/prior")  # git-ignored
+CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # what decides the pictures beside the arguments
 FIRST_SEED = 2**32  # of the pictures' noise: drawn scenarios and previews have seeds below
 
 
-def prior_pictures(base: Base, prompts: list[str], sampler: Sampler, batch_size: int) -> list[Shown]:
-    """Return one picture that the base draws for each of `prompts`, a function of the arguments alone."""
+def prior_pictures(
+    base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int, cache: Path = CACHE
+) -> list[Shown]:
+    """Return one picture that the base draws for each of `prompts`, a function of base, prompts, sampler, batch size.
+
+    Each batch is kept in the folder `cache`, and read from there where it has been drawn before.
+    """
+    folder = cache / _identity(base, prompts, sampler, batch_size)
     pictures: list[Image.Image] = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="the base's own pictures", unit="batch"):
-        pictures += _draw(base, prompts[start : start + batch_size], FIRST_SEED + start, sampler)
+        batch = prompts[start : start + batch_size]
+        files = [folder / f"{start + index:04d}.png" for index in range(len(batch))]
+        pictures += _read(files) or _keep(_draw(base, batch, FIRST_SEED + start, sampler), files)
     return [Shown(picture, [prompt], prior=True) for picture, prompt in zip(pictures, prompts, strict=True)]
 
 
-def _draw(base: Base, prompts: list[str], seed: int, sampler: Sampler) -> list[Image.Image]:
+def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int) -> str:
+    """Return a name for all that decides the pictures to the last bit, code included."""
+    import diffusers
+    import torch
+    import transformers
+
+    libraries = [torch.__version__, diffusers.__version__, transformers.__version__]
+    run = base.settings.model_dump(exclude={"source", "revision"})
+    facts = [base.fingerprint, run, list(prompts), asdict(sampler), batch_size, libraries]
+    facts.append(code_hash(Path(__file__).parents[1], CODE))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _read(files: Sequence[Path]) -> list[Image.Image]:
+    """Return the pictures in `files`, or none where one of them is missing or damaged."""
+    try:
+        return [Image.open(file).convert("RGB") for file in files]
+    except OSError:
+        return []
+
+
+def _keep(pictures: list[Image.Image], files: Sequence[Path]) -> list[Image.Image]:
+    """Return `pictures`, each written to its file."""
+    for picture, file in zip(pictures, files, strict=True):
+        atomic_write_bytes(file, encode_png(picture))
+    return pictures
+
+
+def _draw(base: Base, prompts: Sequence[str], seed: int, sampler: Sampler) -> list[Image.Image]:
     """Return one picture a prompt, their noise from `seed` on."""
     import torch
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from relinv.images import encode_png
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.timesteps import draw
+from relinv.learning.training_log import TrainingLog
 from relinv.methods import InversionMethod, Visit
 
 if TYPE_CHECKING:
@@ -34,32 +35,6 @@ if TYPE_CHECKING:
     from relinv.settings import PreviewSettings
 
 SHOWN_EVERY = 20  # steps between two figures in the progress bar: reading one makes a GPU wait
-
-
-@dataclass
-class Training:
-    """What training leaves beside the method's state: losses by step, and preview pictures by name."""
-
-    names: list[str] = field(default_factory=list)  # of the loss terms; the total comes last
-    losses: list[torch.Tensor] = field(default_factory=list)  # one vector a step, in the order of `names`
-    previews: dict[str, bytes] = field(default_factory=dict)  # PNG
-
-    def files(self) -> dict[str, bytes]:
-        """Return the content of losses.csv and of each preview, by their paths in a concept folder."""
-        previews = {f"previews/{name}": data for name, data in self.previews.items()}
-        return {"losses.csv": self.losses_csv().encode(), **previews}
-
-    @property
-    def steps(self) -> int:
-        """Return the number of steps taken."""
-        return len(self.losses)
-
-    def losses_csv(self) -> str:
-        """Return the loss log as CSV: step and one column a term, six digits."""
-        lines = [",".join(["step", *self.names])]
-        for step, values in enumerate(self.losses, start=1):
-            lines.append(",".join([str(step), *(f"{value:.6g}" for value in values.tolist())]))
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -73,7 +48,7 @@ class Task:
     checkpoints: Checkpoints
 
 
-def train(tasks: Sequence[Task]) -> list[Training]:
+def train(tasks: Sequence[Task]) -> list[TrainingLog]:
     """Train the method of each task in place, from its last checkpoint where there is one; return their logs.
 
     Tasks share one base and each step's one pass of its UNet, and nothing else: each has its own state, optimiser,
@@ -85,9 +60,9 @@ def train(tasks: Sequence[Task]) -> list[Training]:
         raise UserError("This method changes the UNet, so its relations cannot share one pass: train each alone.")
     with ExitStack() as stack:
         stack.enter_context(deterministic(tasks[0].method.base.device))
+        loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
         if len(tasks) == 1:
             stack.enter_context(tasks[0].method.attached())
-        loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
         begin, end = min(loop.done for loop in loops), max(loop.end for loop in loops)
         bar = tqdm(range(begin, end), initial=begin, total=end, unit="step")
         for step in bar:
@@ -97,7 +72,7 @@ def train(tasks: Sequence[Task]) -> list[Training]:
             try:
                 take_step(active, step)
             except torch.OutOfMemoryError:
-                samples = sum(loop.method.batch_size for loop in active)
+                samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in active)
                 raise UserError(
                     f"The memory of '{active[0].base.device}' is too small for {samples} samples at once: set the "
                     "model's gradient_checkpointing to true or its precision to bf16, train fewer relations together, "
@@ -145,9 +120,9 @@ class _Draw:
 
 
 class Loop:
-    """The state of one training: method, optimiser, log.
+    """The state of one training: method, optimiser, log. It is made outside the method's block, of the base as it is.
 
-    `attached` gives the block in which its token is known; a caller that is in that block already leaves it out.
+    `attached` gives the block in which its token is known; a caller that steps inside that block leaves it out.
     """
 
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -160,7 +135,7 @@ class Loop:
         self.law = self.method.timestep_law(self.base.scheduler.config.num_train_timesteps)
         self.optimizer = torch.optim.AdamW(self.method.groups())
         self.ids: dict[str, torch.Tensor] = {}  # of each prompt, tokenised once
-        self.log = Training()
+        self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
         self._resume(task.checkpoints)
@@ -183,7 +158,6 @@ class Loop:
     def loss(self, draw: _Draw, prediction: torch.Tensor) -> torch.Tensor:
         """Return the total loss of a step, a scalar, and log its terms."""
         visit = Visit(
-            step=draw.step,
             prompts=draw.prompts,
             timesteps=draw.timesteps,
             prediction=prediction,
@@ -307,7 +281,7 @@ class Loop:
                 tensor.copy_(saved["state"][name])
         self.optimizer.load_state_dict(saved["optimizer"])
         losses = list(saved["losses"].to(self.base.device))
-        self.log = Training(saved["names"], losses, {name: data for name, data in previews.items() if data})
+        self.log = TrainingLog(saved["names"], losses, {name: data for name, data in previews.items() if data})
         self.done = saved["done"]
         if self.stopping:
             self.stopping.losses = saved["fixed_losses"]

@@ -64,10 +64,7 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         return {**super().state(), **self.weights.tensors}
 
     def shown(self, exemplars: ExemplarSet) -> list[Shown]:
-        """Return the exemplars and the base's own pictures.
-
-        They are drawn before anything is learned, when the adapter leaves the base's output as it is.
-        """
+        """Return the exemplars and the base's own pictures."""
         settings = self.settings
         prompts = class_prompts(exemplars, self.words, settings.prior_images)
         sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")

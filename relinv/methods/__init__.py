@@ -46,7 +46,6 @@ class Shown:
 class Visit:
     """What one training step shows a method; all tensors are on the base's device."""
 
-    step: int
     prompts: list[str]  # one a sample
     timesteps: torch.Tensor  # (batch,)
     prediction: torch.Tensor  # the UNet's output, (batch, channels, height, width)
@@ -97,8 +96,8 @@ class InversionMethod:
     def shown(self, exemplars: ExemplarSet) -> list[Shown]:
         """Return the pictures to be learned from: variants with masks, pictures of the base. Default: the exemplars.
 
-        They come with their masks, where masks are beside them. They are encoded once, so whatever a method draws at
-        random here it draws from a seed of its own.
+        They come with their masks, where masks are beside them. The base is as it was, no adapter in place. They are
+        encoded once, so whatever a method draws at random here it draws from a seed of its own.
         """
         from relinv.exemplars import load_image
         from relinv.learning.masks import mask_of

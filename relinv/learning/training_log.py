@@ -1,0 +1,35 @@
+"""What a training leaves beside what is learned: its losses by step, and preview pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class TrainingLog:
+    """The loss terms of each step, and preview pictures by name."""
+
+    names: list[str] = field(default_factory=list)  # of the loss terms; the total comes last
+    losses: list[torch.Tensor] = field(default_factory=list)  # one vector a step, in the order of `names`
+    previews: dict[str, bytes] = field(default_factory=dict)  # PNG
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content of losses.csv and of each preview, by their paths in a concept folder."""
+        previews = {f"previews/{name}": data for name, data in self.previews.items()}
+        return {"losses.csv": self.losses_csv().encode(), **previews}
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps taken."""
+        return len(self.losses)
+
+    def losses_csv(self) -> str:
+        """Return the loss log as CSV: step and one column a term, six digits."""
+        lines = [",".join(["step", *self.names])]
+        for step, values in enumerate(self.losses, start=1):
+            lines.append(",".join([str(step), *(f"{value:.6g}" for value in values.tolist())]))
+        return "\n".join(lines) + "\n"
