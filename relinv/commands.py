@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.segmenting import MODEL
 from relinv.settings import ValidateSettings, load_params
 
 if TYPE_CHECKING:
@@ -45,6 +46,29 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
         OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
     )
     print(next_steps(relation, OWN / relation, verdict, params.benchmark()))
+
+
+@app.command(epilog='Example: relinv masks data/exemplars/own/kissing "two people kissing"')
+def masks(
+    folder: Annotated[Path, typer.Argument(help="A relation's own folder, as `relinv new` lays it out.")],
+    words: Annotated[str, typer.Argument(help="What to look for in its pictures.")],
+    model: Annotated[str, typer.Option(help="A CLIPSeg: a folder, or an id of the Hugging Face hub.")] = MODEL,
+) -> None:
+    """Find by CLIPSeg where the pictures of a folder show something, and write soft masks beside them.
+
+    The loss then counts where they are bright, whatever the method.
+    """
+    from relinv.devices import find_device
+    from relinv.segmenting import FAINT, MASKS, find_pictures, load_segmenter, write_masks
+
+    if not words.strip():
+        raise UserError('The words say nothing to look for: write some, such as "two people kissing".')
+    pictures = find_pictures(folder)
+    brightest = write_masks(pictures, words, load_segmenter(model, find_device(load_params().model().device)))
+    print(f"{folder / MASKS} holds {len(brightest)} masks, bright where the loss shall count: look at them, and")
+    print("repaint or delete those that are wrong; a picture without one counts in full.")
+    for name in [name for name, level in brightest.items() if level < FAINT]:
+        print(f"  {name}: '{words}' was hardly found, at most {brightest[name]:.2f}.")
 
 
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")

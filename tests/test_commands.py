@@ -126,7 +126,7 @@ def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
     assert len(list((checkout / ".scratch/second_moment").iterdir())) == 2
 
 
-@pytest.mark.parametrize("command", ["new", "import", "export", "second-moment", "show", "draw", "imagine"])
+@pytest.mark.parametrize("command", ["new", "masks", "import", "export", "second-moment", "show", "draw", "imagine"])
 def test_help_shows_an_example(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "relinv.commands", command, "--help"], capture_output=True, text=True)
     assert f"Example: relinv {command}" in done.stdout

@@ -1,0 +1,110 @@
+"""Soft masks found by CLIPSeg (Lüddecke and Ecker 2022): where in a picture the words for something hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from relinv.errors import UserError
+from relinv.exemplars import IMAGE_SUFFIXES, MASKS, open_upright
+from relinv.files import atomic_folder
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+MODEL = "CIDAS/clipseg-rd64-refined"  # what Perfusion's authors took
+SIDE = 352  # pixels of the square that the published weights look at
+PROMPTS = ("{}", "a photo of {}", "a picture of {}", "a clear view of {}", "a scene with {} in it")
+FAINT = 0.5  # a mask that is nowhere brighter has probably found nothing
+
+
+class Segmenter:
+    """A loaded CLIPSeg with the processor that belongs to it."""
+
+    def __init__(self, name: str, network: Any, processor: Any, device: torch.device) -> None:
+        self.name = name
+        self._network, self._processor, self._device = network.to(device).eval(), processor, device
+
+    def find(self, picture: Image, words: str) -> Image:
+        """Return how likely each pixel of an RGB picture shows what `words` say: grey, the picture's own size.
+
+        The mean over all phrasings. UserError where the words are more than the model reads.
+        """
+        import torch
+        from PIL import Image
+
+        resample = Image.Resampling.BILINEAR
+        square = picture.resize((SIDE, SIDE), resample)  # whole, whatever the processor would have cut off
+        pixels = self._processor(images=square, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
+        texts = self._tokenize([prompt.format(words) for prompt in PROMPTS])
+        with torch.inference_mode():
+            pixels = pixels.to(self._device).expand(len(PROMPTS), -1, -1, -1)
+            levels = self._network(pixel_values=pixels, **texts).logits.sigmoid().mean(dim=0)  # (height, width)
+        grey = Image.fromarray((255 * levels.float().cpu()).round().byte().numpy())
+        return grey.resize(picture.size, resample)
+
+    def _tokenize(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
+        """Return the padded ids of `texts` and their attention mask, both (texts, tokens)."""
+        tokens = self._processor(text=texts, padding=True, return_tensors="pt").to(self._device)
+        limit = self._network.config.text_config.max_position_embeddings
+        if tokens["input_ids"].shape[1] > limit:
+            raise UserError(f"'{texts[0]}' is more than the {limit} tokens that '{self.name}' reads: use fewer words.")
+        return tokens
+
+
+def load_segmenter(model: str, device: torch.device) -> Segmenter:
+    """Return the CLIPSeg in a folder or of a hub id; UserError where it is not to be had, or is another model."""
+    from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+
+    try:
+        processor = CLIPSegProcessor.from_pretrained(model)
+        network, report = CLIPSegForImageSegmentation.from_pretrained(model, output_loading_info=True)
+    except Exception as error:  # configurations, weights, tokenizers, downloads: each fails in a way of its own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"The segmentation model '{model}' cannot be had ({reason}): go online, or give --model the folder of a "
+            "CLIPSeg with its processor."
+        ) from error
+    if report["missing_keys"]:
+        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+        raise UserError(f"'{model}' is no whole CLIPSeg, for it lacks {lacking} and more: give --model another.")
+    return Segmenter(model, network, processor, device)
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return a relation folder's pictures in name order, each to have a mask of its own.
+
+    Raises UserError where there are none, where two would share a mask, or where there are masks already.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder '{folder}': name one with exemplars, such as data/exemplars/own/kissing.")
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not pictures:
+        raise UserError(f"'{folder}' holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): name one with exemplars.")
+    by_stem = {path.stem: path.name for path in pictures}
+    for path in pictures:
+        if by_stem[path.stem] != path.name:
+            both = f"'{path.name}' and '{by_stem[path.stem]}' of '{folder}'"
+            raise UserError(f"{both} would share {MASKS}/{path.stem}.png: rename one, in its captions too.")
+    if any((folder / MASKS).glob("*")):
+        raise UserError(f"'{folder / MASKS}' holds masks already: move it away to have others made.")
+    return pictures
+
+
+def write_masks(pictures: list[Path], words: str, segmenter: Segmenter) -> dict[str, float]:
+    """Write the mask of each of a folder's pictures to `masks` beside them, all or none.
+
+    Returns how bright each becomes at most, 0 to 1, by the picture's name. Raises UserError as `Segmenter.find` and
+    `open_upright`.
+    """
+    brightest = {}
+    with atomic_folder(pictures[0].parent / MASKS) as new:
+        for path in tqdm(pictures, desc="masks", unit="picture"):
+            mask = segmenter.find(open_upright(path), words)
+            mask.save(new / f"{path.stem}.png")
+            brightest[path.name] = mask.getextrema()[1] / 255
+    return brightest
