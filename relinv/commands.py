@@ -73,16 +73,24 @@ def masks(
 
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
 def import_(
-    file: Annotated[Path, typer.Argument(help="One learned token, .safetensors, .bin or .pt; or Perfusion's .ckpt.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="One learned token, .safetensors, .bin or .pt; Perfusion's .ckpt; or Custom Diffusion's weights."
+        ),
+    ],
     relation: Relation,
     method: Annotated[str, typer.Argument(help="A name for where it came from, such as published.")],
+    token: Annotated[
+        Path | None, typer.Option(help="The token's own file, for Custom Diffusion: the one beside it if not given.")
+    ] = None,
 ) -> None:
     """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use."""
     from relinv.diffusion.bases import load_base
     from relinv.importing import import_concept
 
     folder = CONCEPTS / relation / method
-    concept = import_concept(file, relation, method, load_base(load_params().model()), folder)
+    concept = import_concept(file, relation, method, load_base(load_params().model()), folder, token)
     print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
     print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.adapters import ConceptAdapter
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, sha256_file
@@ -21,28 +21,33 @@ TOKEN = "<r>"
 SDXL = {"clip_l", "clip_g"}
 
 
-def import_concept(file: Path, relation: str, method: str, base: Base, folder: Path) -> Concept:
+@dataclass(frozen=True)
+class Published:
+    """A token as another program's file holds it, and what its adapter takes over beside it, if anything."""
+
+    name: str  # the token's, such as "*"
+    row: torch.Tensor  # (dim,) float32
+    adapter: str = ""  # a file in relinv/adapters
+    adapter_file: str = ""  # what the concept's folder calls its weights
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32, by the names in the adapter's file
+
+
+def import_concept(
+    file: Path, relation: str, method: str, base: Base, folder: Path, token_file: Path | None = None
+) -> Concept:
     """Write the token in `file` as a concept of `relation` for `base` to `folder`, under the method's name; return it.
 
-    Prompts use it as `<r>`, whatever it was called. A .ckpt is Perfusion's, with outputs beside the token. Raises
-    UserError as `read_embedding` or `read_perfusion`, and where the row does not fit the base.
+    Prompts use it as `<r>`, whatever it was called. Raises UserError as `read_published`, and where the row does not
+    fit the base.
     """
-    extra: dict[str, Any] = {}
-    weights: dict[str, dict[str, torch.Tensor]] = {}
-    if file.suffix == ".ckpt":
-        from relinv.perfusion_checkpoints import read_perfusion
-
-        published = read_perfusion(file, base)
-        name, row, weights = published.name, published.row, {"perfusion": published.tensors}
-        extra["adapters"] = [{"name": "perfusion", "file": ConceptAdapter.FILE, "options": published.options}]
-    else:
-        name, row = read_embedding(file)
-    if len(row) != base.dim:
+    published = read_published(Path(file), base, token_file)
+    if len(published.row) != base.dim:
         raise UserError(
-            f"The token in '{file}' has {len(row)} numbers and the base '{base.id}' takes {base.dim}: "
+            f"The token in '{file}' has {len(published.row)} numbers and the base '{base.id}' takes {base.dim}: "
             "it was learned for another kind of base."
         )
-    metadata = {
+    metadata: dict[str, Any] = {
         "relation": relation,
         "method": method,
         "token": TOKEN,
@@ -54,13 +59,34 @@ def import_concept(file: Path, relation: str, method: str, base: Base, folder: P
         "base_hash": base.fingerprint,
         "exemplars_hash": None,
         "versions": {},
-        "imported": {"file": file.name, "sha256": sha256_file(file), "token": name},
-        **extra,
+        "imported": {"file": file.name, "sha256": sha256_file(file), "token": published.name},
     }
-    concept = Concept(TOKEN, row, metadata, weights)
+    weights = {}
+    if published.adapter:
+        name, options = published.adapter, dict(published.options)
+        metadata["adapters"] = [{"name": name, "file": published.adapter_file, "options": options}]
+        weights[name] = published.tensors
+    concept = Concept(TOKEN, published.row, metadata, weights)
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
+
+
+def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:
+    """Return what `file` holds, to be used with `base`: a .ckpt is Perfusion's, other files say by their names.
+
+    `token_file` is for Custom Diffusion, whose weights lie apart from the token. Raises UserError as `load_content`,
+    where the file is of no kind that is known, or does not fit the base.
+    """
+    from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
+    from relinv.perfusion_checkpoints import read_perfusion
+
+    content = {} if file.suffix == ".ckpt" else load_content(file)
+    if is_custom_diffusion(content):
+        return read_custom_diffusion(content, file, base, token_file)
+    if token_file:
+        raise UserError(f"'{file}' holds its token itself: leave '{token_file}' out.")
+    return read_perfusion(file, base) if file.suffix == ".ckpt" else Published(*_token_in(content, file))
 
 
 def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
@@ -69,8 +95,12 @@ def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
     diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
     UserError where the file is missing, damaged, would run code, or holds more than one row.
     """
-    content = load_content(Path(file))
-    name, rows = _find(content, Path(file))
+    return _token_in(load_content(Path(file)), Path(file))
+
+
+def _token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
+    """Return what `read_embedding` does, from the content of a file."""
+    name, rows = _find(content, file)
     rows = rows.detach().float().clone()  # a view would drag the storage of a whole table along
     rows = rows[None] if rows.dim() == 1 else rows
     if rows.dim() != 2 or len(rows) != 1:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.importing import load_content
+from relinv.importing import Published, load_content
 
 if TYPE_CHECKING:
     import torch
@@ -24,21 +23,11 @@ LAYER = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class PublishedPerfusion:
-    """A checkpoint as an adapter takes it (relinv/adapters/perfusion.py)."""
-
-    name: str  # the token's, such as "*"
-    row: torch.Tensor  # (dim,) float32
-    tensors: dict[str, torch.Tensor]  # float32; the outputs o_K and o_V are (tokens, out) there
-    options: dict[str, Any]
-
-
-def read_perfusion(file: Path, base: Base) -> PublishedPerfusion:
+def read_perfusion(file: Path, base: Base) -> Published:
     """Return the concept in a published .ckpt, its layers by diffusers' names; `base` is what it is to be used with.
 
-    Its gate is the published one of drawing. Raises UserError where the file is missing, damaged, of another kind or
-    would run code, and where it does not fit the base.
+    Its gate is the published one of drawing, its outputs o_K and o_V are (tokens, out). Raises UserError where the file
+    is missing, damaged, of another kind or would run code, and where it does not fit the base.
     """
     import torch
 
@@ -56,7 +45,7 @@ def read_perfusion(file: Path, base: Base) -> PublishedPerfusion:
     options = {"superclass": superclass, "beta": 0.7, "tau": 0.15, "locking": "local"}
     options["second_moment"] = hashlib.sha256(inverse.numpy().tobytes()).hexdigest()
     Adapter(base, None, tensors, options)  # raises UserError where it does not fit
-    return PublishedPerfusion(name, row, tensors, options)
+    return Published(name, row, "perfusion", Adapter.FILE, options, tensors)
 
 
 def diffusers_name(layer: str) -> str:

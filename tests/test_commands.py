@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from relinv.adapters.custom_diffusion import pretrained
 from relinv.benchmark import load_benchmark
 from relinv.commands import app
 from relinv.diffusion.bases import load_base
@@ -74,6 +75,17 @@ def test_a_token_goes_in_and_out_again(checkout: Path, tiny_base: Path) -> None:
     printed = run("export", "inside", "published", "--for", "webui", "--to", "out")
     assert Path(printed.strip()) == Path("out/inside.safetensors")
     assert (checkout / "out/inside.safetensors").is_file()
+
+
+def test_custom_diffusion_comes_from_two_files(checkout: Path) -> None:
+    base = load_base(load_params().model())
+    weights = "pytorch_custom_diffusion_weights.safetensors"
+    save_file(dict(pretrained(base)), checkout / weights)
+    torch.save({"<new1>": torch.ones(base.dim)}, checkout / "token.bin")
+    with pytest.raises(UserError, match="pass it as --token FILE"):
+        run("import", weights, "inside", "published")
+    assert "holds <new1> as <r>" in run("import", weights, "inside", "published", "--token", "token.bin")
+    assert (checkout / "data/concepts/inside/published" / weights).is_file()
 
 
 def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Path) -> None:

@@ -1,0 +1,65 @@
+"""Custom Diffusion's published files: weights of the cross-attentions, and the token in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.importing import Published, read_embedding
+
+if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+
+MARK = "_custom_diffusion"
+UNUSED = tuple(f".{part}{MARK}." for part in ("to_q", "to_out"))
+TOKEN_FILES = ("<*>.bin", "<*>.safetensors")  # named as the token, such as <new1>.bin
+
+
+def is_custom_diffusion(names: Iterable[str]) -> bool:
+    """Return whether names in a file are those of Custom Diffusion's weights."""
+    return any(MARK in str(name) for name in names)
+
+
+def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, token_file: Path | None) -> Published:
+    """Return the concept whose weights are `content` of `file`, its token from `token_file` or the only one beside it.
+
+    Raises UserError where the weights are not keys and values of this base, and where the token is not to be had.
+    """
+    import torch
+
+    from relinv.adapters import require_fit
+    from relinv.adapters.custom_diffusion import Adapter, pretrained
+
+    learned = {str(name): value for name, value in content.items() if not _is_empty(value)}
+    if any(part in name for name in learned for part in UNUSED):
+        raise UserError(
+            f"'{file}' holds queries and outputs too, for all of the cross-attention was trained: only keys and values "
+            "can be taken over, as `--freeze_model crossattn_kv` trains them."
+        )
+    if not all(isinstance(value, torch.Tensor) for value in learned.values()):
+        raise UserError(f"'{file}' is damaged or of another kind: not all of its weights are tensors.")
+    tensors = {name: value.detach().float() for name, value in learned.items()}
+    require_fit(base, tensors, pretrained(base))
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise UserError(f"The weights in '{file}' are not finite: their training diverged.")
+    name, row = read_embedding(token_file or _token_beside(file))
+    return Published(name, row, "custom_diffusion", Adapter.FILE, {}, tensors)
+
+
+def _is_empty(value: Any) -> bool:
+    """Return whether a value is the empty mapping that a .bin holds for each self-attention."""
+    return isinstance(value, Mapping) and not value
+
+
+def _token_beside(file: Path) -> Path:
+    """Return the one token's file in the folder of the weights; UserError where there is none, or are several."""
+    found = sorted(path for pattern in TOKEN_FILES for path in file.parent.glob(pattern))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(
+            f"'{file}' needs its token, which is a file of its own such as '<new1>.bin', and beside it there is "
+            f"{names}: pass it as --token FILE."
+        )
+    return found[0]
