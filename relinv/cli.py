@@ -8,6 +8,7 @@ import sys
 import typer
 
 from relinv.errors import UserError
+from relinv.forking import run_forked
 
 
 def stage_app() -> typer.Typer:
@@ -17,6 +18,9 @@ def stage_app() -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run a stage's command line; exit with 1 and one sentence on stderr for what a person can put right."""
+    status = run_forked()
+    if status is not None:
+        sys.exit(status)
     try:
         app()
     except Exception as error:

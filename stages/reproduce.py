@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relinv import cli
+from relinv.settings import load_params
 
 app = cli.stage_app()
 
@@ -18,9 +21,13 @@ def reproduce(
     slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = os.cpu_count() or 1,
 ) -> None:
     """Rebuild every result that is out of date, one stage a core; on one GPU use --slots 1. It resumes."""
+    from relinv.forking import fork_server
     from relinv.reproducing import reproduce
 
-    reproduce(Path.cwd(), slots)
+    params = load_params()
+    on_cpu = params.model().device == params.judge().device == "cpu"  # a GPU's state does not outlive a fork
+    with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():
+        reproduce(Path.cwd(), slots)
 
 
 if __name__ == "__main__":
