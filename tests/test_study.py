@@ -44,7 +44,7 @@ PIPELINE = """stages:
     cmd: python make.py
     deps: [make.py]
     params: [relations, methods, skill, invert]
-    outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}]
+    outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}, {reports/grids: {cache: false}}]
 """
 MAKE = """import os, pathlib, sys, time
 from ruamel.yaml import YAML
@@ -60,6 +60,8 @@ if meeting := os.environ.get("MEETING"):  # wait for as many trials as are to ru
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
 pathlib.Path("reports/report.html").write_text(f"<p>skill {params['skill']}</p>")
+pathlib.Path("reports/grids").mkdir(exist_ok=True)
+pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['skill']}")
 """
 PLAN = """common: {report.seed: 0}
 seeds: [0]
@@ -147,8 +149,9 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_pa
     rows = gather(repository, planned, commits)
     assert set(zip(rows["arm"], rows["trial"], strict=True)) == {(t.arm, t.seed) for t in planned}
 
-    keep_reports(repository, tmp_path, plan.model_copy(update={"reports": ["better"]}), planned, commits)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"better.html": "<p>skill 0.9</p>"}
+    keep_reports(repository, tmp_path, plan.model_copy(update={"reports": {"better": ["hug"]}}), planned, commits)
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"better.html": "<p>skill 0.9</p>", "better-hug.png": "a grid of 0.9"}
 
     gain = (11 - 8) / 12  # of scenarios, by construction
     name = planned[1].name  # an experiment is compared by its name
@@ -254,7 +257,7 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(PLAN.replace("left: better/", "left: bettr/"))
     with pytest.raises(UserError, match=r"bettr.*Did you mean 'better'"):
         load_plan(tmp_path / "study.yaml")
-    (tmp_path / "study.yaml").write_text(PLAN + "reports: [btter]\n")
+    (tmp_path / "study.yaml").write_text(PLAN + "reports: {btter: []}\n")
     with pytest.raises(UserError, match=r"arm in reports .*Did you mean 'better'"):
         load_plan(tmp_path / "study.yaml")
     plan = load_plan(repository / "study.yaml")

@@ -14,8 +14,8 @@ WORKSPACE = "workspace"  # the name of the files as they lie here now
 SCORES = "reports/scores.csv"
 
 
-def read_at(root: Path, revision: str, path: str) -> str:
-    """Return the text of `path` in a revision of the repository at `root`.
+def read_at(root: Path, revision: str, path: str) -> bytes:
+    """Return the content of `path` in a revision of the repository at `root`.
 
     Raises UserError where the revision is unknown or does not hold the file.
     """
@@ -27,7 +27,7 @@ def read_at(root: Path, revision: str, path: str) -> str:
 
     rev = None if revision == WORKSPACE else revision
     try:
-        return DVCFileSystem(str(root), rev=rev).read_text(path, encoding="utf-8")
+        return DVCFileSystem(str(root), rev=rev).read_bytes(path)
     except (FileNotFoundError, DataIndexDirError):
         raise UserError(
             f"Revision '{revision}' holds no {path}: run `dvc repro` there and commit what it wrote."
@@ -41,7 +41,7 @@ def read_at(root: Path, revision: str, path: str) -> str:
 
 def scores_at(root: Path, revision: str) -> pd.DataFrame:
     """Return the report's score rows of a revision, leakage among them."""
-    return parse_rows(read_at(root, revision, SCORES), f"{SCORES} of {revision}")
+    return parse_rows(read_at(root, revision, SCORES).decode(), f"{SCORES} of {revision}")
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:

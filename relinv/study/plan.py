@@ -34,7 +34,8 @@ class Contrast(Settings):
 class Plan(Settings):
     """A study: each arm's overrides of params.yaml, run once a seed, with the seed put into `seeded`.
 
-    common: overrides that every arm starts from. reports: arms whose report.html is kept, of their first seed.
+    common: overrides that every arm starts from. reports: arms whose report.html is kept, of their first seed, each
+    with the relations whose grid of pictures is kept beside it.
     """
 
     common: dict[str, Any]
@@ -42,7 +43,7 @@ class Plan(Settings):
     seeded: Annotated[list[str], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     contrasts: list[Contrast]
-    reports: list[Name] = Field(default_factory=list)
+    reports: dict[Name, list[Name]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

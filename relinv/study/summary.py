@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from relinv.files import atomic_write_text
+from relinv.files import atomic_write_bytes, atomic_write_text
 from relinv.report import charts
 from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
@@ -53,11 +53,17 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
 
 
 def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[str, str]) -> None:
-    """Write ARM.html to `folder` for each arm whose report is kept: what the experiment of its first seed reported."""
-    first = {trial.arm: trial for trial in reversed(planned)}
-    for arm in plan.reports:
+    """Write ARM.html, and ARM-RELATION.png for its grids, to `folder` for each arm whose report is kept.
+
+    They are those of the experiment of its first seed.
+    """
+    first = {trial.arm: commits[trial.name] for trial in reversed(planned)}
+    for arm, relations in plan.reports.items():
         if arm in first:
-            atomic_write_text(folder / f"{arm}.html", read_at(root, commits[first[arm].name], "reports/report.html"))
+            atomic_write_bytes(folder / f"{arm}.html", read_at(root, first[arm], "reports/report.html"))
+            for relation in relations:
+                grid = read_at(root, first[arm], f"reports/grids/{relation}.png")
+                atomic_write_bytes(folder / f"{arm}-{relation}.png", grid)
 
 
 def draw(table: Table) -> str:
