@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from relinv import forking
 from relinv.forking import ADDRESS, fork_server
 
 COMMAND = """
-import os, sys, time
+import atexit, os, sys, time
 import typer
 from relinv import cli
 from relinv.errors import UserError
@@ -26,6 +26,7 @@ app = cli.stage_app()
 @app.command()
 def run(what: str) -> None:
     print(os.getpid(), os.getppid(), os.getcwd(), os.environ.get("TOLD"), *sys.argv[1:], sys.stdin.read(), flush=True)
+    atexit.register(print, "the end")
     if what == "fail":
         raise UserError("It fails.")
     if what == "crash":
@@ -35,7 +36,11 @@ def run(what: str) -> None:
     if what == "die":
         os.kill(os.getpid(), 9)
     if what == "sleep":
-        time.sleep(600)
+        try:
+            time.sleep(600)
+        finally:
+            time.sleep(0.5)
+            print("tidied up", flush=True)
 
 if __name__ == "__main__":
     cli.run(app)
@@ -44,15 +49,17 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with a stage's command in it, `python -m command`; nothing heavy is imported for it."""
+    """Return a folder with a stage's command in it, `python -m command`."""
     (tmp_path / "command.py").write_text(COMMAND)
     monkeypatch.setenv("PYTHONPATH", str(Path(forking.__file__).parents[1]))
+    monkeypatch.delenv(ADDRESS, raising=False)
     return tmp_path
 
 
 @pytest.fixture
 def server(project: Path) -> Iterator[None]:
-    with fork_server(project):
+    """A server that has imported next to nothing."""
+    with fork_server(project, ["json"]):
         yield
 
 
@@ -63,14 +70,46 @@ def run(project: Path, what: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_fork_has_the_commands_arguments_environment_folder_and_streams(project: Path, server: None) -> None:
+def begin(project: Path) -> tuple[subprocess.Popen[str], int]:
+    """Start a command that sleeps; return it and the process id of what runs in its place."""
+    command = [sys.executable, "-m", "command", "sleep"]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=project, text=True, **streams)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline().split()[0])
+    assert worker != process.pid
+    return process, worker
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process runs: one that has ended may be kept until its parent asks for its status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(project: Path, server: None) -> None:
     done = run(project, "well")
     assert done.returncode == 0 and done.stderr == ""
     process, parent, *rest = done.stdout.split()
-    assert rest == [str(project), "a", "secret", "well", "typed"]
-    assert ADDRESS in os.environ and int(parent) != os.getpid()
-    again = run(project, "well").stdout.split()
-    assert again[1] == parent and again[0] != process  # one server, a fork each
+    assert rest == [str(project), "a", "secret", "well", "typed", "the", "end"]
+    (server_process,) = children_of(os.getpid())
+    assert int(parent) != os.getpid() and int(process) not in children_of(os.getpid())
+    run(project, "well")
+    assert children_of(os.getpid()) == [server_process]  # one for all
+    wait_until(lambda: not children_of(server_process))
 
 
 def test_it_ends_as_the_command_would_by_itself(project: Path, server: None) -> None:
@@ -82,25 +121,20 @@ def test_it_ends_as_the_command_would_by_itself(project: Path, server: None) -> 
     assert run(project, "well").returncode == 0
 
 
-def test_a_killed_command_takes_its_fork_along(project: Path, server: None) -> None:
-    command = [sys.executable, "-m", "command", "sleep"]
-    with subprocess.Popen(command, cwd=project, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        fork = int(process.stdout.readline().split()[0])
-        assert fork != process.pid
-        process.kill()
-    deadline = time.monotonic() + 30
-    while is_alive(fork):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, server: None) -> None:
+    process, worker = begin(project)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert "tidied up" in output and "Traceback" not in errors
+    assert process.returncode == 130
+    assert not is_alive(worker)
 
 
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def test_a_killed_command_takes_its_worker_along(project: Path, server: None) -> None:
+    process, worker = begin(project)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until(lambda: not is_alive(worker))
 
 
 def test_without_a_server_a_command_runs_by_itself(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,18 +143,34 @@ def test_without_a_server_a_command_runs_by_itself(project: Path, monkeypatch: p
     assert run(project, "well").stdout.split()[1] == str(os.getpid())
 
 
+def test_where_the_server_dies_a_waiting_command_runs_by_itself(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "broken.py").write_text("import time; time.sleep(3); raise ImportError('broken')")
+    with fork_server(project, ["broken"]):
+        done = run(project, "well")  # it waits for the libraries
+    assert done.returncode == 0 and done.stdout.split()[1] == str(os.getpid())
+    assert "ImportError: broken" in capfd.readouterr().err
+
+
+def test_a_folder_too_deep_for_a_socket_costs_speed_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = project / ("deep" * 40)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with fork_server(project, ["json"]):
+        assert ADDRESS not in os.environ
+        assert run(project, "well").returncode == 0
+
+
 def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
-    code = "import os, sys, time; from relinv.forking import *\nwith fork_server(Path.cwd()):\n time.sleep(600)"
+    code = "import time; from relinv.forking import *\nwith fork_server(Path.cwd(), ['json']):\n time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=project) as owner:
-        deadline = time.monotonic() + 60
-        while not (children := children_of(owner.pid)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        owner.send_signal(signal.SIGKILL)
-    while any(is_alive(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        wait_until(lambda: children_of(owner.pid))
+        children = children_of(owner.pid)
+        owner.kill()
+    wait_until(lambda: not any(map(is_alive, children)))
 
 
-def children_of(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+def test_what_is_imported_beforehand_is_there() -> None:
+    code = "from importlib import import_module as get; from relinv.forking import PRELOADED; list(map(get, PRELOADED))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
