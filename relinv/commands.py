@@ -59,7 +59,8 @@ def masks(
     The loss then counts where they are bright, whatever the method.
     """
     from relinv.devices import find_device
-    from relinv.segmenting import FAINT, MASKS, find_pictures, load_segmenter, write_masks
+    from relinv.exemplars import MASKS
+    from relinv.segmenting import FAINT, find_pictures, load_segmenter, write_masks
 
     if not words.strip():
         raise UserError('The words say nothing to look for: write some, such as "two people kissing".')

@@ -1,4 +1,4 @@
-"""Custom Diffusion's published files: weights of the cross-attentions, and the token in a file of its own."""
+"""Custom Diffusion's files as diffusers saves them: weights of cross-attentions, the token in a file of its own."""
 
 from __future__ import annotations
 

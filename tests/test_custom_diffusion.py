@@ -116,7 +116,7 @@ def test_weights_of_another_base_are_refused(base: Base) -> None:
     with pytest.raises(UserError, match=r"do not fit the base .* is missing and should be"):
         Adapter(base, "<r>", dict(list(learned.items())[1:]), {})
     name, weight = next(iter(learned.items()))
-    with pytest.raises(UserError, match="invert the relation again with this base"):
+    with pytest.raises(UserError, match="learned for another kind of base"):
         Adapter(base, "<r>", learned | {name: weight[:, 1:]}, {})
 
 
@@ -171,12 +171,13 @@ def white(image: Image.Image) -> torch.Tensor:
     return torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8).view(image.size) == 255
 
 
-def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_folder: Path) -> None:
+def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "custom_diffusion", scale_variants=3, prior_images=5)
-    first, second = (Method(base, task.words, task.settings).shown(task.exemplars) for _ in range(2))
+    methods = {name: Method(base, task.words, task.settings) for name in ("first", "second")}
+    first, second = (method.shown(task.exemplars, tmp_path / name) for name, method in methods.items())
     assert [shown.image.tobytes() for shown in first] == [shown.image.tobytes() for shown in second]
     assert [shown.prior for shown in first] == [False] * 12 + [True] * 5
     assert all(shown.mask is None for shown in first[12:])
     plain = problem(base, exemplar_folder, "custom_diffusion", scale_variants=0, prior_images=0)
     method = Method(base, plain.words, plain.settings)
-    assert method.prior_batch_size == 0 and len(method.shown(plain.exemplars)) == 4
+    assert method.prior_batch_size == 0 and len(method.shown(plain.exemplars, tmp_path)) == 4

@@ -159,11 +159,11 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     task = problem(base, exemplar_folder, "dreambooth", prior_images=3)
-    shown = Method(base, task.words, task.settings).shown(task.exemplars)[4:]
+    shown = Method(base, task.words, task.settings).shown(task.exemplars, tmp_path / "one")[4:]
     prompts = [template for picture in shown for template in picture.templates]
     assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
     sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")
-    alone = prior_pictures(base, prompts, sampler, task.settings.batch_size, cache=tmp_path)
+    alone = prior_pictures(base, prompts, sampler, task.settings.batch_size, tmp_path / "other")
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
 
@@ -177,18 +177,33 @@ def test_the_bases_own_pictures_are_kept_by_batches(
         prior, "_draw", lambda base, prompts, *rest: drawn.append(prompts) or draw(base, prompts, *rest)
     )
 
-    def pictures(steps: int) -> list[bytes]:
+    def pictures(**changes: Any) -> list[bytes]:
         drawn.clear()
-        shown = prior_pictures(base, ["cat in box", "dog on wood", "a stone"], Sampler(steps, 2.0), 2, tmp_path)
+        arguments = {"base": base, "prompts": ["cat in box", "dog on wood", "a stone"], "sampler": Sampler(1, 2.0)}
+        shown = prior_pictures(**arguments | {"batch_size": 2, "scratch": tmp_path} | changes)
         return [picture.image.tobytes() for picture in shown]
 
-    first = pictures(1)
+    first = pictures()
     assert drawn == [["cat in box", "dog on wood"], ["a stone"]]
-    assert pictures(1) == first and drawn == []
+    assert pictures() == first and drawn == []
     ((damaged,),) = [list(folder.glob("0002.png")) for folder in tmp_path.iterdir()]
     damaged.write_bytes(damaged.read_bytes()[:100])
-    assert pictures(1) == first and drawn == [["a stone"]]
-    assert pictures(2) != first and len(drawn) == 2
+    assert pictures() == first and drawn == [["a stone"]]
+
+    rounded = Base(base.settings.model_copy(update={"precision": "bf16"}), base._folder, base.fingerprint)
+    another = Base(base.settings, base._folder, "another")
+    for change in (
+        {"sampler": Sampler(2, 2.0)},
+        {"sampler": Sampler(1, 3.0)},
+        {"prompts": ["cat in box", "dog on wood", "a stone wall"]},
+        {"batch_size": 1},
+        {"base": rounded},
+        {"base": another},
+    ):
+        pictures(**change)
+        assert sum(map(len, drawn)) == 3
+        pictures(**change)
+        assert drawn == []
 
 
 @pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])

@@ -48,7 +48,7 @@ def test_masks_beside_pictures_are_framed_as_these_and_reach_the_loss(
     assert mask_of(base, masked.exemplars[1]) is None and mask_of(base, masked.exemplars[2]) is None
     assert masked.fingerprint != plain.fingerprint
     settings = problem(base, exemplar_folder, "perfusion").settings
-    shown = InversionMethod(base, "inside", settings).shown(masked)  # what every method shows by default
+    shown = InversionMethod(base, "inside", settings).shown(masked, Path())  # what every method shows by default
     assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
 
 

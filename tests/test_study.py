@@ -150,7 +150,12 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_pa
     assert set(zip(rows["arm"], rows["trial"], strict=True)) == {(t.arm, t.seed) for t in planned}
 
     keep_reports(repository, tmp_path, plan.model_copy(update={"reports": {"better": ["hug"]}}), planned, commits)
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    narrowed = [trial for trial in trials(repository, plan, [], ["inside"]) if trial.arm == "better"]
+    commits |= {narrowed[0].name: commits[planned[1].name]}
+    kept_plan = plan.model_copy(update={"reports": {"better": ["hug"]}})
+    keep_reports(repository, tmp_path / "narrow", kept_plan, narrowed, commits)  # no grid of what it left out
+    assert [path.name for path in (tmp_path / "narrow").iterdir()] == ["better.html"]
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
     assert kept == {"better.html": "<p>skill 0.9</p>", "better-hug.png": "a grid of 0.9"}
 
     gain = (11 - 8) / 12  # of scenarios, by construction
@@ -263,6 +268,8 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     plan = load_plan(repository / "study.yaml")
     with pytest.raises(UserError, match=r"Unknown arm 'plan'\. Did you mean 'plain'"):
         trials(repository, plan, ["plan"], [])
+    with pytest.raises(UserError, match=r"Unknown relation in reports of arm 'plain'"):
+        trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}), [], [])
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
         overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
 

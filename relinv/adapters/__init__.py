@@ -91,7 +91,7 @@ def require_fit(base: Base, tensors: Mapping[str, torch.Tensor], expected: Mappi
         name = min(name for name in {**shapes, **wanted} if shapes.get(name) != wanted.get(name))
         raise UserError(
             f"The learned weights do not fit the base '{base.id}': {name} is {shapes.get(name, 'missing')} and should "
-            f"be {wanted.get(name, 'absent')}; invert the relation again with this base."
+            f"be {wanted.get(name, 'absent')}; they were learned for another kind of base."
         )
 
 

@@ -30,7 +30,8 @@ class Checkpoints:
 
     def __init__(self, scratch: Path, name: str, identity: Mapping[str, Any], interval: float = INTERVAL) -> None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(scratch) / f"{name}-{digest[:16]}"
+        self.scratch = Path(scratch)
+        self.folder = self.scratch / f"{name}-{digest[:16]}"
         self._interval = self._wait = interval
         self._saved = time.monotonic()
 

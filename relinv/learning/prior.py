@@ -2,7 +2,7 @@
 
 Whatever learns weights of the UNet from ten pictures forgets others. So the base first draws pictures of its own for
 the exemplars' captions with the relation's plain words, and training shows them beside the exemplars. They are kept
-below `.scratch`: a training that was killed, or one with another learning rate, takes up those that are drawn.
+in the scratch folder: a training that was killed, or one with another learning rate, takes up those that are drawn.
 """
 
 from __future__ import annotations
@@ -27,19 +27,16 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
-CACHE = Path(".scratch/prior")  # git-ignored
 CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # what decides the pictures beside the arguments
 FIRST_SEED = 2**32  # of the pictures' noise: drawn scenarios and previews have seeds below
 
 
-def prior_pictures(
-    base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int, cache: Path = CACHE
-) -> list[Shown]:
+def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int, scratch: Path) -> list[Shown]:
     """Return one picture that the base draws for each of `prompts`, a function of base, prompts, sampler, batch size.
 
-    Each batch is kept in the folder `cache`, and read from there where it has been drawn before.
+    Each batch is kept below `scratch`, and read from there where it has been drawn before.
     """
-    folder = cache / _identity(base, prompts, sampler, batch_size)
+    folder = scratch / f"prior-{_identity(base, prompts, sampler, batch_size)}"
     pictures: list[Image.Image] = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="the base's own pictures", unit="batch"):
         batch = prompts[start : start + batch_size]

@@ -128,7 +128,7 @@ class Loop:
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.task, self.method, self.base, self.seed = task, task.method, task.method.base, task.seed
         self.attached = attached
-        self.shown = self.method.shown(task.exemplars)
+        self.shown = self.method.shown(task.exemplars, task.checkpoints.scratch)
         self.own = [index for index, shown in enumerate(self.shown) if not shown.prior]
         self.prior = [index for index, shown in enumerate(self.shown) if shown.prior]
         self.latents: ExemplarLatents = encode_pictures(self.base, [shown.image for shown in self.shown])

@@ -15,6 +15,8 @@ from relinv.learning.token_row import Weight
 from relinv.methods import Shown, Term, Visit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from relinv.adapters import ConceptAdapter
@@ -63,12 +65,13 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         """Return the row and the weights by name."""
         return {**super().state(), **self.weights.tensors}
 
-    def shown(self, exemplars: ExemplarSet) -> list[Shown]:
-        """Return the exemplars and the base's own pictures."""
+    def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
+        """Return the exemplars and the base's own pictures, which are kept below `scratch`."""
         settings = self.settings
         prompts = class_prompts(exemplars, self.words, settings.prior_images)
         sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
-        return [*super().shown(exemplars), *prior_pictures(self.base, prompts, sampler, settings.batch_size)]
+        prior = prior_pictures(self.base, prompts, sampler, settings.batch_size, scratch)
+        return [*super().shown(exemplars, scratch), *prior]
 
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the terms of the exemplars alone, and the denoising of the base's own pictures as `prior`."""

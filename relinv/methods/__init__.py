@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from relinv.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from PIL import Image
 
@@ -93,11 +95,12 @@ class InversionMethod:
 
     # What training shows the model
 
-    def shown(self, exemplars: ExemplarSet) -> list[Shown]:
+    def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
         """Return the pictures to be learned from: variants with masks, pictures of the base. Default: the exemplars.
 
         They come with their masks, where masks are beside them. The base is as it was, no adapter in place. They are
-        encoded once, so whatever a method draws at random here it draws from a seed of its own.
+        encoded once, so whatever a method draws at random here it draws from a seed of its own. What is long in the
+        making may be kept below `scratch`, under a name that tells all it follows from.
         """
         from relinv.exemplars import load_image
         from relinv.learning.masks import mask_of

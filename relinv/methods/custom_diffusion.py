@@ -16,6 +16,8 @@ from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
 from relinv.methods import Shown, Term, Visit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relinv.exemplars import ExemplarSet
 
 
@@ -37,11 +39,11 @@ class Method(UnetWeightsMethod):
         """Return the base's own projections, to be learned from."""
         return Adapter(self.base, self.token, pretrained(self.base), {})
 
-    def shown(self, exemplars: ExemplarSet) -> list[Shown]:
+    def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
         """Return each exemplar at `scale_variants` scales, and the base's own pictures as they are."""
         from relinv.diffusion.randomness import generator
 
-        pictures, count = super().shown(exemplars), self.settings.scale_variants
+        pictures, count = super().shown(exemplars, scratch), self.settings.scale_variants
         own = [picture for picture in pictures if not picture.prior]
         prior = [picture for picture in pictures if picture.prior]
         variants = [

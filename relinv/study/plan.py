@@ -54,6 +54,7 @@ class Trial:
     seed: int
     overrides: dict[str, Any]
     name: str
+    relations: list[str]
     work: int  # inversions to make: what a trial's time is roughly proportional to
 
 
@@ -74,8 +75,8 @@ def load_plan(path: Path) -> Plan:
 def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]) -> list[Trial]:
     """Return the trials of the named arms (all where none is named), arms in the plan's order, seeds within.
 
-    `relations` narrows every trial to a few. Raises UserError for an arm that the plan, or a parameter that
-    params.yaml, does not have.
+    `relations` narrows every trial to a few. Raises UserError for an arm that the plan, a parameter that
+    params.yaml, or a relation to be shown that its arm does not have.
     """
     for arm in arms:
         if arm not in plan.arms:
@@ -84,6 +85,11 @@ def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]
     code = _code_hash(root)
     narrowed = {"relations": list(relations)} if relations else {}
     chosen = [arm for arm in plan.arms if not arms or arm in arms]
+    for arm, pictured in plan.reports.items():
+        known = overridden(parameters, plan.common | plan.arms[arm])["relations"]
+        for relation in pictured:
+            if relation not in known:
+                raise unknown(f"relation in reports of arm '{arm}'", relation, known)
     return [
         _trial(arm, seed, plan.common | plan.arms[arm] | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
         for arm in chosen
@@ -107,11 +113,11 @@ def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
 
 def _trial(arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], code: str) -> Trial:
     values = overridden(parameters, overrides)
-    work = len(values["relations"]) * len(values["methods"])
+    relations = values["relations"]
     values.pop("report", None)  # intervals are drawn anew from the scores
     digest = hashlib.sha256((code + json.dumps(values, sort_keys=True)).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
-    return Trial(arm, seed, overrides, name, work)
+    return Trial(arm, seed, overrides, name, relations, len(relations) * len(values["methods"]))
 
 
 def _code_hash(root: Path) -> str:

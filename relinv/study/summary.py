@@ -57,12 +57,13 @@ def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial],
 
     They are those of the experiment of its first seed.
     """
-    first = {trial.arm: commits[trial.name] for trial in reversed(planned)}
+    first = {trial.arm: trial for trial in reversed(planned)}
     for arm, relations in plan.reports.items():
         if arm in first:
-            atomic_write_bytes(folder / f"{arm}.html", read_at(root, first[arm], "reports/report.html"))
-            for relation in relations:
-                grid = read_at(root, first[arm], f"reports/grids/{relation}.png")
+            commit = commits[first[arm].name]
+            atomic_write_bytes(folder / f"{arm}.html", read_at(root, commit, "reports/report.html"))
+            for relation in sorted({*relations} & {*first[arm].relations}):
+                grid = read_at(root, commit, f"reports/grids/{relation}.png")
                 atomic_write_bytes(folder / f"{arm}-{relation}.png", grid)
 
 
