@@ -64,6 +64,7 @@ def run_forked() -> int | None:
         return None
     request = {"module": module.name, "arguments": sys.argv, "environment": dict(os.environ), "folder": str(Path.cwd())}
     with socket.socket(socket.AF_UNIX) as connection:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until there is a worker to pass it on to
         try:
             connection.connect(address)
             socket.send_fds(connection, [b"\n"], [0, 1, 2])
@@ -71,9 +72,11 @@ def run_forked() -> int | None:
             worker = _receive(connection)
         except OSError:
             worker = None
-        if worker is None:
+        if worker is not None and worker > 0:
+            signal.signal(signal.SIGINT, lambda *_: os.kill(worker, signal.SIGINT))  # the worker's group is another
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if worker is None or worker < 0:  # it died before it began
             return None
-        signal.signal(signal.SIGINT, lambda *_: os.kill(worker, signal.SIGINT))  # the worker's group is another
         status = _receive(connection)
     if status is not None and status >= 0:
         return status
@@ -98,17 +101,15 @@ def serve(listener: socket.socket, preloaded: Sequence[str]) -> None:
 
 
 def _keep(connection: socket.socket) -> None:
-    """Fork a worker for the command that a connection sends, tell of its beginning and its end; only it returns."""
+    """Fork a worker for the command that a connection sends, and tell of its end; only the worker returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as reader:
         request = json.loads(reader.readline())
     worker = os.fork()
     if worker == 0:
-        connection.close()
-        _work(request, streams)
+        _work(connection, request, streams)
         return
-    connection.sendall(NUMBER.pack(worker))
     _when_closed(connection.fileno(), worker)  # the command was killed, and so is what runs in its place
     _, status = os.waitpid(worker, 0)
     with suppress(OSError):
@@ -116,10 +117,12 @@ def _keep(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def _work(request: dict[str, Any], streams: Sequence[int]) -> None:
-    """Be the command: run its module as `python -m` does."""
+def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[int]) -> None:
+    """Be the command: say who it is now, and run its module as `python -m` does."""
     os.setpgid(0, 0)  # so that Ctrl-C comes once, from the command
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    with connection:
+        connection.sendall(NUMBER.pack(os.getpid()))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -140,11 +143,13 @@ def _receive(connection: socket.socket) -> int | None:
 
 
 def _when_closed(descriptor: int, process: int) -> None:
-    """Kill a process when the other end of a pipe or socket, on which nothing comes, is closed."""
+    """Kill a process, where it still runs, when the other end of a silent pipe or socket is closed."""
+    handle = os.pidfd_open(process)  # never another process that got its number
 
     def wait() -> None:
         os.read(descriptor, 1)  # no lock of a stream is held, which a fork would find held for ever
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -37,6 +37,7 @@ def run(what: str) -> None:
         os.kill(os.getpid(), 9)
     if what == "sleep":
         try:
+            print("begun", flush=True)
             time.sleep(600)
         finally:
             time.sleep(0.5)
@@ -77,6 +78,7 @@ def begin(project: Path) -> tuple[subprocess.Popen[str], int]:
     process = subprocess.Popen(command, cwd=project, text=True, **streams)
     assert process.stdout is not None
     worker = int(process.stdout.readline().split()[0])
+    assert process.stdout.readline() == "begun\n"
     assert worker != process.pid
     return process, worker
 
