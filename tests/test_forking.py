@@ -107,11 +107,8 @@ def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(proj
     assert done.returncode == 0 and done.stderr == ""
     process, parent, *rest = done.stdout.split()
     assert rest == [str(project), "a", "secret", "well", "typed", "the", "end"]
-    (server_process,) = children_of(os.getpid())
-    assert int(parent) != os.getpid() and int(process) not in children_of(os.getpid())
-    run(project, "well")
-    assert children_of(os.getpid()) == [server_process]  # one for all
-    wait_until(lambda: not children_of(server_process))
+    assert int(parent) != os.getpid()
+    wait_until(lambda: not is_alive(int(process)) and not is_alive(int(parent)))
 
 
 def test_it_ends_as_the_command_would_by_itself(project: Path, server: None) -> None:

@@ -47,7 +47,7 @@ def concepts(base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPat
     root = tmp_path_factory.mktemp("concepts")
     for name in METHODS:
         invert_relation(problem(base, exemplar_folder, name), root / name, root / "scratch")
-    assert list((root / "scratch").glob("*")) == []  # a finished inversion leaves no checkpoint
+    assert list((root / "scratch").glob("invert-*")) == []  # a finished inversion leaves no checkpoint
     return {name: root / name for name in METHODS}
 
 
