@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from relinv import forking
 from relinv.forking import ADDRESS, fork_server
+from stages.reproduce import reproduce
 
 COMMAND = """
 import atexit, os, sys, time
@@ -107,7 +109,7 @@ def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(proj
     assert done.returncode == 0 and done.stderr == ""
     process, parent, *rest = done.stdout.split()
     assert rest == [str(project), "a", "secret", "well", "typed", "the", "end"]
-    assert int(parent) != os.getpid()
+    assert os.getpid() not in (int(parent), int(process))
     wait_until(lambda: not is_alive(int(process)) and not is_alive(int(parent)))
 
 
@@ -168,6 +170,18 @@ def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
         children = children_of(owner.pid)
         owner.kill()
     wait_until(lambda: not any(map(is_alive, children)))
+
+
+@pytest.mark.parametrize(("device", "forks"), [("cpu", True), ("cuda", False)])
+def test_the_pipeline_forks_its_stages_where_no_gpu_is_used(
+    device: str, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SimpleNamespace(model=lambda: SimpleNamespace(device="cpu"), judge=lambda: SimpleNamespace(device=device))
+    seen: list[bool] = []
+    monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
+    monkeypatch.setattr("relinv.reproducing.reproduce", lambda root, slots: seen.append(ADDRESS in os.environ))
+    reproduce(slots=1)
+    assert seen == [forks] and ADDRESS not in os.environ
 
 
 def test_what_is_imported_beforehand_is_there() -> None:
