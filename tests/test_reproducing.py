@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from relinv.errors import UserError
-from relinv.reproducing import GROUPS, LOGS, reproduce, stale_stages
+from relinv.reproducing import ENDED, GROUPS, LOGS, reproduce, stale_stages
 
+HERE = Path(__file__).parent.parent
 ITEMS = ("a", "b", "c")
 
 
@@ -25,7 +29,7 @@ def project(tmp_path: Path) -> Path:
             f"  {group}:",
             f"    foreach: [{', '.join(ITEMS)}]",
             "    do:",
-            f"      cmd: cp {given} {group}-${{item}}",
+            f"      cmd: while [ -e wait-${{item}} ]; do sleep 0.1; done; cp {given} {group}-${{item}}",
             f'      deps: ["{given}"]',
             f'      outs: ["{group}-${{item}}"]',
         ]
@@ -59,3 +63,24 @@ def test_a_failing_stage_is_named_and_the_next_run_makes_only_what_is_missing(pr
     assert {f"{group}@{item}" for group in GROUPS[1:] for item in ITEMS} | {"fetch@b"} <= made
     assert "fetch@a" not in made
     assert [stale_stages(project, group) for group in GROUPS] == [[]] * len(GROUPS)
+
+
+def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
+    (project / "wait-c").touch()
+    said = project / "said.txt"
+    command = [sys.executable, "-m", "relinv.reproducing", *(f"fetch@{item}" for item in ITEMS)]
+    with said.open("w") as stream:
+        share = subprocess.Popen(
+            command, cwd=project, env=os.environ | {"PYTHONPATH": str(HERE)}, stdout=stream, start_new_session=True
+        )
+    while "Running stage 'fetch@c'" not in said.read_text():
+        assert share.poll() is None
+        time.sleep(0.1)
+    os.killpg(share.pid, signal.SIGKILL)
+    share.wait()
+    assert said.read_text().count(ENDED) == 2 and not (project / "dvc.lock").exists()
+
+    (project / "wait-c").unlink()
+    reproduce(project, slots=2)
+    assert (project / "report.txt").read_text() == "abc"
+    assert stages_run(project) & {f"fetch@{item}" for item in ITEMS} == {"fetch@c"}
