@@ -46,7 +46,9 @@ def generate_folder(
     with the same bytes as a run straight through. Raises UserError as `generate` does.
     """
     records = plan(base, concept, scenarios, settings)
-    workspace = Workspace(scratch, records, _version(base, settings))
+    # beside the records: what the last bits of a picture depend on, the code among it
+    version = [code_hash(Path(__file__).parent, CODE), json.dumps(base.numerics), str(settings.batch_size)]
+    workspace = Workspace(scratch, records, version)
     label = f"{records[0].relation} by {records[0].method}"
     with (
         ImageWriter(workspace.folder) as writer,
@@ -170,15 +172,3 @@ def _draw(
     """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1]; UserErrors as `sample`."""
     conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
     return sample(base, *conditions, initial_latents(base, seeds), sampler, guided_by(adapters, prompts))
-
-
-def _version(base: Base, settings: GenerateSettings) -> list[str]:
-    """Return what the bits of pixels depend on beside the records: code, libraries, device and batches."""
-    import diffusers
-    import torch
-    import transformers
-
-    code = [code_hash(Path(__file__).parent, CODE)]
-    libraries = [torch.__version__, diffusers.__version__, transformers.__version__]
-    run = base.settings.model_dump(exclude={"source", "revision"})
-    return [*code, *libraries, json.dumps(run), str(settings.batch_size)]

@@ -20,7 +20,7 @@ def study(
     relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
     plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("study.yaml"),
     output: Annotated[Path, typer.Option(help="The folder for tables and drawing.")] = Path("reports/study"),
-    slots: Annotated[int, typer.Option(min=1, help="How many experiments run at a time.")] = os.cpu_count() or 1,
+    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = os.cpu_count() or 1,
 ) -> None:
     """Run what is not finished yet, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
 

@@ -48,20 +48,22 @@ PIPELINE = """stages:
 """
 MAKE = """import os, pathlib, sys, time
 from ruamel.yaml import YAML
-import tests.reporting as made
 from tests.test_study import pretended
 params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
 if params["skill"] < 0:
     sys.exit("skill cannot be negative")
-if meeting := os.environ.get("MEETING"):  # wait for as many trials as are to run at the same time
-    pathlib.Path(meeting, str(params["skill"])).touch()
-    while len(list(pathlib.Path(meeting).iterdir())) < int(os.environ["TRIALS"]):
-        time.sleep(0.05)
+if begun := os.environ.get("BEGUN"):  # say so, and never end
+    pathlib.Path(begun).touch()
+    time.sleep(600)
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
 pathlib.Path("reports/report.html").write_text(f"<p>skill {params['skill']}</p>")
 pathlib.Path("reports/grids").mkdir(exist_ok=True)
 pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['skill']}")
+"""
+REPRODUCE = """import subprocess, sys
+assert sys.argv[1:] == ["--slots", "2"]
+sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode)
 """
 PLAN = """common: {report.seed: 0}
 seeds: [0]
@@ -95,6 +97,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "params.yaml": PARAMS,
         "dvc.yaml": PIPELINE,
         "make.py": MAKE,
+        "stages/__init__.py": "",
+        "stages/reproduce.py": REPRODUCE,
         "study.yaml": PLAN,
         ".gitignore": "/.scratch/\n__pycache__/\n",
         "relinv/report/rows.py": "",
@@ -175,29 +179,32 @@ def two_arms(repository: Path) -> list[Trial]:
     return trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
 
 
-def test_slots_run_at_the_same_time_and_with_what_is_not_committed(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (("MEETING", str(tmp_path)), ("TRIALS", "2")):  # neither ends before both have begun
-        monkeypatch.setenv(name, value)
-    (repository / "params.yaml").write_text(PARAMS.replace("- hug\n", ""))
+def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alone(repository: Path) -> None:
+    (repository / "params.yaml").write_text(changed := "# mine\n" + PARAMS.replace("- hug\n", ""))
     planned = two_arms(repository)
-    rows = gather(repository, planned, run_pending(repository, planned, slots=2))
+    commits = run_pending(repository, planned, slots=2)
+    rows = gather(repository, planned, commits)
+    assert (repository / "params.yaml").read_text() == changed
     (repository / "params.yaml").write_text(PARAMS)
     assert set(rows["relation"]) == {"inside"}
-    slot = repository / LOGS / "slot-0"
-    assert runner(slot)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
+    for trial in planned:  # a parameter file that a person can go on with
+        params = runner(repository)("git", "show", f"{commits[trial.name]}:params.yaml")
+        skill, seed = trial.overrides["skill"], trial.overrides["invert.seed"]
+        assert params == changed.replace("skill: 0.6", f"skill: {skill}").replace("  seed: 0", f"  seed: {seed}", 1)
+    checkout = repository / LOGS / "checkout"
+    assert runner(checkout)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
     assert not (repository / ".dvc/config.local").exists()
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
 
 
 def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
-    """SIGKILL ends it and all it started while a stage runs in each slot."""
-    environment = os.environ | {"MEETING": str(tmp_path), "TRIALS": "3"}  # wait for one who never comes
+    """SIGKILL ends it and all it started while a stage runs."""
+    begun = tmp_path / "begun"
     code = "import sys; from tests.test_study import *; root = Path(sys.argv[1]); run_pending(root, two_arms(root), 2)"
     command = [sys.executable, "-c", code, str(repository)]
+    environment = os.environ | {"BEGUN": str(begun)}
     study = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    while len(list(tmp_path.iterdir())) < 2:
+    while not begun.exists():
         assert study.poll() is None
         time.sleep(0.1)
     os.killpg(study.pid, signal.SIGKILL)
@@ -233,8 +240,8 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:
     arms = {"broken": {"skill": -1}, "later": {"skill": 0.55}}
     planned = trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
-    with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed, .*\.scratch/study/study-broken"):
-        run_pending(repository, planned, slots=1)
+    with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed"):
+        run_pending(repository, planned, slots=2)
     assert not (repository / LOGS / f"{planned[1].name}.log").exists()
 
 

@@ -52,6 +52,16 @@ class Base:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
 
     @cached_property
+    def numerics(self) -> dict[str, Any]:
+        """Return what the last bits of results depend on beside the weights: libraries, and how the networks run."""
+        import diffusers
+        import torch
+        import transformers
+
+        versions = {library.__name__: library.__version__ for library in (torch, diffusers, transformers)}
+        return versions | self.settings.model_dump(exclude={"source", "revision"})
+
+    @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """Return the tokenizer; inside a `PlaceholderTokens` block it knows the learned tokens."""
         from transformers import CLIPTokenizer

@@ -47,13 +47,7 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, batch_s
 
 def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int) -> str:
     """Return a name for all that decides the pictures to the last bit, code included."""
-    import diffusers
-    import torch
-    import transformers
-
-    libraries = [torch.__version__, diffusers.__version__, transformers.__version__]
-    run = base.settings.model_dump(exclude={"source", "revision"})
-    facts = [base.fingerprint, run, list(prompts), asdict(sampler), batch_size, libraries]
+    facts = [base.fingerprint, base.numerics, list(prompts), asdict(sampler), batch_size]
     facts.append(code_hash(Path(__file__).parents[1], CODE))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

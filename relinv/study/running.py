@@ -1,48 +1,39 @@
-"""Trials run as DVC experiments, several at a time; what is finished is never run again."""
+"""Trials run as DVC experiments, one after the other; what is finished is never run again."""
 
 from __future__ import annotations
 
 import fcntl
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from relinv.logged import failure
+from relinv.study.checkout import experiments, open_checkout, run_experiment
 from relinv.study.plan import Trial
-from relinv.study.slots import experiments, open_slot, run_experiment
 
 LOGS = ".scratch/study"  # git-ignored
 
 
 def run_pending(root: Path, planned: Sequence[Trial], slots: int) -> dict[str, str]:
-    """Run every trial that is not finished, `slots` at a time, with a bar; return {name: commit}.
+    """Run every trial that is not finished, `slots` of its stages at a time; return {name: commit}.
 
-    Each slot is a checkout of its own, and stages share DVC's run cache: a study that was killed goes on with
-    the stages it was in, and arms that differ in one method share the others. Raises UserError, with the log
-    to read, where one fails; those beside it go on to their end, no other is begun.
+    They run in a checkout of their own that shares DVC's run cache: a study that was killed goes on with the stages
+    it was in, and arms that differ in one method share the others. Raises UserError where one fails; no other is
+    begun then. Files that are edited meanwhile change no trial.
     """
-    from tqdm import tqdm
-
     with _alone(root) as lock:
         found = finished(root, planned)
         pending = [trial for trial in planned if trial.name not in found]
         print(f"{len(planned)} experiments, {len(found)} of them finished before.", file=sys.stderr)
-        if not pending:
-            return found
-        free = [open_slot(root, root / LOGS / f"slot-{number}") for number in range(min(slots, len(pending)))]
-        running: dict[Future[Trial], Path] = {}
-        work = sum(trial.work for trial in pending)  # an arm that runs fewer methods takes less of the time
-        with ThreadPoolExecutor(len(free)) as pool, tqdm(total=work, unit="inversion") as bar:
-            while pending or running:
-                while pending and free:
-                    slot = free.pop()
-                    running[pool.submit(_run, root, slot, pending.pop(0), lock)] = slot
-                for trial in wait(running, return_when=FIRST_COMPLETED).done:
-                    free.append(running.pop(trial))
-                    bar.update(trial.result().work)
+        if pending:
+            checkout = open_checkout(root, root / LOGS / "checkout")
+            params = (checkout / "params.yaml").read_bytes()
+        for number, trial in enumerate(pending, start=1):
+            print(f"[{number}/{len(pending)}] {trial.name}: {trial.work} inversions", file=sys.stderr)
+            (checkout / "params.yaml").write_bytes(params)
+            overrides = [f"{name}={as_override(value)}" for name, value in trial.overrides.items()]
+            run_experiment(root, checkout, trial.name, overrides, slots, root / LOGS / f"{trial.name}.log", lock)
         return finished(root, planned)
 
 
@@ -67,15 +58,6 @@ def _alone(root: Path) -> Iterator[int]:
             print("Waiting for the experiments that another study started to end.", file=sys.stderr)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield stream.fileno()
-
-
-def _run(root: Path, slot: Path, trial: Trial, lock: int) -> Trial:
-    log = root / LOGS / f"{trial.name}.log"
-    overrides = [f"{name}={as_override(value)}" for name, value in trial.overrides.items()]
-    run_experiment(root, slot, trial.name, overrides, log, lock)
-    if not finished(root, [trial]):
-        raise failure(f"The experiment '{trial.name}'", log)
-    return trial
 
 
 def as_override(value: Any) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from relinv.world.arrangements import ARRANGEMENTS, Brush
+from relinv.world.arrangements import ARRANGEMENTS
 from relinv.world.paint import SCENE, Box, tinted
+from relinv.world.relations import Brush
 
 SIDE = 64
 BACKGROUNDS: dict[str, str] = {

@@ -1,21 +1,21 @@
-"""Checkouts beside the user's, one a slot: DVC runs one experiment of a checkout at a time."""
+"""A checkout beside the user's, where experiments run while the user's files stay as they are."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from relinv.errors import UserError
 from relinv.files import atomic_folder
-from relinv.logged import run_logged
 from relinv.reproducing import DVC
 
 
-def open_slot(root: Path, folder: Path) -> Path:
+def open_checkout(root: Path, folder: Path) -> Path:
     """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, and what git says has changed since.
 
-    It shares git's objects and DVC's cache with `root`: what one slot computed no other computes again.
+    It shares git's objects and DVC's cache with `root`: what was computed in one is not computed again in the other.
     """
     if not folder.exists():
         with atomic_folder(folder) as clone:
@@ -31,18 +31,29 @@ def open_slot(root: Path, folder: Path) -> Path:
     return folder
 
 
-def run_experiment(root: Path, slot: Path, name: str, overrides: Sequence[str], log: Path, lock: int) -> None:
-    """Run the pipeline in a slot as the experiment `name`, which `root` then has; it inherits the descriptor `lock`.
+def run_experiment(
+    root: Path, checkout: Path, name: str, overrides: Sequence[str], slots: int, log: Path, lock: int
+) -> None:
+    """Override parameters in `checkout` and reproduce its pipeline, as the experiment `name` that `root` then has.
 
-    Raises UserError, with the log to read, where it fails.
+    overrides: as `dvc exp run --set-param` reads them. It runs `slots` stages at a time with its bars on stderr, the
+    rest of what it says in `log`, and inherits the descriptor `lock`. Raises UserError where it fails.
     """
-    command = [*DVC, "exp", "run", "--temp", "--name", name]
-    for override in overrides:
-        command += ["--set-param", override]
-    run_logged(f"The experiment '{name}'", command, log, slot, pass_fds=[lock])
-    for ref in experiments(slot):
+    from dvc.utils.hydra import apply_overrides
+
+    apply_overrides(checkout / "params.yaml", list(overrides))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "stages.reproduce", "--slots", str(slots)]
+    with log.open("w", encoding="utf-8") as stream:
+        code = subprocess.run(command, cwd=checkout, stdout=stream, pass_fds=[lock], check=False).returncode
+    if code:
+        raise UserError(
+            f"The experiment '{name}' failed, as said above; run the same command again to go on from there."
+        )
+    _output([*DVC, "exp", "save", "--force", "--name", name, "report"], checkout)
+    for ref in experiments(checkout):
         if ref.endswith(f"/{name}"):
-            git(root, "fetch", "--quiet", "--no-write-fetch-head", str(slot.resolve()), f"+{ref}:{ref}")
+            git(root, "fetch", "--quiet", "--no-write-fetch-head", str(checkout.resolve()), f"+{ref}:{ref}")
 
 
 def experiments(root: Path) -> dict[str, str]:
