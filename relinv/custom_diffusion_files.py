@@ -44,8 +44,8 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     require_fit(base, tensors, pretrained(base))
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError(f"The weights in '{file}' are not finite: their training diverged.")
-    name, row = read_embedding(token_file or _token_beside(file))
-    return Published(name, row, "custom_diffusion", Adapter.FILE, {}, tensors)
+    token_file = token_file or _token_beside(file)
+    return Published(*read_embedding(token_file), "custom_diffusion", Adapter.FILE, {}, tensors, token_file)
 
 
 def _is_empty(value: Any) -> bool:

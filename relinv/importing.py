@@ -31,6 +31,7 @@ class Published:
     adapter_file: str = ""  # what the concept's folder calls its weights
     options: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32, by the names in the adapter's file
+    token_file: Path | None = None  # where the row lies if in a file of its own
 
 
 def import_concept(
@@ -44,8 +45,8 @@ def import_concept(
     published = read_published(Path(file), base, token_file)
     if len(published.row) != base.dim:
         raise UserError(
-            f"The token in '{file}' has {len(published.row)} numbers and the base '{base.id}' takes {base.dim}: "
-            "it was learned for another kind of base."
+            f"The token in '{published.token_file or file}' has {len(published.row)} numbers and the base '{base.id}' "
+            f"takes {base.dim}: it was learned for another kind of base."
         )
     metadata: dict[str, Any] = {
         "relation": relation,
@@ -61,6 +62,8 @@ def import_concept(
         "versions": {},
         "imported": {"file": file.name, "sha256": sha256_file(file), "token": published.name},
     }
+    if own := published.token_file:
+        metadata["imported"] |= {"token_file": own.name, "token_sha256": sha256_file(own)}
     weights = {}
     if published.adapter:
         name, options = published.adapter, dict(published.options)
@@ -115,7 +118,6 @@ def _token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor
 def load_content(file: Path) -> Mapping[str, Any]:
     """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -128,8 +130,9 @@ def load_content(file: Path) -> Mapping[str, Any]:
             f"'{file}' is no plain file of tensors and might run code, so it was not opened ({reason}): "
             "ask for it as .safetensors."
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"'{file}' is damaged or of another kind ({str(error).partition(chr(10))[0]}).") from None
+    except Exception as error:  # a damaged pickle fails in whatever way its bytes say
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"'{file}' is damaged or of another kind ({reason}).") from None
     if not isinstance(content, Mapping):
         raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
     return content

@@ -13,6 +13,7 @@ from relinv.adapters.custom_diffusion import Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept, save_concept
 from relinv.errors import UserError
+from relinv.files import sha256_file
 from relinv.generation import imagine
 from relinv.importing import import_concept
 from relinv.settings import GenerateSettings
@@ -88,7 +89,9 @@ def test_the_token_is_the_only_one_beside_or_the_one_given(base: Base, published
     with pytest.raises(UserError, match="beside it there is none: pass it as --token FILE"):
         bring()
     save_file({"<one>": row(base)}, folder / "<one>.safetensors")
-    assert bring().metadata["imported"]["token"] == "<one>"
+    imported = bring().metadata["imported"]
+    assert (imported["token"], imported["file"], imported["token_file"]) == ("<one>", SAFE, "<one>.safetensors")
+    assert imported["token_sha256"] == sha256_file(folder / "<one>.safetensors")
     torch.save({"<two>": -row(base)}, folder / "<two>.bin")
     with pytest.raises(UserError, match=r"there is <one>\.safetensors, <two>\.bin: pass it as --token"):
         bring()
@@ -116,7 +119,7 @@ def test_weights_that_cannot_be_taken_over_are_refused(base: Base, published: Pa
             import_concept(folder / BIN, "inside", "published", base, tmp_path / "concept")
     torch.save(learned, folder / BIN)
     torch.save({"<new1>": torch.zeros(768)}, folder / "<new1>.bin")
-    with pytest.raises(UserError, match=f"768 numbers and the base .* takes {base.dim}"):
+    with pytest.raises(UserError, match=rf"token in '.*<new1>\.bin' has 768 numbers and the base .* takes {base.dim}"):
         import_concept(folder / BIN, "inside", "published", base, tmp_path / "concept")
     assert not (tmp_path / "concept").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,25 @@ def test_what_is_no_single_row_is_refused(name: str, content: Any, reason: str, 
     write(tmp_path / name, content)
     with pytest.raises(UserError, match=reason):
         read_embedding(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_whatever_bytes_are_damaged_the_file_is_read_or_refused(zipped: bool, tmp_path: Path) -> None:
+    whole, damaged = tmp_path / "whole.bin", tmp_path / "damaged.bin"
+    torch.save({"<R>": row(8)}, whole, _use_new_zipfile_serialization=zipped)
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(500):
+        content = bytearray(whole.read_bytes())
+        for _ in range(generator.randint(1, 3)):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        damaged.write_bytes(content)
+        try:
+            read_embedding(damaged)
+        except UserError:
+            refused += 1
+    assert 100 < refused < 500  # a changed digit of the row itself nobody can tell
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
