@@ -28,7 +28,7 @@ endif
 
 test: $(INSTALLED)
 	python -m ruff check .
-	python -m pytest -n logical --dist loadfile
+	python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest, of few tests, begins last
 
 search: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search.yaml --output reports/search
