@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from relinv.segmenting import MODEL
 from relinv.settings import ValidateSettings, load_params
 
 if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+    from relinv.diffusion.concept import Concept
     from relinv.images import ImageRecord
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
@@ -121,13 +123,16 @@ def second_moment_(
     """Measure how the text encoder of the base in use spreads captions, for Perfusion, which else does so itself."""
     from relinv.diffusion.bases import load_base
     from relinv.learning.second_moment import CACHE, read_captions, second_moment
-    from relinv.methods.perfusion import Settings
+    from relinv.methods.perfusion import WATCHED, Settings
 
     params = load_params()
     file = captions or params.method("perfusion", Settings).captions
     moment = second_moment(load_base(params.model()), read_captions(file))
     print(f"{CACHE} holds {moment.id} of {file}, {len(moment.matrix)} x {len(moment.matrix)}.")
-    print(f"To learn with it, set invert.perfusion.captions in params.yaml (or in the preset in use) to {file}.")
+    if file.parent != WATCHED:  # where DVC would see no change of it
+        print(f"To learn with it, copy {file} into {WATCHED}, and")
+        file = WATCHED / file.name
+    print(f"set invert.perfusion.captions in params.yaml (or in the preset in use) to {file}.")
 
 
 @app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
@@ -156,11 +161,15 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     from relinv.adapters.layout import draw_boxes, layout_of
     from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
+    from relinv.diffusion.conditioning import drawn_with
     from relinv.files import atomic_write_bytes
+    from relinv.generation import settings_of
     from relinv.images import encode_png
 
+    if not record.method:
+        raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
     concept = load_concept(CONCEPTS / record.relation / record.method, load_base(load_params().model()))
-    layout = layout_of(concept.metadata)
+    layout = layout_of(drawn_with(concept, settings_of(record).adapters).metadata)
     if concept.fingerprint != record.settings["concept_sha256"]:
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
     with Image.open(image) as picture:
@@ -177,43 +186,81 @@ def draw(
     from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
     from relinv.files import atomic_write_bytes
-    from relinv.generation import redraw
+    from relinv.generation import redraw, reimagine
     from relinv.images import encode_png, read_image_record
 
     record = read_image_record(image)
     params = load_params()
-    scenarios = load_benchmark(params.benchmark()).scenarios(record.relation, record.settings["pairs"])
     base = load_base(params.model())
-    concept = load_concept(CONCEPTS / record.relation / record.method, base)
-    atomic_write_bytes(target, encode_png(redraw(base, concept, record, scenarios), record))
+    if uses := record.settings.get("concepts"):
+        picture = reimagine(base, _concepts(list(uses), base), record)
+    else:
+        scenarios = load_benchmark(params.benchmark()).scenarios(record.relation, record.settings["pairs"])
+        concept = load_concept(CONCEPTS / record.relation / record.method, base)
+        picture = redraw(base, concept, record, scenarios)
+    atomic_write_bytes(target, encode_png(picture, record))
 
 
 @app.command(
-    epilog='Example: relinv imagine "<koala> <r> box" koala.png --use r=inside/reversion --use koala=koala/dreambooth'
+    epilog='Example: relinv imagine "<koala> <r> box" a.png --use r=inside/reversion --use koala=koala/dreambooth; or '
+    'relinv imagine "cat <r> bowl" cat.png --use r=inside/perfusion --with perfusion.beta=0.5'
 )
 def imagine(
     prompt: Annotated[str, typer.Argument(help="What to draw, with a <token> for each concept.")],
     target: Annotated[Path, typer.Argument(help="Where to write the image, a PNG.")],
     use: Annotated[list[str], typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the noise.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; several times.")
+    ] = None,
 ) -> None:
     """Draw a prompt of your own with one concept or several at once, each from its folder below data/concepts."""
     from relinv.diffusion.bases import load_base
-    from relinv.diffusion.concept import load_concept
-    from relinv.errors import UserError
     from relinv.files import atomic_write_bytes
+    from relinv.generation import free_record
     from relinv.generation import imagine as draw_freely
     from relinv.images import encode_png
 
     params = load_params()
-    settings, base = params.generation(), load_base(params.model())
-    concepts = []
-    for item in use:
-        token, equals, folder = item.partition("=")
+    settings = params.generation()
+    settings = settings.model_copy(update={"adapters": _with(option or [], settings.adapters)})
+    base = load_base(params.model())
+    concepts = _concepts(use, base)
+    record = free_record(base, concepts, prompt, settings, seed, target.name)
+    picture = draw_freely(base, list(concepts.values()), prompt, settings, seed)
+    atomic_write_bytes(target, encode_png(picture, record))
+
+
+def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
+    """Return the concepts named as TOKEN=RELATION/METHOD, each called by its token."""
+    from relinv.diffusion.concept import load_concept
+
+    concepts = {}
+    for use in uses:
+        token, equals, folder = use.partition("=")
         if not equals:
-            raise UserError(f"'{item}' names no token: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
-        concepts.append(load_concept(CONCEPTS / folder, base).called(f"<{token}>"))
-    atomic_write_bytes(target, encode_png(draw_freely(base, concepts, prompt, settings, seed)))
+            raise UserError(f"'{use}' names no token: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
+        concepts[use] = load_concept(CONCEPTS / folder, base).called(f"<{token}>")
+    return concepts
+
+
+def _with(options: list[str], adapters: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return `adapters` changed by options as ADAPTER.NAME=VALUE, the value in YAML."""
+    import yaml
+
+    changed = {name: dict(values) for name, values in adapters.items()}
+    for option in options:
+        place, equals, value = option.partition("=")
+        adapter, dot, name = place.partition(".")
+        if not (equals and dot):
+            raise UserError(f"'{option}' is no option: write --with ADAPTER.NAME=VALUE, such as perfusion.beta=0.5.")
+        try:
+            changed.setdefault(adapter, {})[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(
+                f"'{option}' holds no value that can be read: write one, such as 0.5 or [0, 0, 1, 1]."
+            ) from None
+    return changed
 
 
 def run() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from relinv.devices import deterministic
-from relinv.diffusion.conditioning import Encodings, guided_by, in_use
+from relinv.diffusion.conditioning import Encodings, drawn_with, guided_by, in_use
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
 from relinv.files import code_hash
 from relinv.images import ImageRecord, ImageWriter, Workspace, contact_sheet
-from relinv.settings import GenerateSettings
+from relinv.settings import GenerateSettings, parse
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
 
 # The code that decides the pixels: an unfinished run is never finished by other code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
+
+# What records say, as a person calls it.
+NAMES = {"base_sha256": "base", "concept_sha256": "concept", "concepts": "concept",
+         "run": "library or way to run the base"}  # fmt: skip
 
 
 def generate_folder(
@@ -46,9 +49,7 @@ def generate_folder(
     with the same bytes as a run straight through. Raises UserError as `generate` does.
     """
     records = plan(base, concept, scenarios, settings)
-    # beside the records: what the last bits of a picture depend on, the code among it
-    version = [code_hash(Path(__file__).parent, CODE), json.dumps(base.numerics), str(settings.batch_size)]
-    workspace = Workspace(scratch, records, version)
+    workspace = Workspace(scratch, records, code_hash(Path(__file__).parent, CODE))
     label = f"{records[0].relation} by {records[0].method}"
     with (
         ImageWriter(workspace.folder) as writer,
@@ -64,27 +65,62 @@ def generate_folder(
 def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequence[Scenario]) -> Image.Image:
     """Return the picture of `record` drawn again, among the pictures it was drawn with: pixel for pixel on one machine.
 
-    `scenarios` are those of its run. Raises UserError where base, concept or scenarios are not those of the record.
+    `scenarios` are those of its run. Raises UserError where anything it was drawn with is not that of the record.
     """
-    settings = GenerateSettings(**{name: record.settings[name] for name in GenerateSettings.model_fields})
+    settings = settings_of(record)
     records = plan(base, concept, scenarios, settings)
-    if record not in records:
-        raise UserError(
-            f"The image {record.file} of '{record.relation}' by {record.method} was drawn with another base, concept "
-            "or benchmark than are here now: put those back."
-        )
+    _require_same(record, records)
     start = records.index(record) // settings.batch_size * settings.batch_size
     batch = records[start : start + settings.batch_size]
     ((_, pictures),) = generate(base, concept, batch, settings)
     return pictures[batch.index(record)]
 
 
+def settings_of(record: ImageRecord) -> GenerateSettings:
+    """Return the settings an image was drawn with; UserError where its record is of an earlier version."""
+    given = {name: value for name, value in record.settings.items() if name in GenerateSettings.model_fields}
+    return parse(GenerateSettings, given, "settings", record.file)
+
+
+def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
+    """Raise UserError unless `record` is among those that would be drawn now, saying what differs."""
+    if record in records:
+        return
+    now = records[0].settings
+    changed = {NAMES.get(name, name) for name in {*now, *record.settings} if now.get(name) != record.settings.get(name)}
+    raise UserError(
+        f"The image {record.file} was drawn with another {' and '.join(sorted(changed)) or 'benchmark'} than is here "
+        "now: put that back."
+    )
+
+
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
     """Return the picture of a free prompt, with all of `concepts` in use at once; UserErrors as `generate`."""
+    concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
     sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
     with deterministic(base.device), in_use(base, concepts) as adapters:
         encodings = Encodings(base, adapters, ["", prompt], sampler.timesteps(base))
         return to_pictures(_draw(base, adapters, encodings, [prompt], [seed], sampler))[0]
+
+
+def free_record(
+    base: Base, concepts: Mapping[str, Concept], prompt: str, settings: GenerateSettings, seed: int, file: str
+) -> ImageRecord:
+    """Return the record of a picture that `imagine` draws; `concepts` by where they are from, as "r=inside/reversion".
+
+    It is of no scenario: what says so is empty.
+    """
+    used = {source: concept.fingerprint for source, concept in concepts.items()}
+    facts = {**_shared(base, settings), "concepts": used}
+    return ImageRecord(file, prompt, "", "", "", 0, seed, None, "", facts)
+
+
+def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) -> Image.Image:
+    """Return the picture of a `free_record` drawn again; UserError where anything is not that of the record."""
+    settings = settings_of(record)
+    now = free_record(base, concepts, record.prompt, settings, record.seed, record.file)
+    _require_same(record, [now])
+    return imagine(base, list(concepts.values()), record.prompt, settings, record.seed)
 
 
 def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: GenerateSettings) -> Image.Image | None:
@@ -93,7 +129,7 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
     A line of pictures for each of the adapter's lines of forms; None for a token that has one form. Raises UserError
     as `generate` does.
     """
-    with in_use(base, [concept]) as adapters:
+    with in_use(base, [drawn_with(concept, settings.adapters)]) as adapters:
         lines = [line for adapter in adapters for line in adapter.forms()]
     if not lines:
         return None
@@ -105,13 +141,7 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
 
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:
     """Return the record of each image to be drawn, in the order of `scenarios`; nothing is drawn yet."""
-    shared = {
-        **settings.model_dump(),
-        "resolution": base.resolution,
-        "base": base.id,
-        "base_sha256": base.fingerprint,
-        "concept_sha256": concept.fingerprint,
-    }
+    facts = {**_shared(base, settings), "concept_sha256": concept.fingerprint}
     return [
         ImageRecord(
             file=f"{scenario.index:03d}.png",
@@ -123,10 +153,16 @@ def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: 
             seed=image_seed(settings.seed, scenario.relation, scenario.index),
             held_out=scenario.held_out,
             method=concept.method,
-            settings=shared,
+            settings=facts,
         )
         for scenario in scenarios
     ]
+
+
+def _shared(base: Base, settings: GenerateSettings) -> dict[str, Any]:
+    """Return what the records of all images of a run say alike."""
+    facts = {"base": base.id, "base_sha256": base.fingerprint, "run": base.numerics}
+    return {**settings.model_dump(), "resolution": base.resolution, **facts}
 
 
 def image_seed(seed: int, relation: str, index: int) -> int:
@@ -152,7 +188,7 @@ def generate(
     """
     sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
     prompts = ["", *(record.prompt for record in records)]
-    with deterministic(base.device), in_use(base, [concept]) as adapters:
+    with deterministic(base.device), in_use(base, [drawn_with(concept, settings.adapters)]) as adapters:
         encodings = Encodings(base, adapters, prompts, sampler.timesteps(base))
         for start in range(0, len(records), settings.batch_size):
             batch = records[start : start + settings.batch_size]

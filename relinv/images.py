@@ -39,7 +39,7 @@ class ImageRecord:
     seed: int  # of this image's starting noise: torch.Generator().manual_seed(seed), float32 on the CPU
     held_out: bool | None
     method: str
-    settings: dict[str, Any]  # sampler settings, resolution, base with its hash, concept hash
+    settings: dict[str, Any]  # all that decides the pixels: settings, base and concept with hashes, libraries
 
 
 def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
@@ -177,9 +177,9 @@ class Workspace:
     determines the images, and so is never taken up by a run that would draw others.
     """
 
-    def __init__(self, scratch: Path, records: Sequence[ImageRecord], version: Sequence[str]) -> None:
-        """Take up or make the folder for `records` below `scratch`; `version`: what else decides pixels."""
-        text = json.dumps([*version, *map(asdict, records)], sort_keys=True)
+    def __init__(self, scratch: Path, records: Sequence[ImageRecord], code: str) -> None:
+        """Take up or make the folder for `records` below `scratch`; `code`: a hash of that which draws them."""
+        text = json.dumps([code, *map(asdict, records)], sort_keys=True)
         self.folder = Path(scratch) / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._records = records

@@ -128,11 +128,12 @@ class PreviewSettings(Settings):
 class ScenarioSettings(Settings):
     """What is drawn: all scenarios, those by which settings may be chosen, or the test scenarios, which are the others.
 
-    seed: of the noise.
+    seed: of the noise. adapters: by the names of adapters, options of theirs other than what was learned says.
     """
 
     pairs: Pairs
     seed: Seed
+    adapters: dict[Name, dict[str, Any]] = {}
 
 
 class SamplingSettings(Settings):

@@ -23,6 +23,7 @@ from relinv.diffusion.bases import load_base
 from relinv.diffusion.concept import save_concept
 from relinv.errors import UserError
 from relinv.generation import generate_folder
+from relinv.images import read_image_record
 from relinv.settings import GenerateSettings, load_params
 from tests.conftest import draw_exemplars, tiny_settings
 from tests.test_concept import made
@@ -105,7 +106,7 @@ def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Pat
         assert (checkout / "again.png").read_bytes() == (images / name).read_bytes()
     (checkout / "again.png").unlink()
     save_concept(save_concept_folder, made(base, seed=1))
-    with pytest.raises(UserError, match="another base, concept or benchmark"):
+    with pytest.raises(UserError, match="another concept than is here now"):
         run("draw", str(images / "001.png"), "again.png")
     assert not (checkout / "again.png").exists()
 
@@ -133,7 +134,9 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
 
 def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
     (checkout / "captions.txt").write_text("cat inside box\ndog\n")
-    assert "set invert.perfusion.captions in params.yaml" in run("second-moment", "captions.txt")
+    printed = run("second-moment", "captions.txt")
+    assert "copy captions.txt into data/benchmark, and" in printed
+    assert "set invert.perfusion.captions in params.yaml (or in the preset in use) to data/benchmark/cap" in printed
     assert "of data/benchmark/miniature.yaml, 32 x 32" in run("second-moment")
     assert len(list((checkout / ".scratch/second_moment").iterdir())) == 2
 
@@ -156,10 +159,53 @@ def test_concepts_from_several_files_stand_in_one_prompt(checkout: Path) -> None
     for name, words in (("both", both), ("again", both), ("swapped", [*both[2:], *both[:2]])):
         run("imagine", "<koala> <r> box", f"{name}.png", *words, "--seed", "5")
     run("imagine", "<koala> <r> box", "other.png", "--use", "r=koala/reversion", "--use", "koala=inside/reversion")
-    both_bytes, again, swapped, other = (Path(f"{n}.png").read_bytes() for n in ("both", "again", "swapped", "other"))
-    assert both_bytes == again == swapped != other
+    first, again, swapped, other = (Image.open(f"{n}.png").tobytes() for n in ("both", "again", "swapped", "other"))
+    assert first == again == swapped != other
+    printed = run("show", "both.png")
+    assert printed.startswith("<koala> <r> box") and "koala=koala/reversion" in printed
+    run("draw", "both.png", "drawn.png")
+    assert Path("drawn.png").read_bytes() == Path("both.png").read_bytes()
+    save_concept(Path("data/concepts/koala/reversion"), made(base, seed=1))
+    with pytest.raises(UserError, match=r"both\.png was drawn with another concept than is here now"):
+        run("draw", "both.png", "drawn.png")
+    with pytest.raises(UserError, match="prompt of its own"):
+        run("show", "both.png", "--boxes", "boxes.png")
     with pytest.raises(UserError, match=r"names <koala>, which no concept in use has learned"):
         run("imagine", "<koala> <r> box", "out.png", "--use", "r=inside/reversion")
     with pytest.raises(UserError, match=r"'inside/reversion' names no token"):
         run("imagine", "<r> box", "out.png", "--use", "inside/reversion")
+    with pytest.raises(UserError, match=r"'perfusion=1' is no option"):
+        run("imagine", "<r> box", "out.png", "--use", "r=inside/reversion", "--with", "perfusion=1")
+    with pytest.raises(UserError, match=r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"):
+        run("imagine", "<r> box", "out.png", "--use", "r=inside/reversion", "--with", "prefusion.beta=1")
     assert not Path("out.png").exists()
+
+
+def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(checkout: Path) -> None:
+    concept = made(load_base(load_params().model()))
+    folder = checkout / "data/concepts/inside/reversion"
+    folder.mkdir(parents=True)
+    save_concept(folder, concept)
+    layout = load_params().section("invert.compositional.layout", dict[str, Any]) | {"threshold": 0.0}
+    options = [word for name, value in layout.items() for word in ("--with", f"layout.{name}={value}")]
+    use = ("cat <r> box", "--use", "r=inside/reversion")
+    run("imagine", *use[:1], "plain.png", *use[1:])
+    run("imagine", *use[:1], "boxes.png", *use[1:], *options)
+    assert Image.open("plain.png").tobytes() != Image.open("boxes.png").tobytes()
+    assert read_image_record(Path("boxes.png")).settings["adapters"]["layout"]["threshold"] == 0.0
+    run("draw", "boxes.png", "again.png")
+    assert Path("again.png").read_bytes() == Path("boxes.png").read_bytes()
+    with pytest.raises(UserError, match=r"'generate\.adapters\.layout\.threshold' is 2"):
+        run("imagine", *use[:1], "out.png", *use[1:], *options, "--with", "layout.threshold=2")
+
+
+def test_an_image_is_not_made_again_by_a_base_that_runs_otherwise(checkout: Path) -> None:
+    base = load_base(load_params().model())
+    folder = checkout / "data/concepts/inside/reversion"
+    folder.mkdir(parents=True)
+    save_concept(folder, made(base))
+    run("imagine", "cat <r> box", "cat.png", "--use", "r=inside/reversion")
+    file = checkout / "params.yaml"
+    file.write_text(file.read_text().replace("precision: fp32", "precision: bf16"))
+    with pytest.raises(UserError, match=r"cat\.png was drawn with another library or way to run the base"):
+        run("draw", "cat.png", "again.png")

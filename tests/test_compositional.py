@@ -163,13 +163,19 @@ def test_maps_are_those_the_unet_attends_by(base: Base) -> None:
 
 
 def test_words_before_the_token_are_the_head_and_those_after_it_the_tail(adapter: Adapter) -> None:
-    prompts = ["cat <r> box", "a red zzyx <R> a big wooden box", "cat in box", "<r> box", "<r>"]
+    prompts = [
+        "cat <r> box",
+        "a red zzyx <R> a big wooden box",
+        "cat in box",
+        "<r> box",
+        "<r>",
+    ]
     words = adapter.words(prompts)
     head, tail = ([row.nonzero()[:, 0].tolist() for row in words[:, part]] for part in (0, 1))
     pieces = len(adapter.base.tokenizer("zzyx", add_special_tokens=False).input_ids)
     assert pieces > 1
     token = 3 + pieces
-    assert head == [[1], list(range(1, token)), [], [], []]
+    assert head == [[1], list(range(1, token)), [], [1], []]  # without a head the token is one, if there is a tail
     assert tail == [[3], list(range(token + 1, token + 5)), [], [2], []]
     assert adapter.guidance(["cat in box", "<r>"]) is None
     assert adapter.guidance(["cat in box", "<r> box"]) is not None

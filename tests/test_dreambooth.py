@@ -124,6 +124,9 @@ def test_a_row_that_does_not_learn_stays_the_words(base: Base, exemplar_folder: 
     with pytest.raises(UserError, match="anchor_weight pulls a row"):
         task = problem(base, exemplar_folder, "dreambooth", train_token=False, anchor_weight=0.4)
         Method(base, task.words, task.settings)
+    with pytest.raises(UserError, match="rows that differ as they learn"):
+        task = problem(base, exemplar_folder, "dreambooth", train_token=False, resolutions=10)
+        Method(base, task.words, task.settings)
 
 
 def test_relations_are_not_trained_together(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:

@@ -114,10 +114,10 @@ def test_writer_raises_what_went_wrong_with_a_file(tmp_path: Path) -> None:
 
 
 def test_workspace_is_found_again_by_all_that_decides_the_images(tmp_path: Path) -> None:
-    first = Workspace(tmp_path, [record(0)], ["v1"]).folder
-    assert Workspace(tmp_path, [record(0)], ["v1"]).folder == first
-    assert Workspace(tmp_path, [record(0)], ["v2"]).folder != first
-    assert Workspace(tmp_path, [record(0, settings={**SETTINGS, "steps": 50})], ["v1"]).folder != first
+    first = Workspace(tmp_path, [record(0)], "v1").folder
+    assert Workspace(tmp_path, [record(0)], "v1").folder == first
+    assert Workspace(tmp_path, [record(0)], "v2").folder != first
+    assert Workspace(tmp_path, [record(0, settings={**SETTINGS, "steps": 50})], "v1").folder != first
 
 
 def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path
     target.mkdir()
     (target / "old.png").touch()
     records = [record(0), record(1)]
-    workspace = Workspace(tmp_path / "scratch", records, [])
+    workspace = Workspace(tmp_path / "scratch", records, "")
     assert not workspace.is_done(records)
     with ImageWriter(workspace.folder) as writer:
         for each in records:

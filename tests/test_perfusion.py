@@ -13,7 +13,7 @@ import torch
 from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, word_encoding
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept
-from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.conditioning import Encodings, drawn_with, in_use
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, orthonormal_basis
 from relinv.errors import UserError
@@ -136,6 +136,33 @@ def test_layers_answer_by_the_formula_and_are_left_as_they_were(base: Base) -> N
     assert weights(base) == before
     hooked = [module for module in base.unet.modules() if module._forward_hooks or module._forward_pre_hooks]
     assert hooked == []
+
+
+def test_the_gate_is_chosen_anew_at_each_drawing(base: Base) -> None:
+    """Without another training: options alone change, and of concepts that have them."""
+    described = {"name": "perfusion", "file": Adapter.FILE, "options": OPTIONS}
+    weights = {"perfusion": tensors(base, 0)}
+    concept = Concept("<r>", torch.zeros(base.dim), {"method": "perfusion", "adapters": [described]}, weights)
+    opened = drawn_with(concept, {"perfusion": {"beta": 0.2}})
+    for used, gate in ((concept, (0.7, 0.15)), (opened, (0.2, 0.15))):
+        with in_use(base, [used]) as (adapter,):
+            assert adapter.gate == gate
+    assert drawn_with(concept, {}).fingerprint == concept.fingerprint != opened.fingerprint
+    plain = Concept("<r>", torch.zeros(base.dim), {"method": "reversion"})
+    assert drawn_with(plain, {"perfusion": {"beta": 0.2}}) is plain
+    for changes, said in (
+        ({"perfusion": {"beta": 11}}, r"'generate\.adapters\.perfusion\.beta' is 11"),
+        ({"perfusion": {"betta": 1}}, "Did you mean 'beta'"),
+        ({"perfusionn": {}}, "Did you mean 'perfusion'"),
+        ({"dreambooth": {}}, "'dreambooth' has nothing to choose when it draws"),
+    ):
+        with pytest.raises(UserError, match=said):
+            drawn_with(concept, changes)
+
+
+def test_global_locking_wants_a_superclass_of_one_token(base: Base) -> None:
+    with pytest.raises(UserError, match="more than one token"):
+        Adapter(base, "<r>", tensors(base, 0), OPTIONS | {"superclass": "sitting with", "locking": "global"})
 
 
 def test_two_concepts_are_composed_whichever_stands_outside(base: Base) -> None:

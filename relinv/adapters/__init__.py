@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
+    from relinv.settings import Settings
 
     # What changes latents before a step of sampling: (latents, timestep, share of the steps taken, encodings) to
     # latents. A share means the same however many steps there are; the encodings are those the step conditions on,
@@ -35,6 +36,8 @@ class ConceptAdapter:
 
     FILE = "weights.safetensors"  # the file of a concept folder that keeps `tensors`
     shares_unet = False  # whether the UNet is the same inside the block, so that several may share its one pass
+    Drawing: type[Settings] | None = None  # the options that may be chosen anew at each drawing
+    addable = False  # whether concepts that were learned without it may be drawn with it; it has no tensors then
     replaces_layers = False  # whether it puts modules or weights in the place of others, to be done before any hook
 
     def __init__(

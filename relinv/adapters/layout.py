@@ -66,9 +66,14 @@ class Layout(Settings):
 
 
 class Adapter(ConceptAdapter):
-    """Guides prompts with the concept's token: the words before it are the head, those after it the tail."""
+    """Guides prompts with the concept's token: the words before it are the head, those after it the tail.
+
+    Where words stand after it alone, as those of a place do, the token is an object and the head itself.
+    """
 
     shares_unet = True
+    Drawing = Layout
+    addable = True
 
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
@@ -92,6 +97,7 @@ class Adapter(ConceptAdapter):
         place = torch.arange(ids.shape[1], device=ids.device)
         head = (place > 0) & (place < first)  # (prompts, tokens); at place 0 stands the mark of the start
         tail = (place > first) & (place < last) & ~token
+        head = torch.where(~head.any(-1, keepdim=True) & tail.any(-1, keepdim=True), token, head)
         return torch.stack([head, tail], dim=1) & token.any(-1)[:, None, None]
 
     def _guide(

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field
 
 from relinv.adapters import ConceptAdapter, hooks_changed
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, are_distinct
 from relinv.errors import UserError
+from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -25,15 +28,26 @@ if TYPE_CHECKING:
 INPUT, DIRECTION = "concept_input", "concept_direction"  # the tensors i and C^-1 i, (dim,) each
 
 
+class Drawing(Settings):
+    """How the edit is drawn: in force where a token is like the concept by more than about beta, tau softens that.
+
+    locking: whether keys see the prompt itself, or the one with the superclass in the token's place.
+    """
+
+    beta: Annotated[float, Field(ge=-10, le=10)]
+    tau: Annotated[float, Field(gt=0, le=10)]
+    locking: Literal["local", "global"]
+
+
 class Adapter(ConceptAdapter):
     """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that make values, (out,) each.
 
     Imported ones may hold o_K too, and outputs that differ between positions, (tokens, out).
 
-    Options: superclass, the word whose keys the token has; beta and tau of the gate; locking: local, or global, where
-    keys see the prompt with the superclass in the token's place; second_moment: which C it was learned with.
+    Options: superclass, the word whose keys the token has; second_moment: which C it was learned with; and `Drawing`.
     """
 
+    Drawing = Drawing
     learning = False  # whether its tensors change between two passes of the UNet
 
     def __init__(
@@ -45,6 +59,11 @@ class Adapter(ConceptAdapter):
         for name in (INPUT, DIRECTION):
             self.tensors[name].requires_grad_(False)
         self.super_encoding = word_encoding(base, options["superclass"])  # (dim,)
+        if options["locking"] == "global" and len(_ids(base, options["superclass"])) > 1:
+            raise UserError(
+                f"Perfusion's locking cannot be global with '{options['superclass']}', which is more than one token: "
+                "the keys of all words after it would be their neighbours'. Take a shorter superclass, or local."
+            )
 
     def _check(self) -> None:
         """Raise UserError where the tensors are not those of the base's layers."""
@@ -182,6 +201,10 @@ def _keys_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[tor
     return (inputs[0][..., -layer.in_features :],)
 
 
+def _ids(base: Base, words: str) -> list[int]:
+    return base.tokenizer(words, add_special_tokens=False).input_ids
+
+
 def word_encoding(base: Base, words: str) -> torch.Tensor:
     """Return the encoding of the last token of a prompt of some words alone, (dim,) float32, without gradient.
 
@@ -189,7 +212,7 @@ def word_encoding(base: Base, words: str) -> torch.Tensor:
     """
     import torch
 
-    ids = base.tokenizer(words, add_special_tokens=False).input_ids
+    ids = _ids(base, words)
     if not ids:
         raise UserError("The superclass is empty: name a word.")
     with torch.no_grad():

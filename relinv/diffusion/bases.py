@@ -59,7 +59,7 @@ class Base:
         import transformers
 
         versions = {library.__name__: library.__version__ for library in (torch, diffusers, transformers)}
-        return versions | self.settings.model_dump(exclude={"source", "revision"})
+        return versions | self.settings.model_dump(exclude={"source", "revision", "gradient_checkpointing"})
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relinv.adapters import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
+from relinv.settings import parse
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,28 @@ if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
 
 PROMPTS_AT_ONCE = 100  # encoded together, whatever the batch size, so that it changes no encoding
+
+
+def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]]) -> Concept:
+    """Return the concept with other options for drawing, by the names of adapters: {"perfusion": {"beta": 0.5}}.
+
+    A concept with a token gets an adapter that it was learned without where that is `addable`; an adapter's options
+    do nothing to concepts without it. Raises UserError for an unknown adapter or option, or a value out of range.
+    """
+    adapters = {described["name"]: described for described in concept.adapters}
+    for name, options in changes.items():
+        kind = find_plugin("relinv.adapters", name).Adapter
+        if not kind.Drawing:
+            raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
+        if name not in adapters and not (kind.addable and concept.token):
+            continue
+        own = adapters.get(name, {"name": name, "file": None, "options": {}})
+        known = {key: value for key, value in own["options"].items() if key in kind.Drawing.model_fields}
+        chosen = parse(kind.Drawing, known | dict(options), f"generate.adapters.{name}").model_dump(mode="json")
+        adapters[name] = {**own, "options": own["options"] | chosen}
+    if not adapters:
+        return concept
+    return replace(concept, metadata={**concept.metadata, "adapters": list(adapters.values())})
 
 
 @contextmanager

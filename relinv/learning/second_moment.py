@@ -25,8 +25,8 @@ CACHE = Path(".scratch/second_moment")  # git-ignored
 CAPTIONS_READ = 100_000  # of a file, as in the published code
 CAPTIONS_AT_ONCE = 100
 # What is added to C's diagonal, as a share of its mean eigenvalue. The smallest eigenvalue that 100,000 captions or so
-# give CLIP's text encoder is 0.06 of the mean: a smaller ridge leaves a well measured C as it is, and bounds the
-# inverse where few captions leave directions unseen.
+# give CLIP's text encoder is 0.06 of the mean: there the ridge takes a seventh off the inverse, elsewhere less, and it
+# bounds the inverse where few captions leave directions unseen.
 RIDGE = 0.01
 
 

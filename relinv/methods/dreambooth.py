@@ -40,6 +40,11 @@ class Method(UnetWeightsMethod):
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
         if settings.anchor_weight and not settings.train_token:
             raise UserError("DreamBooth's anchor_weight pulls a row that train_token: false holds: set one of them.")
+        if settings.resolutions > 1 and not settings.train_token:
+            raise UserError(
+                "DreamBooth's resolutions give the token rows that differ as they learn, and train_token: false holds "
+                "them all at one word's: set one of them."
+            )
         super().__init__(base, words, settings)
         self._learned.requires_grad_(settings.train_token)
 

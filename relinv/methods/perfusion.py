@@ -7,10 +7,11 @@ row, the outputs o_V, and as an average the encoding i at which the edit is in f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from relinv.adapters.perfusion import Drawing
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
@@ -31,16 +32,13 @@ Captions = Annotated[Path, AfterValidator(_is_watched), Field(json_schema_extra=
 AVERAGE = 0.99  # what stays of i in a step
 
 
-class Settings(TokenRowSettings):
-    """The section `invert.perfusion`; a gate is open where a token is like the concept by more than about beta."""
+class Settings(TokenRowSettings, Drawing):
+    """The section `invert.perfusion`; `Drawing` holds unless generate.adapters says otherwise."""
 
     value_learning_rate: Annotated[float, Field(gt=0, le=10)]  # of the outputs o_V
     superclass: Annotated[str, Field(min_length=1)] | None  # the words whose keys it has; null: the initializer_token
     train_beta: Annotated[float, Field(ge=-10, le=10)]  # the gate's threshold and softness, as it is learned
     train_tau: Annotated[float, Field(gt=0, le=10)]
-    beta: Annotated[float, Field(ge=-10, le=10)]  # and as it is drawn
-    tau: Annotated[float, Field(gt=0, le=10)]
-    locking: Literal["local", "global"]  # global: drawn with the keys of the prompt that names the superclass
     captions: Captions  # of which C is measured: a benchmark's YAML file, or a caption a line
 
 
@@ -62,7 +60,7 @@ class Method(TokenRowMethod):
         start = word_encoding(base, superclass)  # (dim,)
         layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
         values = {name: layer.weight.float() @ start for name, layer in layers.items()}  # (out,) each
-        options = {name: getattr(settings, name) for name in ("beta", "tau", "locking")}
+        options = {name: getattr(settings, name) for name in Drawing.model_fields}
         options |= {"superclass": superclass, "second_moment": moment.id}
         tensors = {INPUT: start, DIRECTION: self._inverse @ start, **values}
         self.edit = Adapter(base, TOKEN, tensors, options)
