@@ -90,6 +90,12 @@ def test_a_device_this_machine_lacks_is_refused(tiny_base: Path) -> None:
         _ = load_base(settings).device
 
 
+def test_too_little_memory_is_not_laid_to_the_folder(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.from_pretrained", MagicMock(side_effect=torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        _ = load_base(base.settings).unet
+
+
 def test_a_gated_model_says_how_to_get_access(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise GatedRepoError("403 Forbidden", response=MagicMock(headers={}))

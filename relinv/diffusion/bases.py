@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import find_device
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory
 from relinv.files import sha256_file
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ class Base:
         try:
             return kind.from_pretrained(self._folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise  # nothing is wrong with the folder
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             text = f"The {name} in '{self._folder}' cannot be loaded ({reason}): restore the folder."
             raise UserError(text) from error
