@@ -11,6 +11,7 @@ import torch
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.settings import load_params
 from stages.invert_together import invert_together
 
 NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or "
@@ -53,6 +54,21 @@ def test_mistake_is_one_sentence(
 def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
     with pytest.raises(UserError, match="'relation_words' learns nothing"):
         invert_together("relation_words", 2)
+
+
+def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, trained = [], []
+    for module in ("invert", "invert_together"):
+        monkeypatch.setattr(f"stages.{module}.load_base", lambda settings: loaded.append(settings) or object())
+    for name in ("require_valid", "read_exemplars"):
+        monkeypatch.setattr(f"stages.invert.{name}", lambda path: path)
+    monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.append(problems))
+    invert_together("reversion", 4)
+    relations = load_params().relations()
+    problems = [problem for batch in trained for problem in batch]
+    assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
+    assert loaded == [load_params().model()]
+    assert all(problem.base is problems[0].base for problem in problems)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("a shape is wrong")])
