@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory
 from relinv.forking import run_forked
 
 
@@ -38,6 +38,11 @@ def explain(error: Exception) -> str | None:
     if is_disk_full(error):
         place = f" while writing '{error.filename}'" if getattr(error, "filename", None) else ""
         return f"The disk is full{place}: free some space and run the same command again."
+    if is_out_of_memory(error):  # where no batch is known that would say more
+        return (
+            "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or the "
+            "batch_size of what ran (bases.NAME.sampling, invert.METHOD, score), or set the device to cpu."
+        )
     return None
 
 

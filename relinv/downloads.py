@@ -6,13 +6,17 @@ import hashlib
 import random
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
 from relinv.settings import ExemplarSource
 
+T = TypeVar("T")
 RETRIES = 6  # the wait before each is drawn up to twice as long as before the last, at most half a minute
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # answers that ask to come again
@@ -24,8 +28,8 @@ def is_address(path: str) -> bool:
 
 
 def cache_folder(scratch: Path, source: ExemplarSource) -> Path:
-    """Return the folder below `scratch` that keeps what is downloaded from `source`, made if need be."""
-    digest = hashlib.sha256(f"{source.source}|{source.location()}".encode()).hexdigest()
+    """Return the folder below `scratch` that keeps what came from `source`, or by hand in its place."""
+    digest = hashlib.sha256(f"{source.source}|{source.path or ''}".encode()).hexdigest()
     folder = Path(scratch) / "downloads" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -40,16 +44,10 @@ def download(address: str, path: Path) -> None:
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(RETRIES + 1):
-        try:
-            _download(address, path)
-            return
-        except Exception as error:  # gdown, requests and urllib3 each raise kinds of their own
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status not in BUSY or attempt == RETRIES:
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
-                raise UserError(f"'{address}' cannot be downloaded: {reason}") from error
-        time.sleep(random.uniform(0, min(2**attempt, 30)))
+    try:
+        retried(partial(_download, address, path))
+    except Exception as error:  # gdown, requests and urllib3 each raise kinds of their own
+        raise UserError(f"'{address}' cannot be downloaded: {reason(error)}") from error
 
 
 def _download(address: str, path: Path) -> None:
@@ -59,10 +57,44 @@ def _download(address: str, path: Path) -> None:
     gdown.download(address, str(path), quiet=True, use_cookies=False, resume=True, retries=RETRIES, timeout=TIMEOUT)
 
 
+def retried(work: Callable[[], T]) -> T:
+    """Return what `work` returns; where it fails by what may pass, it is tried again after a wait."""
+    for attempt in range(RETRIES):
+        try:
+            return work()
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+        time.sleep(random.uniform(0, min(2**attempt, 30)))
+    return work()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether a busy server, a lost connection or Drive's limit may be behind `error`."""
+    import requests
+    from gdown.exceptions import DownloadError  # all that it says of Drive's answers, the limit among them
+
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code in BUSY
+    if isinstance(error.__cause__, requests.RequestException):
+        return False  # gdown has itself tried again as often
+    refused = isinstance(error, (requests.exceptions.SSLError, requests.exceptions.ProxyError))
+    return isinstance(error, (DownloadError, requests.ConnectionError, requests.Timeout)) and not refused
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message on one line, cut where it is long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def relation_folder(root: Path, relation: str) -> Path | None:
-    """Return the folder of `relation` at or below `root` that holds its text.json and every picture this names."""
-    folders = [root, *sorted(path.parent for path in root.rglob(f"{relation}/{CAPTIONS}"))] if root.is_dir() else []
-    for folder in folders:
+    """Return the folder of `relation` at or below `root` that holds its text.json and every picture this names.
+
+    The least deep one: what was placed by hand lies above what was downloaded.
+    """
+    below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")] if root.is_dir() else []
+    for folder in [root, *sorted(below, key=lambda folder: (len(folder.parts), folder))]:
         if folder.name == relation and (folder / CAPTIONS).is_file() and _is_whole(folder):
             return folder
     return None

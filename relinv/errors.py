@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# As CUDA, Metal, the CPU and cuBLAS say it, where PyTorch has no class for it.
+NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 class UserError(Exception):
     """A mistake in input, parameters or files; the command line prints its text alone and exits with 1."""
@@ -16,3 +19,10 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return UserError(f"Unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that memory ran out, a GPU's or this machine's; PyTorch is not imported for that."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+    return named or told or isinstance(error, MemoryError)

@@ -21,27 +21,29 @@ def fetch_exemplars(
 ) -> None:
     """Fill the folder `target` with a relation's pictures and text.json from where `source` says.
 
-    A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source.
-    Where `source` names a `manifest` folder, its file of the relation holds each file's SHA-256: written when there is
-    none, and kept to ever after. Raises UserError where the exemplars are not to be had, or differ from the record.
+    A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source; then
+    what is kept below `scratch` in the source's place, by `place_exemplars` or from a download. Where `source` names a
+    `manifest` folder, its file of the relation holds each file's SHA-256: written when there is none, and kept to ever
+    after. Raises UserError where the exemplars are not to be had, or differ from the record.
     """
     plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
         if (OWN / relation).is_dir():
             copy_files(OWN / relation, folder)
             return
-        if source.path is None:
-            plugin.fill(relation, folder, source, settings, scratch)
-            return
         cache = cache_folder(scratch, source)
         with FileLock(cache / ".lock"):  # relations are fetched side by side, an archive for all of them once
-            plugin.fill(relation, folder, source, settings, scratch)
+            kept = relation_folder(cache, relation)
+            if kept is None:
+                plugin.fill(relation, folder, source, settings, scratch)
+            else:
+                copy_files(kept, folder)
             if source.manifest is not None:
                 _compare(relation, folder, source.manifest / f"{relation}.json", cache)
 
 
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
-    """Keep the relation's files in the folder `given`, or below it, as if they had been downloaded from `source`.
+    """Keep the relation's files in the folder `given`, or below it: they take the place of what `source` has.
 
     Raises UserError where they are not all there.
     """

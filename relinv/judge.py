@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relinv.devices import deterministic, find_device
-from relinv.errors import UserError, unknown
+from relinv.errors import UserError, is_out_of_memory, unknown
 from relinv.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
         )
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in a way of its own
+        if is_out_of_memory(error):
+            raise  # nothing is wrong with the judge
         raise UserError(f"The judge '{name}' cannot be loaded: {_reason(error)}") from error
     return Judge(name, model.eval().requires_grad_(False), preprocess, tokenizer, device)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relinv.errors import UserError
+from relinv.hub import find_model
 from relinv.settings import ModelSettings
 
 
@@ -12,17 +13,17 @@ def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]
     """Return a base model's token counter and its limit, both with the start and the end token included.
 
     The counter takes a caption template and counts its `{}` as the one token it becomes. Raises UserError
-    where the model's tokenizer cannot be read.
+    where the model is not to be had, or its tokenizer cannot be read.
     """
     from transformers import CLIPTokenizer  # takes tokenizer.json and vocab.json + merges.txt; imports no torch
 
+    folder = find_model(model.source, model.revision, ["tokenizer/*.json", "tokenizer/*.txt"]) / "tokenizer"
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(model.source, revision=model.revision, subfolder="tokenizer")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a damaged file sets off: the libraries below raise many kinds
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"The tokenizer of the base model '{model.source}' cannot be read ({reason}): "
-            "put the whole model folder there, or download it from the hub first."
+            f"The tokenizer of the base model '{model.source}' cannot be read ({reason}): restore '{folder}'."
         ) from error
 
     def count(template: str) -> int:

@@ -26,7 +26,7 @@ def fetch(
     """Put a relation's exemplars into data/relations/RELATION: pictures, and text.json with their captions.
 
     The base in use (base in params.yaml) says where they come from: rendered, copied from a folder, unpacked from an
-    archive, or downloaded. What --from gives is kept in place of a download.
+    archive, or downloaded. What --from gives is kept below .scratch, and takes the place of all that.
     """
     params = load_params()
     load_benchmark(params.benchmark()).relation(relation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,11 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
-from relinv.diffusion.bases import load_base
+from relinv.diffusion.bases import Base, load_base
 from relinv.exemplars import read_exemplars
 from relinv.learning.inversion import Problem, invert_relation, require_valid
 from relinv.plugins import find_plugin
-from relinv.settings import Params, PreviewSettings, Seed, load_params
+from relinv.settings import ModelSettings, Params, PreviewSettings, Seed, load_params
 
 app = cli.stage_app()
 
@@ -27,21 +28,22 @@ def invert(
 
     Stopped at any moment and run again, it goes on where it was, to the same bytes.
     """
-    problem = read_problem(load_params(), relation, method)
+    problem = read_problem(load_params(), relation, method, load_base)
     invert_relation(problem, Path("data/concepts") / relation / method, Path(".scratch"))
 
 
-def read_problem(params: Params, relation: str, method: str) -> Problem:
+def read_problem(params: Params, relation: str, method: str, load: Callable[[ModelSettings], Base]) -> Problem:
     """Return what is to be learned of a relation by a method, as parameters and the stages before this one have it.
 
-    Raises UserError where something is missing or wrong.
+    `load` gives the base: relations that are learned together share one. Raises UserError where something is missing
+    or wrong.
     """
     words = load_benchmark(params.benchmark()).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
     settings = params.method(method, plugin.Settings)
     require_valid(Path("data/verdicts") / f"{relation}.json")
     return Problem(
-        base=load_base(params.model()),
+        base=load(params.model()),
         exemplars=read_exemplars(Path("data/relations") / relation),
         words=words,
         method=method,

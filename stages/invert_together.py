@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relinv import cli
+from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
 from relinv.settings import load_params
@@ -33,10 +35,11 @@ def invert_together(
         raise UserError(f"The method '{method}' learns nothing: there is nothing to train together.")
     params = load_params()
     every = params.relations()
+    load = cache(load_base)  # once: all share one base
     for start in range(0, len(every), at_once):
         relations = every[start : start + at_once]
         print(f"{', '.join(relations)} by {method}")
-        invert_together([read_problem(params, relation, method) for relation in relations], Path(".scratch"))
+        invert_together([read_problem(params, relation, method, load) for relation in relations], Path(".scratch"))
 
 
 if __name__ == "__main__":

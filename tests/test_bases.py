@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -11,8 +13,9 @@ import torch
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
-from relinv.diffusion.bases import Base, load_base, locate
+from relinv.diffusion.bases import Base, load_base
 from relinv.errors import UserError
+from relinv.tokens import load_token_counter
 from tests.conftest import tiny_settings
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -46,9 +49,10 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         load_base(tiny_settings(tmp_path / "nowhere"))
 
 
-def test_a_hub_id_that_cannot_be_had_is_refused() -> None:
+@pytest.mark.parametrize("first", [load_base, load_token_counter])
+def test_a_hub_id_that_cannot_be_had_is_refused(first: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="'nobody/nothing' is no folder, and the hub does not give it"):
-        load_base(tiny_settings(Path("nobody/nothing")))
+        first(tiny_settings(Path("nobody/nothing")))
 
 
 def test_a_missing_component_is_named(copied: Path) -> None:
@@ -87,13 +91,34 @@ def test_a_damaged_configuration_is_refused(copied: Path) -> None:
 def test_a_device_this_machine_lacks_is_refused(tiny_base: Path) -> None:
     settings = tiny_settings(tiny_base).model_copy(update={"device": "cuda:99"})
     with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
-        _ = load_base(settings).device
+        load_base(settings)
 
 
-def test_a_gated_model_says_how_to_get_access(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise GatedRepoError("403 Forbidden", response=MagicMock(headers={}))
+def test_a_missing_device_is_told_before_anything_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    download = MagicMock()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    settings = tiny_settings(Path("some/model")).model_copy(update={"device": "cuda:99"})
+    with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
+        load_base(settings)
+    assert not download.called
 
+
+def test_too_little_memory_is_not_laid_to_the_folder(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.from_pretrained", MagicMock(side_effect=torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        _ = load_base(base.settings).unet
+
+
+@pytest.mark.parametrize("first", [load_base, load_token_counter])  # learning, and validation before it
+def test_a_gated_model_says_how_to_get_access(first: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = MagicMock(side_effect=GatedRepoError("403 Forbidden", response=MagicMock(headers={})))
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(UserError, match=r"gated: accept its licence at https://huggingface\.co/some/model"):
-        locate("some/model", None)
+    with pytest.raises(UserError, match=r"gated: accept its licence at https://huggingface\.co/some/model, then"):
+        first(tiny_settings(Path("some/model")))
+
+
+def test_a_model_of_the_hub_that_is_here_in_part_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copied / "unet")  # as where the download was cut off, or validation alone was online
+    monkeypatch.setattr("huggingface_hub.snapshot_download", MagicMock(return_value=str(copied)))
+    with pytest.raises(UserError, match="lacks unet: restore it"):
+        load_base(tiny_settings(Path("some/model")))

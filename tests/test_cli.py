@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.settings import load_params
 from stages.invert_together import invert_together
+
+NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or "
 
 
 def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +34,10 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (UserError("No such cat."), "Error: No such cat.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), "Error: The disk is full while writing 'a.png': "),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "Error: The disk is full: "),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
+        (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
+        (MemoryError(), NO_MEMORY),
     ],
 )
 def test_mistake_is_one_sentence(
@@ -48,9 +56,25 @@ def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
         invert_together("relation_words", 2)
 
 
-def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_command(ZeroDivisionError(), monkeypatch)
+def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, trained = [], []
+    for module in ("invert", "invert_together"):
+        monkeypatch.setattr(f"stages.{module}.load_base", lambda settings: loaded.append(settings) or object())
+    for name in ("require_valid", "read_exemplars"):
+        monkeypatch.setattr(f"stages.invert.{name}", lambda path: path)
+    monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.append(problems))
+    invert_together("reversion", 4)
+    relations = load_params().relations()
+    problems = [problem for batch in trained for problem in batch]
+    assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
+    assert loaded == [load_params().model()]
+    assert all(problem.base is problems[0].base for problem in problems)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("a shape is wrong")])
+def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(type(error)):
+        run_command(error, monkeypatch)
 
 
 @pytest.mark.parametrize("stage", ["fetch", "validate"])

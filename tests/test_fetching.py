@@ -6,13 +6,13 @@ import functools
 import io
 import json
 import random
+import shutil
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from relinv import archives
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.fetching import fetch_exemplars, place_exemplars
+from relinv.plugins import plugin_names
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 SETTINGS = ExemplarSettings(set="shared", seed=0)
@@ -46,6 +47,13 @@ def zipped(folder: Path, archive: Path, top: str = "benchmark/") -> Path:
         for path in sorted(folder.iterdir()):
             opened.write(path, f"{top}{folder.name}/{path.name}")
     return archive
+
+
+def varied(folder: Path, root: Path) -> Path:
+    """Return a copy of a relation's folder with another first picture, below `root`."""
+    copied = Path(shutil.copytree(folder, root / "placed" / folder.name))
+    (copied / "0.png").write_bytes((copied / "1.png").read_bytes())
+    return copied
 
 
 class Server:
@@ -250,61 +258,27 @@ def test_checksums_are_recorded_once_and_kept_to(server: Server, exemplar_folder
     assert len(server.asked) == asked + 1  # what was wrong is not kept
 
 
-class Drive:
-    """Google Drive as gdown shows it: a listing, and files until the limit is reached."""
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit, self.given = folder, limit, []
-
-    def download_folder(self, url: str, **options: Any) -> list[SimpleNamespace]:
-        assert options["skip_download"]
-        return [SimpleNamespace(id=path.name, path=f"inside/{path.name}") for path in sorted(self.folder.iterdir())]
-
-    def download(self, address: str, output: str, **options: Any) -> None:
-        if len(self.given) >= self.limit:
-            raise RuntimeError("Too many users have viewed or downloaded this file recently.")
-        name = address.rpartition("=")[2]
-        self.given.append(name)
-        Path(output).write_bytes((self.folder / name).read_bytes())
-
-
-@pytest.fixture
-def drive(exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Drive:
-    made = Drive(exemplar_folder, limit=100)
-    monkeypatch.setattr("gdown.download_folder", made.download_folder)
-    monkeypatch.setattr("gdown.download", made.download)
-    return made
-
-
-DRIVE = from_("drive", "https://drive.google.com/drive/folders/abc")
-
-
-def test_drives_limit_is_met_with_the_missing_files_and_a_later_run_goes_on(
-    drive: Drive, exemplar_folder: Path, tmp_path: Path
-) -> None:
-    names = sorted(path.name for path in exemplar_folder.iterdir())
-    drive.limit = 2
-    with pytest.raises(UserError) as caught:
-        fetch(DRIVE, tmp_path)
-    assert f"still missing: {', '.join(names[2:])}." in str(caught.value)
-    assert "python -m stages.fetch inside --from FOLDER" in str(caught.value)
-    assert not (tmp_path / "data" / "inside").exists()
-    drive.limit = 100
-    assert fingerprint(fetch(DRIVE, tmp_path)) == fingerprint(exemplar_folder)
-    assert drive.given == names  # none twice
-
-
-def test_files_placed_by_hand_take_the_place_of_a_download(drive: Drive, exemplar_folder: Path, tmp_path: Path) -> None:
-    drive.limit = 0
-    place_exemplars("inside", exemplar_folder.parent, DRIVE, tmp_path / "scratch")
-    assert fingerprint(fetch(DRIVE, tmp_path)) == fingerprint(exemplar_folder)
+@pytest.mark.parametrize("kind", plugin_names("relinv.sources"))
+def test_files_placed_by_hand_take_the_place_of_any_source(kind: str, exemplar_folder: Path, tmp_path: Path) -> None:
+    source = from_(kind, None if kind in {"world", "objects"} else tmp_path / "nowhere")
+    place_exemplars("inside", exemplar_folder.parent, source, tmp_path / "scratch")
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
     with pytest.raises(UserError, match="holds no folder 'hug'"):
-        place_exemplars("hug", exemplar_folder.parent, DRIVE, tmp_path / "scratch")
+        place_exemplars("hug", exemplar_folder.parent, source, tmp_path / "scratch")
 
 
-def test_a_drive_folder_without_the_relation_is_named(drive: Drive, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder 'hug'"):
-        fetch_exemplars("hug", tmp_path / "hug", DRIVE, SETTINGS, tmp_path)
+def test_files_placed_by_hand_win_over_a_source_that_has_the_relation(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    source = from_("archive", f"{server.address}/benchmark.zip", tmp_path / "manifest")
+    before = fingerprint(fetch(source, tmp_path))
+    placed = varied(exemplar_folder, tmp_path)
+    place_exemplars("inside", placed, source, tmp_path / "scratch")
+    with pytest.raises(UserError, match=r"not those on record in '.*inside\.json': 0\.png"):
+        fetch(source, tmp_path)  # they are held to the checksums as a download is
+    shutil.rmtree(tmp_path / "manifest")
+    place_exemplars("inside", placed, source, tmp_path / "scratch")
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(placed) != before
 
 
 def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(
@@ -323,6 +297,8 @@ def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(
     source = from_("hub", "someone/relations@abc123")
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
     fetch(source, tmp_path)
+    place_exemplars("inside", varied(exemplar_folder, tmp_path), source, tmp_path / "scratch")
+    assert fingerprint(fetch(source, tmp_path)) != fingerprint(exemplar_folder)
     assert len(asked) == 1
     assert (asked[0]["name"], asked[0]["revision"], asked[0]["repo_type"]) == ("someone/relations", "abc123", "dataset")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def edit_config(folder: Path, tower: str, **changes: int) -> None:
 def pictures() -> list[Image.Image]:
     generator = np.random.default_rng(0)
     return [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(5)]
+
+
+def test_too_little_memory_is_not_laid_to_the_judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", MagicMock(side_effect=torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        load(folder)
 
 
 def test_embeddings_are_unit_vectors(judge: Judge) -> None:

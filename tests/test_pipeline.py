@@ -37,7 +37,9 @@ WORK = {  # what each command calls, the last of it after all parameters were re
 EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@inside-reversion",
         "score@inside-reversion", "report"]  # fmt: skip
 # Code that brings results about without deciding what they are.
-PLUMBING = {f"relinv/{name}.py" for name in ("checking", "cli", "errors", "files", "forking", "plugins", "settings")}
+PLUMBING = {
+    f"relinv/{name}.py" for name in ("checking", "cli", "errors", "files", "forking", "hub", "plugins", "settings")
+}
 
 
 class Done(Exception):

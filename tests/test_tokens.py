@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from transformers import CLIPTokenizer
@@ -41,5 +42,17 @@ def test_count_is_the_length_the_text_encoder_gets(tiny_base: Path, tmp_path: Pa
 
 
 def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"The tokenizer of the base model '.*' cannot be read"):
+    with pytest.raises(UserError, match=r"The tokenizer of the base model '.*' cannot be read .* restore"):
+        load_token_counter(model(tmp_path))
+    with pytest.raises(UserError, match=r"There is no base model folder '.*nothing'"):
         load_token_counter(model(tmp_path / "nothing"))
+
+
+def test_of_a_model_on_the_hub_only_the_tokenizer_is_fetched(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download = MagicMock(return_value=str(tiny_base))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    of_hub = model(tiny_base).model_copy(update={"source": "some/model", "revision": "abc"})
+    count, _ = load_token_counter(of_hub)
+    assert count("cat {} box") == load_token_counter(model(tiny_base))[0]("cat {} box")
+    assert download.call_args.args == ("some/model",) and download.call_args.kwargs["revision"] == "abc"
+    assert all(pattern.startswith("tokenizer/") for pattern in download.call_args.kwargs["allow_patterns"])

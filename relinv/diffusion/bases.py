@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import find_device
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory
 from relinv.files import sha256_file
+from relinv.hub import find_model
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from relinv.settings import ModelSettings
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+FILES = (  # of a model on the hub, those that make a base
+    "model_index.json",
+    *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt")),
+    *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
+)
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
@@ -160,6 +166,8 @@ class Base:
         try:
             return kind.from_pretrained(self._folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise  # nothing is wrong with the folder
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             text = f"The {name} in '{self._folder}' cannot be loaded ({reason}): restore the folder."
             raise UserError(text) from error
@@ -168,8 +176,10 @@ class Base:
 def load_base(settings: ModelSettings) -> Base:
     """Return the base model that `settings` names; its components are loaded on demand.
 
-    Raises UserError where the folder, the hub id or a weight file is missing, or a weight file is damaged.
+    Raises UserError where the device, the folder, the hub id or a weight file is missing, or a weight file is damaged.
     """
+    if settings.device != "cpu":  # which is there always, and a method of no steps does without PyTorch
+        find_device(settings.device)  # before gigabytes are downloaded for it
     folder = locate(settings.source, settings.revision)
     files = model_files(folder)
     check_weights(folder, files)
@@ -181,34 +191,11 @@ def locate(source: str, revision: str | None) -> Path:
 
     Raises UserError where it is neither a pipeline folder nor to be had from the hub.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
-        if missing:
-            raise UserError(f"The base model folder '{source}' lacks {', '.join(missing)}: restore it.")
-        return folder
-    if folder.is_absolute() or len(folder.parts) != 2:
-        raise UserError(f"There is no base model folder '{source}': build it, or name a folder or hub id that exists.")
-    return _download(source, revision)
-
-
-def _download(source: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError
-
-    patterns = ["model_index.json", *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt"))]
-    patterns += [f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")]
-    variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=variants))
-    except GatedRepoError as error:
-        raise UserError(
-            f"The base model '{source}' is gated: accept its licence at https://huggingface.co/{source}, then log in "
-            "with `hf auth login`."
-        ) from error
-    except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"The base model '{source}' is no folder, and the hub does not give it: {reason}") from error
+    folder = find_model(source, revision, FILES)
+    missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"The base model folder '{folder}' lacks {', '.join(missing)}: restore it.")
+    return folder
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from relinv.downloads import cache_folder, copy_files, download, relation_folder
+from relinv.downloads import TIMEOUT, cache_folder, copy_files, download, reason, relation_folder, retried
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
 from relinv.files import read_json, write_json
@@ -21,12 +22,13 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     folder is read.
     """
     cache = cache_folder(scratch, source)
-    if relation_folder(cache, relation) is None:
-        _fetch(relation, cache, source)
+    _fetch(relation, cache, source)
     placed = relation_folder(cache, relation)
     if placed is None:
+        (cache / LISTING).unlink()  # so that the next run sees what has been put there since
         raise UserError(
-            f"The Drive folder {source.location()} has no {CAPTIONS} for '{relation}': correct its address."
+            f"The Drive folder {source.location()} has no folder '{relation}' with a {CAPTIONS} and every picture this "
+            "names: correct its address."
         )
     copy_files(placed, folder)
 
@@ -34,8 +36,6 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
 def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
     files = _listing(cache, source)
     wanted = {path: key for path, key in files.items() if Path(path).parent.name == relation}
-    if not wanted:
-        raise UserError(f"The Drive folder {source.location()} has no folder '{relation}': correct its address.")
     missing = [path for path in sorted(wanted) if not (cache / relation / Path(path).name).is_file()]
     while missing:
         try:
@@ -47,20 +47,30 @@ def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
 
 def _listing(cache: Path, source: ExemplarSource) -> dict[str, str]:
     """Return the id of each file of the Drive folder by its path; asked for once, for Drive counts that too."""
-    import gdown
-
     if not (cache / LISTING).is_file():
+        address = source.location()
         try:
-            files = gdown.download_folder(
-                source.location(), output=str(cache), skip_download=True, quiet=True, use_cookies=False, timeout=60
-            )
+            files = retried(partial(_list, address, cache))
         except Exception as error:  # gdown and requests raise many kinds
             raise UserError(
-                f"The Drive folder {source.location()} cannot be listed ({_reason(error)}): try again later, "
+                f"The Drive folder {address} cannot be listed ({reason(error)}): try again later, "
                 "or place its files by hand: python -m stages.fetch RELATION --from FOLDER"
             ) from error
-        write_json(cache / LISTING, {file.path: file.id for file in files})
+        write_json(cache / LISTING, files)
     return read_json(cache / LISTING, "Drive listing")
+
+
+def _list(address: str, cache: Path) -> dict[str, str]:
+    """Ask once for the ids of a Drive folder's files; an empty answer, which a busy Drive gives too, is an error."""
+    import gdown
+    from gdown.exceptions import DownloadError
+
+    files = gdown.download_folder(
+        address, output=str(cache), skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT
+    )
+    if not files:
+        raise DownloadError("it shows no files")
+    return {file.path: file.id for file in files}
 
 
 def _by_hand(relation: str, missing: list[str], source: ExemplarSource, error: UserError) -> str:
@@ -70,7 +80,3 @@ def _by_hand(relation: str, missing: list[str], source: ExemplarSource, error: U
         f"again later: it goes on from here. Or open {source.location()} in a browser, download the folder "
         f"'{relation}', and run: python -m stages.fetch {relation} --from FOLDER"
     )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,16 +18,15 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     from huggingface_hub import snapshot_download
 
     cache = cache_folder(scratch, source)
-    if relation_folder(cache, relation) is None:
-        name, _, revision = source.location().partition("@")
-        patterns = [f"{relation}/*", f"*/{relation}/*"]
-        try:
-            snapshot_download(
-                name, repo_type="dataset", revision=revision or None, allow_patterns=patterns, local_dir=cache
-            )
-        except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise UserError(f"The hub does not give the dataset '{source.location()}': {reason}") from error
+    name, _, revision = source.location().partition("@")
+    patterns = [f"{relation}/*", f"*/{relation}/*"]
+    try:
+        snapshot_download(
+            name, repo_type="dataset", revision=revision or None, allow_patterns=patterns, local_dir=cache
+        )
+    except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"The hub does not give the dataset '{source.location()}': {reason}") from error
     placed = relation_folder(cache, relation)
     if placed is None:
         raise UserError(f"The dataset '{source.location()}' has no folder '{relation}' with a {CAPTIONS}.")
