@@ -116,7 +116,7 @@ class ValidateSettings(Settings):
 
 
 class PreviewSettings(Settings):
-    """Pictures made along the way: every so many steps, one for each prompt, `<r>` standing for the relation."""
+    """Pictures along the way: every so many steps and after the last, one a prompt, `<r>` standing for the relation."""
 
     every: Positive
     prompts: list[str]

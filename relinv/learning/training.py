@@ -187,7 +187,7 @@ class Loop:
             if self.stopping.is_over():
                 self.end = step + 1
         preview = self.task.preview
-        if (step + 1) % preview.every == 0 and preview.prompts:
+        if preview.prompts and ((step + 1) % preview.every == 0 or step + 1 == self.end):
             with self.attached():
                 self._preview(step + 1, preview)
         if self.task.checkpoints.is_due():
