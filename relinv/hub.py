@@ -21,6 +21,14 @@ def find_model(source: str, revision: str | None, patterns: Sequence[str]) -> Pa
     return _download(source, revision, patterns)
 
 
+def require_tokenizer(folder: Path) -> None:
+    """Raise UserError unless a folder has a tokenizer's files: without them transformers makes one of single bytes."""
+    if not (folder / "tokenizer.json").is_file() and not all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    ):
+        raise UserError(f"The tokenizer in '{folder}' lacks tokenizer.json, or vocab.json and merges.txt: restore it.")
+
+
 def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the local folder of a hub id; a second dot in a weight file's name marks a variant, which is not used."""
     from huggingface_hub import snapshot_download

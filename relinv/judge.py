@@ -10,6 +10,7 @@ import numpy as np
 
 from relinv.devices import deterministic, find_device
 from relinv.errors import UserError, is_out_of_memory, unknown
+from relinv.files import read_json
 from relinv.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CONFIG = "open_clip_config.json"
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")  # one of them; without any, transformers makes one of bytes
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in open_clip's order
 TEXTS_AT_ONCE = 256
 
@@ -117,10 +119,13 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
 
 
 def _weights(folder: Path) -> Path:
-    """Return the weights in a judge's folder; UserError where they or the configuration are missing."""
+    """Return the weights in a judge's folder; UserError where they, configuration or tokenizer are missing."""
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None or not (folder / CONFIG).is_file():
         raise UserError(f"The judge '{folder}' is incomplete: put {CONFIG} and {WEIGHTS[0]} in that folder.")
+    text = read_json(folder / CONFIG, "judge's configuration").get("model_cfg", {}).get("text_cfg", {})
+    if text.get("hf_tokenizer_name") and not any(any(folder.glob(name)) for name in TOKENIZERS):
+        raise UserError(f"The judge '{folder}' lacks its tokenizer: put tokenizer.json in that folder.")
     return weights
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relinv.errors import UserError
-from relinv.hub import find_model
+from relinv.hub import find_model, require_tokenizer
 from relinv.settings import ModelSettings
 
 
@@ -18,6 +18,7 @@ def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]
     from transformers import CLIPTokenizer  # takes tokenizer.json and vocab.json + merges.txt; imports no torch
 
     folder = find_model(model.source, model.revision, ["tokenizer/*.json", "tokenizer/*.txt"]) / "tokenizer"
+    require_tokenizer(folder)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a damaged file sets off: the libraries below raise many kinds

@@ -82,6 +82,14 @@ def test_incomplete_weights_are_refused_and_not_filled_at_random(copied: Path) -
         _ = load_base(tiny_settings(copied)).text_encoder
 
 
+def test_a_missing_tokenizer_is_refused_and_not_made_up(copied: Path) -> None:
+    (copied / "tokenizer/tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer' lacks tokenizer\.json, or vocab\.json and merges\.txt"):
+        _ = load_base(tiny_settings(copied)).tokenizer
+    with pytest.raises(UserError, match=r"tokenizer' lacks tokenizer\.json"):
+        load_token_counter(tiny_settings(copied))
+
+
 def test_a_damaged_configuration_is_refused(copied: Path) -> None:
     (copied / "unet/config.json").write_text("{")
     with pytest.raises(UserError, match=r"The unet in .* cannot be loaded"):

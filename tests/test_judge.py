@@ -109,6 +109,12 @@ def test_missing_weights_are_refused(broken: Path) -> None:
         load(broken)
 
 
+def test_a_missing_tokenizer_is_refused_and_not_made_up(broken: Path) -> None:
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"lacks its tokenizer: put tokenizer\.json"):
+        load(broken)
+
+
 def test_damaged_weights_are_refused(broken: Path) -> None:
     (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be loaded"):

@@ -42,6 +42,8 @@ def test_count_is_the_length_the_text_encoder_gets(tiny_base: Path, tmp_path: Pa
 
 
 def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"The tokenizer of the base model '.*' cannot be read .* restore"):
         load_token_counter(model(tmp_path))
     with pytest.raises(UserError, match=r"There is no base model folder '.*nothing'"):

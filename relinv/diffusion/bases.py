@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from relinv.devices import find_device
 from relinv.errors import UserError, is_out_of_memory
 from relinv.files import sha256_file
-from relinv.hub import find_model
+from relinv.hub import find_model, require_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +72,7 @@ class Base:
         """Return the tokenizer; inside a `PlaceholderTokens` block it knows the learned tokens."""
         from transformers import CLIPTokenizer
 
+        require_tokenizer(self._folder / "tokenizer")
         return self._load("tokenizer", CLIPTokenizer)
 
     @cached_property
