@@ -49,7 +49,8 @@ class Layout(Settings):
     """Where head and tail belong, and how latents are moved there.
 
     A box is left, top, right, bottom, as shares of the picture's sides. Before each of the first steps an image takes
-    at most `iterations` steps of `scale`, and none once its loss is `threshold` or less.
+    at most `iterations` steps of `scale`, and none once its loss is `threshold` or less. (The published code then
+    leaves it alone for good; here the next step looks again, for sampling may lead it out.)
     """
 
     head: Box
