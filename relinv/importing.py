@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, sha256_file
+from relinv.tensor_files import load_content, row
 
 if TYPE_CHECKING:
     import torch
@@ -104,38 +104,7 @@ def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
 def _token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
     """Return what `read_embedding` does, from the content of a file."""
     name, rows = _find(content, file)
-    rows = rows.detach().float().clone()  # a view would drag the storage of a whole table along
-    rows = rows[None] if rows.dim() == 1 else rows
-    if rows.dim() != 2 or len(rows) != 1:
-        raise UserError(
-            f"'{file}' holds {tuple(rows.shape)} numbers, and a relation is one row: it cannot be imported."
-        )
-    if not rows.isfinite().all():
-        raise UserError(f"The token in '{file}' is not finite: its training diverged.")
-    return name, rows[0]
-
-
-def load_content(file: Path) -> Mapping[str, Any]:
-    """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code."""
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"The file '{file}' does not exist.") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"'{file}' is no plain file of tensors and might run code, so it was not opened ({reason}): "
-            "ask for it as .safetensors."
-        ) from None
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes say
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"'{file}' is damaged or of another kind ({reason}).") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
-    return content
+    return name, row(rows, name, file)
 
 
 def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
