@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.diffusion.concept import Concept, save_concept
+from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.errors import UserError
-from relinv.files import atomic_folder, sha256_file
+from relinv.files import atomic_folder, read_json, sha256_file
+from relinv.plugins import plugin_names
+from relinv.settings import require_name
 from relinv.tensor_files import load_content, row
 
 if TYPE_CHECKING:
@@ -39,9 +41,12 @@ def import_concept(
 ) -> Concept:
     """Write the token in `file` as a concept of `relation` for `base` to `folder`, under the method's name; return it.
 
-    Prompts use it as `<r>`, whatever it was called. Raises UserError as `read_published`, and where the row does not
-    fit the base.
+    Prompts use it as `<r>`, whatever it was called. What was imported there before is replaced. Raises UserError as
+    `read_published`, where the row does not fit the base, and where a name is not allowed or the place is taken.
     """
+    require_name(relation, "relation")
+    require_name(method, "method")
+    _require_free(folder, method)
     published = read_published(Path(file), base, token_file)
     if len(published.row) != base.dim:
         raise UserError(
@@ -73,6 +78,23 @@ def import_concept(
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
+
+
+def _require_free(folder: Path, method: str) -> None:
+    """Raise UserError where a method of the project has that name, or `folder` holds anything not imported."""
+    if method in plugin_names("relinv.methods"):
+        raise UserError(
+            f"'{method}' is a method of this project and learns by itself what goes by its name: name another METHOD, "
+            "such as published."
+        )
+    if folder.exists() and not _is_imported(folder):
+        raise UserError(f"'{folder}' exists and was not imported: name another METHOD, or move it away first.")
+
+
+def _is_imported(folder: Path) -> bool:
+    file = folder / METADATA
+    metadata = read_json(file, "concept") if file.is_file() else None
+    return isinstance(metadata, Mapping) and "imported" in metadata
 
 
 def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:

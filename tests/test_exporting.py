@@ -58,6 +58,14 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
     assert "cat <r> box" in body and "| steps | 3 |" in body
 
 
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "..", "", "a\nb", "x" * 300])
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_name_that_leads_elsewhere_is_refused(form: str, name: str, concept: Concept, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot name the token's file: pass --name"):
+        export_concept(concept, form, tmp_path / "to", name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_weights_beside_the_token_are_not_dropped_in_silence(form: str, concept: Concept, tmp_path: Path) -> None:
     adapter = {"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}
