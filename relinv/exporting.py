@@ -55,8 +55,13 @@ def _hub(concept: Concept, folder: Path, name: str) -> list[Path]:
         CARD.read_text(encoding="utf-8")
     )
     card = folder / "README.md"
-    atomic_write_text(card, page.render(name=name, **concept.metadata))
+    atomic_write_text(card, page.render(name=name, base_is_local=_is_local(concept), **concept.metadata))
     return [_embedding(concept, folder / EMBEDDING), card]
+
+
+def _is_local(concept: Concept) -> bool:
+    """Return whether the concept's base is a folder here, which the hub knows nothing of."""
+    return Path(concept.metadata["base"]).exists()
 
 
 def _embedding(concept: Concept, path: Path) -> Path:
