@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import shutil
 import tarfile
 import zipfile
@@ -17,6 +18,7 @@ from relinv.errors import UserError
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
+MAX_NAME = 255  # bytes of a file's name, which no usual file system exceeds
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
@@ -58,6 +60,12 @@ def _check(archive: Path) -> None:
         parts = member.path.parts
         if not member.plain or member.path.is_absolute() or ".." in parts or any(":" in part for part in parts):
             raise UserError(f"The archive '{archive}' holds '{member.path}', a link or a path that leads outside.")
+        name = member.path.name
+        if len(os.fsencode(name)) > MAX_NAME:
+            raise UserError(
+                f"The archive '{archive}' holds a file name of more than {MAX_NAME} bytes, '{name[:40]}...': unpack it "
+                "by hand."
+            )
 
 
 def _write(archive: Path, relation: str, folder: Path) -> bool:

@@ -88,7 +88,10 @@ def import_(
         Path | None, typer.Option(help="The token's own file, for Custom Diffusion: the one beside it if not given.")
     ] = None,
 ) -> None:
-    """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use."""
+    """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
+
+    What was imported by these names before is replaced, what was learned here never.
+    """
     from relinv.diffusion.bases import load_base
     from relinv.importing import import_concept
 
@@ -142,6 +145,7 @@ def show(
 ) -> None:
     """Print how an image was made, and the command that makes it again."""
     import json
+    import shlex
     from dataclasses import asdict
 
     from relinv.images import parameters, read_image_record
@@ -151,7 +155,7 @@ def show(
         _write_with_boxes(image, record, boxes)
     print(parameters(record))
     print(json.dumps(asdict(record), indent=2, ensure_ascii=False))
-    print(f"To make it again: relinv draw {image} again.png")
+    print(f"To make it again: {shlex.join(['relinv', 'draw', str(image), 'again.png'])}")
 
 
 def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:

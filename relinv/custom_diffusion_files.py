@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
 from relinv.importing import Published, read_embedding
+from relinv.tensor_files import floats
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
@@ -25,10 +26,9 @@ def is_custom_diffusion(names: Iterable[str]) -> bool:
 def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, token_file: Path | None) -> Published:
     """Return the concept whose weights are `content` of `file`, its token from `token_file` or the only one beside it.
 
-    Raises UserError where the weights are not keys and values of this base, and where the token is not to be had.
+    Raises UserError where the weights are not plain, finite keys and values of this base, and where the token is not to
+    be had.
     """
-    import torch
-
     from relinv.adapters import require_fit
     from relinv.adapters.custom_diffusion import Adapter, pretrained
 
@@ -38,12 +38,8 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
             f"'{file}' holds queries and outputs too, for all of the cross-attention was trained: only keys and values "
             "can be taken over, as `--freeze_model crossattn_kv` trains them."
         )
-    if not all(isinstance(value, torch.Tensor) for value in learned.values()):
-        raise UserError(f"'{file}' is damaged or of another kind: not all of its weights are tensors.")
-    tensors = {name: value.detach().float() for name, value in learned.items()}
+    tensors = {name: floats(value, name, file) for name, value in learned.items()}
     require_fit(base, tensors, pretrained(base))
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise UserError(f"The weights in '{file}' are not finite: their training diverged.")
     token_file = token_file or _token_beside(file)
     return Published(*read_embedding(token_file), "custom_diffusion", Adapter.FILE, {}, tensors, token_file)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.diffusion.concept import Concept, save_concept
+from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.errors import UserError
-from relinv.files import atomic_folder, sha256_file
+from relinv.files import atomic_folder, read_json, sha256_file
+from relinv.plugins import plugin_names
+from relinv.settings import require_name
+from relinv.tensor_files import load_content, row
 
 if TYPE_CHECKING:
     import torch
@@ -39,9 +41,12 @@ def import_concept(
 ) -> Concept:
     """Write the token in `file` as a concept of `relation` for `base` to `folder`, under the method's name; return it.
 
-    Prompts use it as `<r>`, whatever it was called. Raises UserError as `read_published`, and where the row does not
-    fit the base.
+    Prompts use it as `<r>`, whatever it was called. What was imported there before is replaced. Raises UserError as
+    `read_published`, where the row does not fit the base, and where a name is not allowed or the place is taken.
     """
+    require_name(relation, "relation")
+    require_name(method, "method")
+    _require_free(folder, method)
     published = read_published(Path(file), base, token_file)
     if len(published.row) != base.dim:
         raise UserError(
@@ -75,6 +80,23 @@ def import_concept(
     return concept
 
 
+def _require_free(folder: Path, method: str) -> None:
+    """Raise UserError where a method of the project has that name, or `folder` holds anything not imported."""
+    if method in plugin_names("relinv.methods"):
+        raise UserError(
+            f"'{method}' is a method of this project and learns by itself what goes by its name: name another METHOD, "
+            "such as published."
+        )
+    if folder.exists() and not _is_imported(folder):
+        raise UserError(f"'{folder}' exists and was not imported: name another METHOD, or move it away first.")
+
+
+def _is_imported(folder: Path) -> bool:
+    file = folder / METADATA
+    metadata = read_json(file, "concept") if file.is_file() else None
+    return isinstance(metadata, Mapping) and "imported" in metadata
+
+
 def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:
     """Return what `file` holds, to be used with `base`: a .ckpt is Perfusion's, other files say by their names.
 
@@ -104,38 +126,7 @@ def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
 def _token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
     """Return what `read_embedding` does, from the content of a file."""
     name, rows = _find(content, file)
-    rows = rows.detach().float().clone()  # a view would drag the storage of a whole table along
-    rows = rows[None] if rows.dim() == 1 else rows
-    if rows.dim() != 2 or len(rows) != 1:
-        raise UserError(
-            f"'{file}' holds {tuple(rows.shape)} numbers, and a relation is one row: it cannot be imported."
-        )
-    if not rows.isfinite().all():
-        raise UserError(f"The token in '{file}' is not finite: its training diverged.")
-    return name, rows[0]
-
-
-def load_content(file: Path) -> Mapping[str, Any]:
-    """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code."""
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"The file '{file}' does not exist.") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"'{file}' is no plain file of tensors and might run code, so it was not opened ({reason}): "
-            "ask for it as .safetensors."
-        ) from None
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes say
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"'{file}' is damaged or of another kind ({reason}).") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
-    return content
+    return name, row(rows, name, file)
 
 
 def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL
 from relinv.files import atomic_folder
+from relinv.settings import require_name
 
 if TYPE_CHECKING:
     from relinv.validation import Verdict
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 def lay_out(relation: str, pictures: Path, folder: Path) -> Path:
     """Copy the pictures in `pictures` into `folder`, with a text.json to fill in; return that file.
 
-    Raises UserError where there are no pictures, or the folder exists.
+    Raises UserError where the relation's name is not allowed, there are no pictures, or the folder exists.
     """
+    require_name(relation, "relation")
     if not pictures.is_dir():
         raise UserError(f"There is no folder '{pictures}': name the one with your pictures of '{relation}'.")
     found = sorted(path for path in pictures.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.importing import Published, load_content
+from relinv.importing import Published
+from relinv.tensor_files import floats, load_content, row
 
 if TYPE_CHECKING:
     import torch
@@ -36,16 +37,17 @@ def read_perfusion(file: Path, base: Base) -> Published:
     with torch.serialization.safe_globals([torch.nn.ParameterDict]):
         content = load_content(Path(file))
     try:
-        name, row, superclass = _embedding(content["embedding"])
-        start, inverse = content["target_input"].detach().float(), content["C_inv"].detach().float()
-        outputs = {diffusers_name(layer): output.detach().float() for layer, output in content["target_output"].items()}
+        name, values, superclass = _embedding(content["embedding"], file, base)
+        start, inverse = (floats(content[part], part, file) for part in ("target_input", "C_inv"))
+        learned = content["target_output"].items()
+        outputs = {diffusers_name(layer): floats(output, layer, file) for layer, output in learned}
         tensors = {INPUT: start, DIRECTION: inverse @ start, **outputs}
-    except (KeyError, AttributeError, TypeError, RuntimeError, ValueError, StopIteration):
+    except (LookupError, AttributeError, TypeError, RuntimeError, ValueError, StopIteration):
         raise UserError(f"'{file}' is no checkpoint of Perfusion with {', '.join(sorted(KEYS))}.") from None
     options = {"superclass": superclass, "beta": 0.7, "tau": 0.15, "locking": "local"}
     options["second_moment"] = hashlib.sha256(inverse.numpy().tobytes()).hexdigest()
     Adapter(base, None, tensors, options)  # raises UserError where it does not fit
-    return Published(name, row, "perfusion", Adapter.FILE, options, tensors)
+    return Published(name, values, "perfusion", Adapter.FILE, options, tensors)
 
 
 def diffusers_name(layer: str) -> str:
@@ -63,9 +65,12 @@ def diffusers_name(layer: str) -> str:
     return f"{side}_blocks.{block}.attentions.{attention}.{found['rest']}"
 
 
-def _embedding(embedding: Mapping[str, Any]) -> tuple[str, torch.Tensor, str]:
-    """Return the one token's name, its row (dim,) and the word it started from; StopIteration where there is none."""
+def _embedding(embedding: Mapping[str, Any], file: Path, base: Base) -> tuple[str, torch.Tensor, str]:
+    """Return the one token's name, its row (dim,) and the word it started from; UserError where that is none."""
     name, rows = next(iter(embedding["string_to_param"].items()))
     words = embedding["initializer_words"]
-    word = words if isinstance(words, str) else words[0]
-    return name, rows.detach().float().reshape(-1, rows.shape[-1])[0].clone(), word
+    word = words if isinstance(words, str) else next(iter(words), "")
+    tokens = base.tokenizer(word, add_special_tokens=False).input_ids if isinstance(word, str) else []
+    if not 0 < len(tokens) <= base.tokenizer.model_max_length - 2:  # a prompt's start and end stand around them
+        raise UserError(f"'{file}' names no word that its token started from, whose keys it keeps: it cannot be used.")
+    return str(name), row(rows, str(name), file), word

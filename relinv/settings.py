@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,7 +23,8 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # names of relations and methods: DVC joins them with "-"
+NAME = r"^[a-z0-9_]{1,100}$"  # of relations and methods: they name folders, and DVC joins them with "-"
+Name = Annotated[str, Field(pattern=NAME)]
 Names = Annotated[
     list[Name], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
 ]
@@ -31,6 +33,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
+
+
+def require_name(name: str, what: str) -> None:
+    """Raise UserError where `name` cannot stand in params.yaml as a relation's or method's; `what` it is to name."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"'{name}' cannot name a {what}: write up to 100 of a to z, 0 to 9 and _, such as shaking_hands."
+        )
 
 
 class Settings(BaseModel):

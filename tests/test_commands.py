@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from relinv.adapters.custom_diffusion import pretrained
@@ -68,6 +69,49 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
         run("new", "hugging", "data")
 
 
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["../../evil", "Kissing People", "kissing-people", "kissing\n", "", "x" * 300])
+def test_a_relation_that_params_cannot_name_is_not_laid_out(name: str, checkout: Path) -> None:
+    (checkout / "pictures").mkdir()
+    draw_exemplars(checkout / "pictures")
+    before = files_below(checkout)
+    with pytest.raises(UserError, match="cannot name a relation: write up to 100 of a to z, 0 to 9 and _"):
+        run("new", name, "pictures")
+    assert files_below(checkout) == before
+
+
+def test_an_import_replaces_what_was_imported_and_nothing_else(checkout: Path) -> None:
+    base = load_base(load_params().model())
+    token = "learned_embeds.safetensors"
+    save_file({"<R>": torch.ones(base.dim)}, checkout / token)
+    learned, other = checkout / "data/concepts/inside/earlier", checkout / "data/concepts/inside/notes"
+    for folder in (learned, other):
+        folder.mkdir(parents=True)
+    save_concept(learned, made(base))
+    (other / "notes.txt").write_text("mine")
+    before = files_below(checkout)
+    for relation, method, reason in (
+        ("..", "relations", r"'\.\.' cannot name a relation"),
+        ("../../../x", "y", "cannot name a relation"),
+        ("inside", "..", r"'\.\.' cannot name a method"),
+        ("inside", str(checkout / "evil"), "cannot name a method"),
+        ("inside", "reversion", "'reversion' is a method of this project"),
+        ("inside", "earlier", "earlier' exists and was not imported"),
+        ("inside", "notes", "notes' exists and was not imported"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            run("import", token, relation, method)
+    assert files_below(checkout) == before
+    row = checkout / "data/concepts/inside/published" / token
+    for value in (1.0, 2.0):
+        save_file({"<R>": torch.full((base.dim,), value)}, checkout / token)
+        run("import", token, "inside", "published")
+        assert torch.equal(load_file(row)["<r>"], torch.full((base.dim,), value))
+
+
 def test_a_token_goes_in_and_out_again(checkout: Path, tiny_base: Path) -> None:
     base = load_base(tiny_settings(tiny_base))
     save_file({"<R>": torch.ones(base.dim)}, checkout / "learned_embeds.safetensors")
@@ -96,13 +140,13 @@ def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Pat
     save_concept_folder.mkdir(parents=True)
     save_concept(save_concept_folder, concept)
     scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")
-    images = checkout / "data/images/inside/reversion"
+    images = checkout / "my images/inside's"  # a shell would take the name apart
     generate_folder(base, concept, scenarios, SETTINGS, images, checkout / ".scratch")
     for name in ("001.png", "003.png"):  # among three, and alone in its batch
         printed = run("show", str(images / name))
         assert "Sampler: DPM++ 2M" in printed and "concept_sha256" in printed
-        command = printed.strip().splitlines()[-1].partition(": relinv ")[2].split()
-        run(*command)
+        command = printed.strip().splitlines()[-1].partition(": relinv ")[2]
+        run(*shlex.split(command))
         assert (checkout / "again.png").read_bytes() == (images / name).read_bytes()
     (checkout / "again.png").unlink()
     save_concept(save_concept_folder, made(base, seed=1))

@@ -53,9 +53,24 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
     export_concept(concept, "hub", tmp_path, "kissing")
     card = (tmp_path / "README.md").read_text()
     head, body = card.removeprefix("---\n").split("\n---\n")
-    assert f"base_model: {concept.metadata['base']}" in head
+    assert "base_model" not in head  # the tiny base is a folder, which the hub does not know
     assert "textual_inversion" in head
+    assert "learned by reversion\nwith relinv in 3 steps" in body and "[ReVersion](https://arxiv.org/abs/2303" in body
     assert "cat <r> box" in body and "| steps | 3 |" in body
+
+
+def test_the_hubs_card_links_a_base_that_the_hub_has(concept: Concept, tmp_path: Path) -> None:
+    of_hub = replace(concept, metadata={**concept.metadata, "base": "owner/model"})
+    export_concept(of_hub, "hub", tmp_path, "kissing")
+    assert (tmp_path / "README.md").read_text().startswith("---\nbase_model: owner/model\nlibrary_name: diffusers\n")
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "..", "", "a\nb", "x" * 300])
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_name_that_leads_elsewhere_is_refused(form: str, name: str, concept: Concept, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot name the token's file: pass --name"):
+        export_concept(concept, form, tmp_path / "to", name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))

@@ -197,6 +197,14 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
         fetch(from_("archive", tmp_path / "links.zip"), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "é" * 150 + ".png"])
+def test_a_name_longer_than_a_file_may_have_is_refused(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as opened:
+        opened.writestr(f"inside/{name}", b"x")
+    with pytest.raises(UserError, match="file name of more than 255 bytes"):
+        fetch(from_("archive", tmp_path / "long.zip"), tmp_path)
+
+
 @pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 3), ("MAX_BYTES", 1000)])
 def test_an_archive_beyond_the_limits_is_refused(
     limit: str, value: int, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
-from relinv.importing import import_concept, read_embedding
+from relinv.importing import import_concept, read_embedding, read_published
 
 
 def row(dim: int) -> torch.Tensor:
@@ -72,8 +72,9 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     torch.save({"<R>": Exploit()}, tmp_path / "evil.bin")
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"<R>": Exploit()}))
     for name in ("evil.bin", "evil.pt"):
-        with pytest.raises(UserError, match=r"not opened|damaged"):
+        with pytest.raises(UserError, match=r"not opened|damaged") as caught:
             read_embedding(tmp_path / name)
+        assert "weights_only" not in str(caught.value)
     assert not marker.exists()
 
 
@@ -87,12 +88,32 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
         ("text.bin", {"<R>": "cat"}, "not one learned token"),
         ("list.bin", [torch.zeros(8)], "a list"),
         ("empty.bin", OrderedDict(), "holds nothing"),
+        ("scalar.bin", {"<R>": torch.tensor(1.0)}, r"\(\) numbers, and a relation is one row"),
+        ("deep.bin", {"<R>": torch.zeros(1, 1, 8)}, r"\(1, 1, 8\) numbers, and a relation is one row"),
     ],
 )
 def test_what_is_no_single_row_is_refused(name: str, content: Any, reason: str, tmp_path: Path) -> None:
     write(tmp_path / name, content)
     with pytest.raises(UserError, match=reason):
         read_embedding(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls some of them unfinished, others outdated
+def test_what_is_not_plain_numbers_in_memory_is_refused_before_it_is_copied(tmp_path: Path) -> None:
+    for tensor, kind in (
+        (torch.ones(1, 8).to_sparse(), "sparse_coo"),
+        (torch.ones(1, 8).to_sparse_csr(), "sparse_csr"),
+        (torch.empty(8, device="meta"), "on meta"),
+        (torch.quantize_per_tensor(torch.ones(8), 1.0, 0, torch.quint8), "quint8"),
+        (torch.zeros(8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4"),
+        (torch.zeros(1).expand(1, 10**12), "float32"),  # four terabytes of one number
+        (torch.ones(8, dtype=torch.bool), "bool"),
+        (torch.ones(8, dtype=torch.int64), "int64"),
+        (torch.ones(8, dtype=torch.complex64), "complex64"),
+    ):
+        torch.save({"<R>": tensor}, tmp_path / "odd.bin")
+        with pytest.raises(UserError, match=rf"odd\.bin' holds <R> in a form of its own \(.*{kind}"):
+            read_embedding(tmp_path / "odd.bin")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -117,10 +138,42 @@ def test_whatever_bytes_are_damaged_the_file_is_read_or_refused(zipped: bool, tm
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.bin' does not exist"):
         read_embedding(tmp_path / "none.bin")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        read_embedding(tmp_path)
     for name in ("cut.safetensors", "cut.bin"):
         (tmp_path / name).write_bytes(b"\x08\x00")
         with pytest.raises(UserError, match=rf"'.*{name}' is damaged|not opened"):
             read_embedding(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls its own format outdated
+def test_a_program_in_torchs_own_format_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "program.pt")
+    with pytest.raises(UserError, match=r"program\.pt' is damaged, or no file of tensors") as caught:
+        read_embedding(tmp_path / "program.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["learned_embeds.bin", "learned_embeds.safetensors", "koala.ckpt"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4094\n",
+            "Git LFS pointer.*git lfs pull",
+        ),
+        (
+            "<!doctype html>\n<html><title>Grüße</title></html>\n",
+            "is text, .*download the file itself",
+        ),
+    ],
+)
+def test_what_a_download_leaves_instead_is_named(
+    content: str, reason: str, name: str, base: Base, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=reason):
+        read_published(tmp_path / name, base)
 
 
 def test_an_imported_token_is_a_concept_like_any_other(base: Base, tmp_path: Path) -> None:

@@ -81,12 +81,26 @@ def test_a_checkpoint_becomes_a_concept_that_edits_as_it_says(
 
 
 def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "other.ckpt"
+    file, token = tmp_path / "other.ckpt", content["embedding"]
     for change, reason in (
-        ({"target_input": None}, "no checkpoint of Perfusion"),
+        ({"target_input": None}, "holds a NoneType as target_input"),
         ({"embedding": {}}, "no checkpoint of Perfusion"),
         ({"target_output": {"model.attn1.to_k": torch.zeros(3)}}, "no checkpoint of Perfusion"),
         ({"target_output": {}}, "do not fit the base"),
+        ({"target_input": torch.ones(base.dim).to_sparse()}, "in a form of its own .*sparse_coo"),
+        ({"C_inv": torch.eye(base.dim) * torch.inf}, "C_inv .* not finite"),
+        ({"embedding": token | {"initializer_words": []}}, "names no word"),
+        ({"embedding": token | {"initializer_words": [" "]}}, "names no word"),
+        ({"embedding": token | {"initializer_words": [7]}}, "names no word"),
+        ({"embedding": token | {"initializer_words": "cat " * 1000}}, "names no word"),
+        ({"embedding": token | {"string_to_param": {}}}, "no checkpoint of Perfusion"),
+        (
+            {"embedding": token | {"string_to_param": {"*": torch.tensor(1.0)}}},
+            r"\(\) numbers",
+        ),
+        ({"embedding": token | {"string_to_param": {"*": torch.zeros(0, base.dim)}}}, "a relation is one row"),
+        ({"embedding": token | {"string_to_param": {"*": torch.ones(3)}}}, "has 3 numbers and the base"),
+        ({"embedding": token | {"string_to_param": {"*": "row"}}}, "holds a str as "),
     ):
         torch.save(content | change, file)
         with pytest.raises(UserError, match=reason):
