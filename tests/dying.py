@@ -1,7 +1,7 @@
-"""Inversions that SIGKILL ends in their third step: `python -m tests.dying BASE EXEMPLARS SCRATCH METHOD ...`.
+"""Inversions that SIGKILL ends in their third step: `python -m tests.dying BASE EXEMPLARS SCRATCH NAME ...`.
 
-Each method's inversion dies twice, in a process of its own; how they ended is printed as JSON. They are forks of this
-process, which has imported everything and computed nothing: a fork of one whose threads have computed would hang.
+The inversion of each name dies twice, in a process of its own; how they ended is printed as JSON. They are forks of
+this process, which has imported everything and computed nothing: a fork of one whose threads have computed would hang.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def eager_checkpoints(task: Problem, scratch: Path) -> Checkpoints:
 def learn_and_die(base: Path, exemplars: Path, name: str, scratch: Path) -> None:
     """Learn until the third step of this process, and die there."""
     task = problem(load_base(tiny_settings(base)), exemplars, name)
-    method = find_plugin("relinv.methods", name).Method(task.base, task.words, task.settings)
+    method = find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
     taken: list[int] = []
     update = method.after_step
 
@@ -59,7 +59,7 @@ def end_of_fork(base: Path, exemplars: Path, name: str, scratch: Path) -> int:
 
 
 def main(base: str, exemplars: str, scratch: str, *names: str) -> None:
-    """Let each method's inversion die twice."""
+    """Let the inversion of each name die twice."""
     places = Path(base), Path(exemplars)
     print(json.dumps({name: [end_of_fork(*places, name, Path(scratch)) for _ in range(2)] for name in names}))
 

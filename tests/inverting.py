@@ -12,14 +12,21 @@ from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings, load_params
 
 METHODS = plugin_names("relinv.methods")
+# What a setting makes another kind of state of, called METHOD+FORM where a method's name is asked for.
+FORMS = {
+    "custom_diffusion+rows": {"resolutions": 10},
+    "dreambooth+full": {"weights": "full"},
+    "dreambooth+rows": {"resolutions": 10},
+}
 # anchor_word is not the initializer_token: a token that starts at its anchor has that loss's minimum behind it already.
 SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03, "anchor_word": "inside", "prior_images": 2,
          "prior_steps": 2, "scale_variants": 2}  # fmt: skip
 PREVIEW = PreviewSettings(every=4, prompts=["cat <r> box", "dog <R> cup"], steps=2, guidance_scale=5.0, seed=0)
 
 
-def problem(base: Base, exemplar_folder: Path, method: str, seed: int = 0, **changes: Any) -> Problem:
-    """Return a short inversion of `inside` by `method`; `changes` are to its own parameters."""
+def problem(base: Base, exemplar_folder: Path, name: str, seed: int = 0, **changes: Any) -> Problem:
+    """Return a short inversion of `inside` by the method `name`, or a form of it; `changes` are to its parameters."""
+    method, changes = name.partition("+")[0], FORMS.get(name, {}) | changes
     kind = find_plugin("relinv.methods", method).Settings
     values = load_params().section(f"invert.{method}", dict[str, Any])
     small = {name: value for name, value in (SMALL | changes).items() if name in kind.model_fields}

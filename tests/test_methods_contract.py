@@ -13,23 +13,33 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import REQUIRED, load_concept
-from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.conditioning import Encodings, guided_by
+from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
 from relinv.files import sha256_folder
+from relinv.generation import generate, image_seed, plan
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import Problem, invert_relation, learn
 from relinv.learning.training import Task, train
 from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin
+from relinv.settings import GenerateSettings
 from tests.dying import eager_checkpoints
-from tests.inverting import METHODS, problem
+from tests.inverting import FORMS, METHODS, problem
 from tests.tiny import weights
 
 Folders = dict[str, Path]
-pytestmark = pytest.mark.parametrize("name", METHODS)
+NAMES = [*METHODS, *FORMS]
+each_method, each_form = (pytest.mark.parametrize("name", names) for names in (METHODS, NAMES))
+# The gate of Perfusion is drawn as it is trained, so that one picture can be both.
+GATE = {"train_beta": 0.7, "train_tau": 0.15, "beta": 0.7, "tau": 0.15}
+DRAWN = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=4.0, scheduler="ddim", batch_size=2)
+SCENARIOS = [Scenario("inside", 0, "cat", "box", None, False), Scenario("inside", 1, "dog", "cup", None, False)]
 
 
 def build(task: Problem) -> InversionMethod:
@@ -43,14 +53,15 @@ def no_checkpoints(folder: Path) -> Checkpoints:
 
 @pytest.fixture(scope="module")
 def concepts(base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """One concept folder of each method, straight through."""
+    """One concept folder of each method and form, straight through."""
     root = tmp_path_factory.mktemp("concepts")
-    for name in METHODS:
+    for name in NAMES:
         invert_relation(problem(base, exemplar_folder, name), root / name, root / "scratch")
     assert list((root / "scratch").glob("invert-*")) == []  # a finished inversion leaves no checkpoint
-    return {name: root / name for name in METHODS}
+    return {name: root / name for name in NAMES}
 
 
+@each_method
 def test_gradients_reach_its_own_state_alone(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     method, before, words = build(problem(base, exemplar_folder, name)), weights(base), base.tokenizer.get_vocab()
     if method.steps:
@@ -70,6 +81,7 @@ def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path,
     return log
 
 
+@each_method
 def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     """Learned on some draws of noise and timesteps, the loss is lower on others."""
     before = build(problem(base, exemplar_folder, name, steps=8, learning_rate=1e-9, batch_size=4))
@@ -84,6 +96,7 @@ def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path
     assert torch.stack(seen)[:, -1].mean() < torch.stack(unseen)[:, -1].mean()
 
 
+@each_form
 def test_the_same_seed_gives_the_same_bytes(
     name: str, base: Base, exemplar_folder: Path, tmp_path: Path, concepts: Folders
 ) -> None:
@@ -94,16 +107,17 @@ def test_the_same_seed_gives_the_same_bytes(
 
 
 @pytest.fixture(scope="module")
-def killed(tiny_base: Path, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each method that learns, as two processes left it that SIGKILL ended in their third step."""
+def killed(tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each name that learns, as two processes left it that SIGKILL ended in their third step."""
     root = tmp_path_factory.mktemp("killed")
-    learning = [name for name in METHODS if "steps" in find_plugin("relinv.methods", name).Settings.model_fields]
+    learning = [name for name in NAMES if hasattr(problem(base, exemplar_folder, name).settings, "steps")]
     command = [sys.executable, "-m", "tests.dying", *map(str, (tiny_base, exemplar_folder, root)), *learning]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert json.loads(printed.splitlines()[-1]) == dict.fromkeys(learning, [-signal.SIGKILL] * 2)
     return root
 
 
+@each_form
 def test_killed_and_resumed_equals_straight_through(
     name: str, base: Base, exemplar_folder: Path, concepts: Folders, killed: Path
 ) -> None:
@@ -125,15 +139,47 @@ def counted(function: Any, calls: list[int]) -> Any:
     return call
 
 
-def test_saved_and_loaded_it_conditions_images(name: str, base: Base, concepts: Folders) -> None:
-    concept = load_concept(concepts[name], base)
-    prompt = concept.prompt("cat", "box")
-    with in_use(base, [concept]) as adapters:
-        encoding, plain = Encodings(base, adapters, [prompt, "cat inside box"], [0]).of([prompt, "cat inside box"])(0)
-    assert encoding.isfinite().all()
-    assert torch.equal(encoding, plain) == (concept.token is None)
+@each_form
+def test_saved_and_loaded_it_draws_what_training_left(
+    name: str, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    task = problem(base, exemplar_folder, name, steps=2, **GATE)
+    before, method = answers(base), build(task)
+    untrained = drawn(method)
+    learn(task, method, tmp_path / "concept", no_checkpoints(tmp_path))
+    trained = drawn(method)
+    concept = load_concept(tmp_path / "concept", base)
+    ((_, loaded),) = generate(base, concept, plan(base, concept, SCENARIOS, DRAWN), DRAWN)
+    assert pixels(loaded) == trained
+    assert all(one != other for one, other in zip(untrained, trained, strict=True)) == bool(method.steps)
+    assert (concept.token is None) == (trained == drawn(InversionMethod(base, task.words, task.settings)))
+    assert all(torch.equal(one, other) for one, other in zip(answers(base), before, strict=True))
 
 
+def drawn(method: InversionMethod) -> list[bytes]:
+    """Return the pixels of the scenarios' pictures, drawn with a method's state as it stands in memory."""
+    prompts = [method.template.format(head=each.head, tail=each.tail) for each in SCENARIOS]
+    seeds = [image_seed(DRAWN.seed, each.relation, each.index) for each in SCENARIOS]
+    sampler = Sampler(DRAWN.steps, DRAWN.guidance_scale, DRAWN.scheduler)
+    with method.attached():
+        encodings = Encodings(method.base, method.adapters, ["", *prompts], sampler.timesteps(method.base))
+        conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
+        noise, guidance = initial_latents(method.base, seeds), guided_by(method.adapters, prompts)
+        return pixels(to_pictures(sample(method.base, *conditions, noise, sampler, guidance)))
+
+
+def pixels(pictures: list[Image.Image]) -> list[bytes]:
+    return [picture.tobytes() for picture in pictures]
+
+
+def answers(base: Base) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the bare base's text encoder and UNet answer to a prompt."""
+    with torch.no_grad():
+        text = base.encode(base.tokenize(["cat inside box"]))
+        return text, base.unet(initial_latents(base, [0]), torch.tensor([300]), encoder_hidden_states=text).sample
+
+
+@each_method
 def test_metadata_is_complete(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
     metadata = json.loads((concepts[name] / "concept.json").read_text())
     task = problem(base, exemplar_folder, name)
@@ -144,9 +190,8 @@ def test_metadata_is_complete(name: str, base: Base, exemplar_folder: Path, conc
     assert set(metadata["versions"]) == {"torch", "diffusers", "transformers"}
 
 
+@each_method
 def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
-    from PIL import Image
-
     steps = build(problem(base, exemplar_folder, name)).steps
     table = concepts[name] / "losses.csv"
     previews = sorted(path.name for path in concepts[name].glob("previews/*"))
@@ -160,6 +205,7 @@ def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: 
         assert strip.size == (2 * base.resolution, base.resolution)
 
 
+@each_method
 def test_a_foreign_base_is_refused(name: str, base: Base, concepts: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "fingerprint", "0" * 64)
     with pytest.raises(UserError, match=r"was learned for the base .* invert the relation again"):

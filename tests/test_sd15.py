@@ -72,7 +72,7 @@ def test_negatives_are_the_captions_own_words(base: Base) -> None:
     assert [word.strip() for word in words] == ["photo", "cats", "michael", "jackson", "basket"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "dreambooth+full"])
 def test_a_relation_is_learned_drawn_and_exported(
     method: str, base: Base, folder: Path, exemplar_folder: Path, tmp_path: Path
 ) -> None:
