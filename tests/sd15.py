@@ -8,6 +8,8 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from relinv.diffusion.bases import Base
+from relinv.diffusion.cross_attention import projections
 from relinv.miniature.tokenizer import BOS, EOS
 from tests.tiny import NOISE
 
@@ -35,6 +37,21 @@ def build_sd15_base(folder: Path, full: bool = False) -> Path:
     return folder
 
 
+def wide_base(tiny: Base) -> Base:
+    """Return a base whose cross-attentions have Stable Diffusion 1.5's true sizes, to build concepts for.
+
+    The rest of its UNet takes no memory; its text encoder is one layer as wide as CLIP's, for the words of `tiny`.
+    """
+    base = Base(tiny.settings, Path(tiny.id), tiny.fingerprint)
+    base.tokenizer = tiny.tokenizer
+    base.text_encoder = _text_encoder(1, layers=1, words=len(tiny.tokenizer))
+    with torch.device("meta"):
+        base.unet = _unet(1, 768)
+    for layer in projections(base).values():
+        layer.to_empty(device="cpu").reset_parameters()
+    return base
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     """Return CLIP's tokenizer, 49,408 pieces, from the list that open_clip ships."""
     from open_clip.tokenizer import SimpleTokenizer
@@ -45,13 +62,13 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=list(shipped.bpe_ranks), model_max_length=TOKENS)
 
 
-def _text_encoder(part: int) -> CLIPTextModel:
+def _text_encoder(part: int, layers: int = 12, words: int = 49408) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=49408,
+            vocab_size=words,
             hidden_size=768 // part,
             intermediate_size=3072 // part,
-            num_hidden_layers=12,
+            num_hidden_layers=layers,
             num_attention_heads=12 if part == 1 else 4,
             max_position_embeddings=TOKENS,
             hidden_act="quick_gelu",

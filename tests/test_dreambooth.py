@@ -15,6 +15,7 @@ from relinv.adapters.dreambooth import Adapter, initial_tensors, own_weights
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import in_use
+from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import Sampler
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
@@ -150,6 +151,22 @@ def test_gradients_over_all_groups_are_clipped(base: Base, exemplar_folder: Path
     loop.update()
     gradients = [tensor.grad for group in loop.optimizer.param_groups for tensor in group["params"]]
     assert torch.cat([gradient.flatten() for gradient in gradients]).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_each_loss_is_of_its_own_pictures(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    changes = {"prior_images": 1, "prior_weight": 0.25, "denoise_weight": 2.0}
+    loop = Loop(training(base, exemplar_folder, tmp_path, **changes))
+    with loop.method.attached(), torch.no_grad():
+        draw = loop.draw(0)
+        prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
+        loop.loss(draw, prediction)
+    noise = torch.randn(4, 4, 16, 16, generator=generator(0, "noise", 0))
+    errors = (prediction - noise).square().mean((1, 2, 3))  # (batch,)
+    own = torch.tensor(["<r>" in prompt for prompt in draw.prompts])  # the base's own picture has plain words
+    instance, prior = errors[own].mean().item(), errors[~own].mean().item()
+    assert own.sum() == 2 and instance != pytest.approx(prior, rel=1e-3)
+    assert loop.log.names == ["denoise", "prior", "total"]
+    assert loop.log.losses[0].tolist() == pytest.approx([instance, prior, 2 * instance + 0.25 * prior], rel=1e-5)
 
 
 def test_class_prompts_go_round_the_exemplars() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept
@@ -39,14 +41,59 @@ def test_diffusers_loads_the_folder(form: str, concept: Concept, tiny_base: Path
     assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[index].detach(), concept.embedding)
 
 
-def test_web_uis_take_the_only_tensor_and_the_files_name(concept: Concept, tmp_path: Path) -> None:
-    (path,) = export_concept(concept, "webui", tmp_path, "kissing")
-    assert path.name == "kissing.safetensors"
-    content = load_file(path)
-    # A1111: a file of one tensor is the embedding, a row without a leading axis is given one. ComfyUI: the first value.
-    # InvokeAI: the first value, which must be 1-D for one row.
-    (values,) = content.values()
-    assert values.shape == concept.embedding.shape
+def content_of(file: Path) -> dict[str, Any]:
+    """Return what a file holds: by its name safetensors, or else what torch saves."""
+    return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+
+
+def a1111(file: Path) -> torch.Tensor:
+    """Return the rows that A1111 finds, (rows, dim): under string_to_param, or those of a file of one tensor."""
+    content = content_of(file)
+    content = content.get("string_to_param", content)
+    (values,) = content.values()  # more than one term is an error there
+    return values[None] if values.dim() == 1 else values
+
+
+def comfyui(file: Path) -> torch.Tensor:
+    """Return the rows that ComfyUI finds, (rows, dim): under string_to_param, or bundled, or the first tensor."""
+    content = content_of(file)
+    bundled = [values for name, values in content.items() if name.startswith("bundle_emb.")]
+    content = content.get("string_to_param", content)
+    values = torch.cat(bundled) if bundled else next(iter(content.values()))
+    return values[None] if values.dim() == 1 else values
+
+
+def invokeai(file: Path) -> torch.Tensor:
+    """Return the rows that InvokeAI finds, (rows, dim); a bare tensor's *first* axis tells it the kind of base."""
+    content = content_of(file)
+    named = content.get("emb_params", next(iter(content.get("string_to_param", {}).values()), None))
+    values = next(iter(content.values())) if named is None else named
+    width = values.shape[0] if named is None else values.shape[-1]
+    if width not in (768, 1024, 1280):  # Stable Diffusion 1, 2 and XL
+        raise ValueError(f"unknown base of width {width}")
+    return values[None] if values.dim() == 1 else values
+
+
+@pytest.mark.parametrize("program", [a1111, comfyui, invokeai])
+def test_web_uis_read_the_row_by_their_published_rules(
+    program: Callable[[Path], torch.Tensor], concept: Concept, tmp_path: Path
+) -> None:
+    row = torch.randn(768, generator=torch.Generator().manual_seed(1))
+    (path,) = export_concept(replace(concept, embedding=row), "webui", tmp_path, "kissing")
+    assert path.name == "kissing.safetensors"  # prompts say the file's name
+    assert torch.equal(program(path), row[None])
+    torch.save({"string_to_param": {"*": row[None]}, "name": "kissing"}, tmp_path / "kissing.pt")
+    assert torch.equal(program(tmp_path / "kissing.pt"), row[None])  # the rules read what A1111 itself writes
+
+
+def test_the_rules_of_web_uis_leave_one_shape(tmp_path: Path) -> None:
+    rows = torch.zeros(1, 768)
+    save_file({"<r>": rows}, tmp_path / "rows.safetensors")
+    with pytest.raises(ValueError, match="width 1"):
+        invokeai(tmp_path / "rows.safetensors")
+    save_file({"<r>": rows[0], "<s>": rows[0] + 1}, tmp_path / "two.safetensors")
+    with pytest.raises(ValueError, match="too many values"):
+        a1111(tmp_path / "two.safetensors")
 
 
 def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.randomness import generator
 from relinv.downloads import copy_files
 from relinv.exemplars import read_exemplars
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.exemplar_latents import visits
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.masks import mask_of
 from relinv.learning.scale_augmentation import scale_variant
+from relinv.learning.training import Loop, Task, take_step
 from relinv.methods import InversionMethod, Shown, Visit
 from relinv.plugins import find_plugin
 from relinv.settings import ValidateSettings
@@ -29,7 +32,7 @@ def test_a_mask_weighs_the_squared_error_once() -> None:
     assert weighted_denoising(prediction, target, masks).item() == pytest.approx((0.5 * 4 + 1.0 * 4) / 2)
 
 
-def test_masks_beside_pictures_are_framed_as_these_and_reach_the_loss(
+def test_masks_beside_pictures_are_framed_as_these_and_shown_with_them(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "inside"
@@ -50,6 +53,25 @@ def test_masks_beside_pictures_are_framed_as_these_and_reach_the_loss(
     settings = problem(base, exemplar_folder, "perfusion").settings
     shown = InversionMethod(base, "inside", settings).shown(masked, Path())  # what every method shows by default
     assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
+
+
+def test_a_steps_loss_counts_where_its_pictures_masks_say(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exemplar_folder, tmp_path / "inside"))
+    (folder / "masks").mkdir()
+    left = Image.new("L", (64, 64))
+    left.paste(255, (0, 0, 32, 64))
+    left.save(folder / "masks" / "2.png")
+    task = problem(base, folder, "textual_inversion", batch_size=4)
+    method = find_plugin("relinv.methods", "textual_inversion").Method(base, "inside", task.settings)
+    loop = Loop(Task(method, task.exemplars, 0, task.preview, Checkpoints(tmp_path, "unused", {})), method.attached)
+    draw = loop.draw(0)
+    with torch.no_grad():
+        prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
+    take_step([loop], 0)
+    noise = torch.randn(4, 4, 16, 16, generator=generator(0, "noise", 0))
+    squares = (prediction - noise).square()
+    squares[visits(4, 4, 0, seed=0).index(2)] *= mask_of(base, task.exemplars.exemplars[2])
+    assert loop.log.losses[0].tolist() == pytest.approx([squares.mean().item()] * 2, rel=1e-5)
 
 
 def test_masks_come_along_when_exemplars_are_copied(exemplar_folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -36,7 +37,8 @@ from tests.tiny import weights
 Folders = dict[str, Path]
 NAMES = [*METHODS, *FORMS]
 each_method, each_form = (pytest.mark.parametrize("name", names) for names in (METHODS, NAMES))
-# The gate of Perfusion is drawn as it is trained, so that one picture can be both.
+# What two steps learn is seen; and the gate of Perfusion is drawn as it is trained, so that one picture can be both.
+SEEN = {"steps": 2, "learning_rate": 0.3, "weights_learning_rate": 0.01}
 GATE = {"train_beta": 0.7, "train_tau": 0.15, "beta": 0.7, "tau": 0.15}
 DRAWN = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=4.0, scheduler="ddim", batch_size=2)
 SCENARIOS = [Scenario("inside", 0, "cat", "box", None, False), Scenario("inside", 1, "dog", "cup", None, False)]
@@ -143,21 +145,23 @@ def counted(function: Any, calls: list[int]) -> Any:
 def test_saved_and_loaded_it_draws_what_training_left(
     name: str, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
-    task = problem(base, exemplar_folder, name, steps=2, **GATE)
+    task = problem(base, exemplar_folder, name, **SEEN, **GATE)
     before, method = answers(base), build(task)
     untrained = drawn(method)
     learn(task, method, tmp_path / "concept", no_checkpoints(tmp_path))
     trained = drawn(method)
     concept = load_concept(tmp_path / "concept", base)
     ((_, loaded),) = generate(base, concept, plan(base, concept, SCENARIOS, DRAWN), DRAWN)
-    assert pixels(loaded) == trained
-    assert all(one != other for one, other in zip(untrained, trained, strict=True)) == bool(method.steps)
-    assert (concept.token is None) == (trained == drawn(InversionMethod(base, task.words, task.settings)))
+    # Kernels of one pixel, once loaded, lie in memory in another order and so are summed in another.
+    assert apart(levels(loaded), trained).max() <= (name == "dreambooth+full")
+    assert (apart(untrained, trained).min() > 2) == bool(method.steps)
+    bare = drawn(InversionMethod(base, task.words, task.settings))
+    assert (apart(bare, trained).min() > 2) == bool(concept.token)
     assert all(torch.equal(one, other) for one, other in zip(answers(base), before, strict=True))
 
 
-def drawn(method: InversionMethod) -> list[bytes]:
-    """Return the pixels of the scenarios' pictures, drawn with a method's state as it stands in memory."""
+def drawn(method: InversionMethod) -> np.ndarray:
+    """Return the levels of the scenarios' pictures, drawn with a method's state as it stands in memory."""
     prompts = [method.template.format(head=each.head, tail=each.tail) for each in SCENARIOS]
     seeds = [image_seed(DRAWN.seed, each.relation, each.index) for each in SCENARIOS]
     sampler = Sampler(DRAWN.steps, DRAWN.guidance_scale, DRAWN.scheduler)
@@ -165,11 +169,17 @@ def drawn(method: InversionMethod) -> list[bytes]:
         encodings = Encodings(method.base, method.adapters, ["", *prompts], sampler.timesteps(method.base))
         conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
         noise, guidance = initial_latents(method.base, seeds), guided_by(method.adapters, prompts)
-        return pixels(to_pictures(sample(method.base, *conditions, noise, sampler, guidance)))
+        return levels(to_pictures(sample(method.base, *conditions, noise, sampler, guidance)))
 
 
-def pixels(pictures: list[Image.Image]) -> list[bytes]:
-    return [picture.tobytes() for picture in pictures]
+def levels(pictures: list[Image.Image]) -> np.ndarray:
+    """Return pictures as integers, (pictures, side, side, 3)."""
+    return np.stack([np.asarray(picture).astype(int) for picture in pictures])
+
+
+def apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return by how many levels each picture differs from its other at most, (pictures,)."""
+    return np.abs(some - others).max(axis=(1, 2, 3))
 
 
 def answers(base: Base) -> tuple[torch.Tensor, torch.Tensor]:

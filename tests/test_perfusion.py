@@ -234,12 +234,6 @@ def test_low_precision_rounds_what_goes_in_and_comes_out_alone(base: Base, monke
     torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)
 
 
-def test_a_concept_of_stable_diffusion_takes_about_56_kilobytes() -> None:
-    widths = [320] * 5 + [640] * 5 + [1280] * 6  # of Stable Diffusion 1.5's 16 cross-attentions
-    assert len(widths) == 16 and sum(widths) == 12_480
-    assert 4 * (sum(widths) + 2 * 768) == 56_064
-
-
 # Learning
 
 

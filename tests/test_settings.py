@@ -173,6 +173,60 @@ def test_unknown_presets_and_what_they_may_not_change_are_named(tmp_path: Path) 
         presets(tmp_path, "odd", None).method("reversion", Sectioned)
 
 
+# What each recipe publishes, and what a preset says beside that to follow it. A batch is samples times accumulated
+# micro-batches; a rate is multiplied by both where the published trainer scales it, and once more by 2 for the prior
+# pictures of Custom Diffusion, whose denoising loss is summed over 4 channels.
+# fmt: off
+ROW = {
+    "weight_decay": 1e-2, "norm": "free", "stop_window": None,
+    "importance_alpha": 0.0, "denoise_weight": 1.0, "anchor_weight": 0.0,
+}
+REVERSION = {**ROW, "steps": 3000, "batch_size": 2 * 4, "learning_rate": 2.5e-4 * 4 * 2, "initializer_token": "and"}
+WEIGHTS = {
+    **ROW, "initializer_token": "sks", "resolutions": 1, "max_grad_norm": 1.0,
+    "prior_images": 200, "prior_weight": 1.0, "prior_steps": 50, "prior_guidance_scale": 7.5,
+}
+BOXES = {"head": [0.1, 0.2, 0.5, 0.8], "tail": [0.6, 0.2, 0.95, 0.8]}
+OFFICIAL: dict[str, dict[str, Any]] = {
+    "textual_inversion": REVERSION,
+    "reversion": {
+        **REVERSION, "importance_alpha": 0.5, "resolutions": 1,
+        "steer_weight": 0.01, "steer_positives": 4, "steer_temperature": 0.07,
+    },
+    "multires": {**ROW, "steps": 3000, "batch_size": 1 * 4, "learning_rate": 5e-4 * 4 * 1, "resolutions": 10},
+    "compositional": {
+        **ROW, "steps": 5000, "batch_size": 4 * 2, "learning_rate": 0.005 * 2 * 4, "initializer_token": "and",
+        "denoise_weight": 0.05, "anchor_weight": 0.95,
+        "layout": {**BOXES, "scale": 30.0, "threshold": 0.2, "iterations": 5, "fraction": 10 / 50},
+    },
+    "custom_diffusion": {
+        **WEIGHTS, "steps": 500, "batch_size": 2, "learning_rate": 1e-5 * 2 * 2, "weights_learning_rate": 1e-5 * 2 * 2,
+        "denoise_weight": 4.0, "scale_variants": 20,
+    },
+    "dreambooth": {
+        **WEIGHTS, "steps": 800, "batch_size": 1, "learning_rate": 1e-5, "weights_learning_rate": 1e-5,
+        "weights": "full", "train_token": True,
+    },
+    "perfusion": {
+        **ROW, "steps": 400, "batch_size": 4 * 4, "learning_rate": 0.006, "value_learning_rate": 0.03,
+        "train_beta": 0.75, "train_tau": 0.1,
+        "initializer_token": "and", "captions": Path("data/benchmark/reversion.yaml"),
+    },
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("method", OFFICIAL)
+def test_the_official_preset_has_every_published_number(method: str) -> None:
+    changes = load_preset("official", Path("presets.yaml"))[method]
+    section = load_params().section(f"invert.{method}", dict[str, Any])
+    settings = parse(find_plugin("relinv.methods", method).Settings, section | changes, method).model_dump()
+    expected = OFFICIAL[method]
+    assert set(changes) <= set(expected)
+    for name, value in expected.items():
+        assert settings[name] == (pytest.approx(value) if isinstance(value, float) else value), name
+
+
 @pytest.mark.parametrize("preset", ["official", "short"])
 def test_the_presets_that_come_along_are_valid(preset: str) -> None:
     params, samples = load_params(), {}
