@@ -8,6 +8,9 @@ from pathlib import Path
 
 from relinv.errors import UserError
 
+ERROR = "Error: "  # begins what a command that failed says last
+FAILED = "Failed "  # begins the line that stands right after the words of a command that failed
+
 
 def run_logged(what: str, command: Sequence[str], log: Path, cwd: Path) -> None:
     """Run `command` in `cwd` with all it prints in `log`; UserError with its last words where it fails."""
@@ -16,9 +19,24 @@ def run_logged(what: str, command: Sequence[str], log: Path, cwd: Path) -> None:
         code = subprocess.run(command, cwd=cwd, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
     if not code:
         return
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    lines = [line for line in lines if line.strip()]
-    said = lines[-1].strip() if lines else "no word"
+    said = last_words(log.read_text(encoding="utf-8", errors="replace")).rstrip(".")
     log, here = log.resolve(), Path.cwd()
     shown = log.relative_to(here) if log.is_relative_to(here) else log
-    raise UserError(f"{what} failed, saying: {said} See {shown}; run the same command again to go on from there.")
+    raise UserError(f"{what} failed, saying: {said}. See {shown}; run the same command again to go on from there.")
+
+
+def last_words(text: str) -> str:
+    """Return the last line of a log; where a line `FAILED` stands in it, after the last error before that.
+
+    That one, the cause, may have several lines. Where a command said no sentence, as with a bug, its last line counts.
+    """
+    lines = [line.rstrip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        return "no word"
+    said = [lines[-1].strip().removeprefix(ERROR)]
+    ends = [number for number, line in enumerate(lines) if line.startswith(FAILED)]
+    if ends and (before := lines[: ends[-1]]):
+        errors = [number for number, line in enumerate(before) if line.startswith(ERROR)]
+        cause = "\n".join(before[errors[-1] if errors else -1 :])
+        said.insert(0, cause.strip().removeprefix(ERROR))
+    return " ".join(said)

@@ -10,14 +10,26 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
-from relinv.logged import run_logged
+from relinv.logged import FAILED, run_logged
+from relinv.plugins import find_plugin
+from relinv.settings import Params
 
 GROUPS = ("fetch", "validate", "invert", "generate", "score")  # each needs the one before it; report comes last
 LOGS = ".scratch/reproduce"  # git-ignored
 DVC = (sys.executable, "-m", "dvc")
 ENDED = "Ended "  # begins a line of a share's log
 WRITE_EVERY = 60  # seconds
+
+
+def check_arms(params: Params) -> None:
+    """Raise UserError where the parameters name a relation or method that is not there, or set a method wrongly."""
+    benchmark = load_benchmark(params.benchmark())
+    for relation in params.relations():
+        benchmark.relation(relation)
+    for method in params.methods():
+        params.method(method, find_plugin("relinv.methods", method).Settings)
 
 
 def reproduce(root: Path, slots: int) -> None:
@@ -50,6 +62,7 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
     UserError where a stage fails.
     """
     from dvc.repo import Repo, lock_repo
+    from dvc.stage.exceptions import StageCmdFailedError
 
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context():
         made = []
@@ -60,6 +73,8 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
                 try:
                     made += filter(None, [stage.reproduce()])
                 except Exception as error:  # of whatever kind: DVC's, a missing file's, a full disk's
+                    if isinstance(error, StageCmdFailedError):
+                        print(f"{FAILED}{name}", flush=True)
                     raise UserError(f"'{name}' could not be reproduced: {error}") from error
                 print(f"{ENDED}{name}", flush=True)
                 if time.monotonic() - written > WRITE_EVERY:

@@ -22,9 +22,10 @@ def reproduce(
 ) -> None:
     """Rebuild every result that is out of date, one stage a core; on one GPU use --slots 1. It resumes."""
     from relinv.forking import fork_server
-    from relinv.reproducing import reproduce
+    from relinv.reproducing import check_arms, reproduce
 
     params = load_params()
+    check_arms(params)
     on_cpu = params.model().device == params.judge().device == "cpu"  # a GPU's state does not outlive a fork
     with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():
         reproduce(Path.cwd(), slots)

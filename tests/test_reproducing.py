@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from relinv import cli
 from relinv.errors import UserError
 from relinv.reproducing import ENDED, GROUPS, LOGS, reproduce, stale_stages
+from stages import reproduce as command
 
 HERE = Path(__file__).parent.parent
 ITEMS = ("a", "b", "c")
@@ -63,6 +65,56 @@ def test_a_failing_stage_is_named_and_the_next_run_makes_only_what_is_missing(pr
     assert {f"{group}@{item}" for group in GROUPS[1:] for item in ITEMS} | {"fetch@b"} <= made
     assert "fetch@a" not in made
     assert [stale_stages(project, group) for group in GROUPS] == [[]] * len(GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "echo a bar; printf 'Error: Bad captions:\\n  - none for 0.png\\n' >&2; false",
+            "saying: Bad captions:\n  - none for 0.png 'fetch@b' could not be reproduced: .* exited with 1. See ",
+        ),
+        (
+            "printf 'Traceback:\\nValueError: odd\\n' >&2; exit 3",
+            "saying: ValueError: odd 'fetch@b' could not be reproduced: .* exited with 3. See ",
+        ),
+    ],
+)
+def test_what_a_failing_command_said_is_quoted_with_its_stage(project: Path, command: str, said: str) -> None:
+    (project / "fetch-b.sh").write_text(command)
+    fails = "if [ -e fetch-${item}.sh ]; then . ./fetch-${item}.sh; fi && cp source-"
+    pipeline = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(pipeline.replace("cp source-", fails))
+    with pytest.raises(UserError, match=said):
+        reproduce(project, slots=1)
+
+
+@pytest.mark.parametrize(
+    ("was", "wrong", "said"),
+    [
+        ("\n- inside\n", "\n- insde\n", "Error: Unknown relation 'insde'. Did you mean 'inside'?"),
+        ("\n- reversion\n", "\n- reverson\n", "Error: Unknown method 'reverson'. Did you mean 'reversion'?"),
+        (
+            "steer_weight: 0.01",
+            "steer_weight: -1",
+            "Error: Parameter 'invert.reversion.steer_weight' is -1 in params.yaml",
+        ),
+    ],
+)
+def test_a_wrong_name_is_told_before_anything_runs(
+    was: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = (HERE / "params.yaml").read_text()
+    assert params.count(was) == 1
+    (tmp_path / "params.yaml").write_text(params.replace(was, wrong))
+    (tmp_path / "data").symlink_to(HERE / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relinv.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("sys.argv", ["reproduce"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(command.app)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
