@@ -43,8 +43,8 @@ class Adapter(ConceptAdapter):
         super().__init__(base, token, tensors, options)
         self.FILE = FILES[options["weights"]]
         for tensor in self.tensors.values():
-            if tensor.dim() == 4:  # the layout of the base's own convolutions
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            if tensor.dim() == 4:  # the layout of the base's own convolutions, of 1 x 1 kernels too: bits depend on it
+                tensor.data = torch.empty_like(tensor.data, memory_format=torch.channels_last).copy_(tensor.data)
 
     def __enter__(self) -> Self:
         """Put the layers or the weights in place."""
