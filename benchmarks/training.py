@@ -19,9 +19,11 @@ import typer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
+from benchmarks.rates import show_rates
+from benchmarks.timing import synchronise, timed
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
-from relinv.diffusion.sampling import decode
+from relinv.diffusion.sampling import Sampler, decode
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures
@@ -63,6 +65,13 @@ def main(
             peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
         show(base, times, {"ours": state_bytes(ours), "published": theirs.state_bytes()}, peaks)
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
+        with ours.method.attached():
+            if sd15:
+                show_rates(base, stepping(ours), SAMPLES, Sampler(50, 7.5, "pndm"), batch=16)
+            else:
+                drawing = load_params().generation()
+                sampler = Sampler(drawing.steps, drawing.guidance_scale, drawing.scheduler)
+                show_rates(base, stepping(ours), SAMPLES, sampler, drawing.batch_size)
 
 
 def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
@@ -81,22 +90,6 @@ def stepping(loop: Loop) -> Callable[[], None]:
         take_step([loop], len(loop.log.losses))
 
     return step
-
-
-def timed(base: Base, step: Callable[[], object], count: int = 1) -> float:
-    """Return the seconds that `count` calls take, a GPU's work included."""
-    synchronise(base)
-    began = time.perf_counter()
-    for _ in range(count):
-        step()
-    synchronise(base)
-    return time.perf_counter() - began
-
-
-def synchronise(base: Base) -> None:
-    """Wait for a GPU to finish."""
-    if base.device.type == "cuda":
-        torch.cuda.synchronize(base.device)
 
 
 def state_bytes(loop: Loop) -> int:
