@@ -109,7 +109,7 @@ class Benchmark:
 
 def load_benchmark(path: Path | str) -> Benchmark:
     """Return the benchmark in a YAML file; UserError where it is missing or not of the benchmark's form."""
-    content = parse(_BenchmarkFile, read_yaml(Path(path), "benchmark"), "", path)
+    content = parse(_BenchmarkFile, read_yaml(Path(path), "benchmark", "restore it, or correct params.yaml"), "", path)
     for name, entry in content.relations.items():
         for side in (entry.heads, entry.tails):
             if len(set(side)) < len(side):

@@ -59,10 +59,12 @@ def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
 
     Raises UserError where text.json is missing or does not map file names to lists of templates.
     """
-    content = read_json(Path(folder) / CAPTIONS, "caption file")
+    folder = Path(folder)
+    remedy = f"write it, or fetch the exemplars with `python -m stages.fetch {folder.name}`"
+    content = read_json(folder / CAPTIONS, "caption file", remedy)
     if not isinstance(content, Mapping) or not all(map(_is_template_list, content.values())):
         raise UserError(
-            f"{Path(folder) / CAPTIONS} must map each picture's file name to a list of captions, "
+            f"{folder / CAPTIONS} must map each picture's file name to a list of captions, "
             'such as {"0.png": ["cat {} box"]}: correct it.'
         )
     return {name: tuple(content[name]) for name in sorted(content)}

@@ -74,20 +74,24 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
     return _digest(root, names)
 
 
-def read_text(path: Path, what: str = "file") -> str:
-    """Return the UTF-8 text of `path`; `what` names its role in the UserError raised when that fails."""
+def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
+    """Return the UTF-8 text of `path`.
+
+    In the UserError raised when that fails `what` names the file's role, and `remedy` says what to do where it is
+    missing.
+    """
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"The {what} '{path}' does not exist.") from None
+        raise UserError(f"The {what} '{path}' does not exist{remedy and ': '}{remedy}.") from None
     except UnicodeDecodeError:
         raise UserError(f"The {what} '{path}' is not UTF-8 text: save it as UTF-8.") from None
 
 
-def read_json(path: Path, what: str = "JSON file") -> Any:
-    """Return the value in a JSON file; raise UserError with the line at fault where it is missing or broken."""
+def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
+    """Return the value in a JSON file; raise UserError with the line at fault, or as `read_text` does."""
     try:
-        return json.loads(read_text(path, what))
+        return json.loads(read_text(path, what, remedy))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"The {what} '{path}' is not valid JSON ({error.msg}, {place}): correct it.") from None
@@ -98,15 +102,15 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_yaml(path: Path, what: str = "YAML file") -> Any:
+def read_yaml(path: Path, what: str = "YAML file", remedy: str = "") -> Any:
     """Return the plain value in a YAML 1.2 file (as DVC reads it: `on` is a word, 1e-3 a number).
 
-    Raises UserError with the line at fault where the file is missing or broken.
+    Raises UserError with the line at fault, or as `read_text` does.
     """
     from ruamel.yaml import YAML, YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(read_text(path, what))
+        return YAML(typ="safe", pure=True).load(read_text(path, what, remedy))
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}" if mark else "somewhere"

@@ -51,7 +51,7 @@ def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
 def read_records(folder: Path) -> list[ImageRecord]:
     """Return an image folder's records in their order; UserError where they are missing, damaged or none."""
     path = Path(folder) / RECORDS
-    lines = read_text(path, "image records").splitlines()
+    lines = read_text(path, "record file", "generate the images again").splitlines()
     try:
         records = [ImageRecord(**json.loads(line)) for line in lines]
     except (json.JSONDecodeError, TypeError) as error:

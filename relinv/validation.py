@@ -58,7 +58,9 @@ def validate_folder(
     folder = Path(folder)
     verdict = Verdict(folder.name)
     if not folder.is_dir():
-        verdict.errors.append(f"The folder '{folder}' does not exist: put pictures and {CAPTIONS} there.")
+        verdict.errors.append(
+            f"The folder '{folder}' does not exist: make it with `python -m stages.fetch {folder.name}`."
+        )
         return verdict
     names = _image_names(folder, verdict)
     _check_captions(folder, names, verdict, count_tokens, token_limit)

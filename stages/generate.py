@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.results import FOLDERS, find_result
 from relinv.settings import load_params
 
 app = cli.stage_app()
@@ -29,6 +30,7 @@ def generate(
     settings = params.generation()
     scenarios = load_benchmark(params.benchmark()).scenarios(relation, settings.pairs)
     model = params.model()
+    learned = find_result("invert", relation, method)
 
     from relinv.diffusion.bases import load_base  # after the parameters were found good: these import torch
     from relinv.diffusion.concept import load_concept
@@ -37,8 +39,8 @@ def generate(
     from relinv.images import FORMS, encode_png
 
     base = load_base(model)
-    concept = load_concept(Path("data/concepts") / relation / method, base)
-    folder = Path("data/images") / relation / method
+    concept = load_concept(learned, base)
+    folder = FOLDERS["generate"] / relation / method
     forms = draw_forms(base, concept, scenarios[0], settings)
     generate_folder(base, concept, scenarios, settings, folder, Path(".scratch"))
     if forms:

@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.results import find_result
 from relinv.settings import ScoreSettings, load_params
 
 app = cli.stage_app()
@@ -24,10 +25,11 @@ def score(
     settings = params.section("score", ScoreSettings)
     benchmark = load_benchmark(params.benchmark())
     benchmark.relation(relation)  # a wrong name is told before the judge is loaded
+    images = find_result("generate", relation, method)
 
     from relinv.scoring import read_drawn, score_drawn, write_scores
 
-    drawn = read_drawn(Path("data/images") / relation / method, Path("data/relations") / relation)
+    drawn = read_drawn(images, Path("data/relations") / relation)
 
     from relinv.judge import load_judge  # imports torch, so it comes after all that may be wrong with files
 

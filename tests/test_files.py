@@ -72,8 +72,10 @@ def test_broken_files_are_named_with_the_place(tmp_path: Path) -> None:
         files.read_json(_write(tmp_path / "v.json", '{\n"a" 1}'), "verdict")
     with pytest.raises(UserError, match=r"The benchmark '.*b\.yaml' is not valid YAML .*line"):
         files.read_yaml(_write(tmp_path / "b.yaml", "a: 1\nb: [1\nc: 2\n"), "benchmark")
-    with pytest.raises(UserError, match=r"The concept '.*none\.json' does not exist"):
-        files.read_json(tmp_path / "none.json", "concept")
+    with pytest.raises(UserError, match=r"The concept '.*none\.json' does not exist: learn it\."):
+        files.read_json(tmp_path / "none.json", "concept", "learn it")
+    with pytest.raises(UserError, match=r"The plan '.*none\.yaml' does not exist: write it\."):
+        files.read_yaml(tmp_path / "none.yaml", "plan", "write it")
     (tmp_path / "latin.json").write_bytes(b'"\xe9"')
     with pytest.raises(UserError, match="not UTF-8"):
         files.read_json(tmp_path / "latin.json")

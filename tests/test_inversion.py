@@ -66,7 +66,7 @@ def test_exemplars_that_failed_validation_are_refused(project: dict[str, Any]) -
 
 def test_exemplars_that_were_never_validated_are_refused(project: dict[str, Any]) -> None:
     Path("data/verdicts/inside.json").unlink()
-    with pytest.raises(UserError, match=r"inside\.json' does not exist"):
+    with pytest.raises(UserError, match=r"inside\.json' does not exist: .* `python -m stages\.validate inside`"):
         invert("inside", "reversion")
 
 

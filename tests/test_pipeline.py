@@ -22,12 +22,18 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     "validate": ["stages.validate.load_token_counter", "stages.validate.check_folder"],
     "invert": [f"stages.invert.{name}" for name in ("load_base", "read_exemplars", "require_valid", "invert_relation")],
     "generate": [
+        "stages.generate.find_result",
         "relinv.diffusion.bases.load_base",
         "relinv.diffusion.concept.load_concept",
         "relinv.generation.draw_forms",
         "relinv.generation.generate_folder",
     ],
-    "score": ["relinv.scoring.read_drawn", "relinv.judge.load_judge", "relinv.scoring.score_drawn"],
+    "score": [
+        "stages.score.find_result",
+        "relinv.scoring.read_drawn",
+        "relinv.judge.load_judge",
+        "relinv.scoring.score_drawn",
+    ],
     "report": [
         *(f"relinv.report.collect.{name}" for name in ("read_arms", "read_exemplars", "read_json", "judge_facts")),
         "relinv.report.build.tell",
@@ -38,7 +44,8 @@ EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@
         "score@inside-reversion", "report"]  # fmt: skip
 # Code that brings results about without deciding what they are.
 PLUMBING = {
-    f"relinv/{name}.py" for name in ("checking", "cli", "errors", "files", "forking", "hub", "plugins", "settings")
+    f"relinv/{name}.py"
+    for name in ("checking", "cli", "errors", "files", "forking", "hub", "plugins", "results", "settings")
 }
 
 

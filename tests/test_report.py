@@ -249,6 +249,14 @@ def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> Non
     assert "Nothing is recorded about the accuracy" in (tmp_path / "reports/report.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["verdicts/hug.json", "concepts/hug/reversion/concept.json"])
+def test_a_result_that_is_missing_is_named_with_what_makes_it(name: str, tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    (tmp_path / "data" / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}' does not exist: run `dvc repro` to make it"):
+        write_report(tmp_path, params)
+
+
 def test_markdown_tables_have_equally_many_cells(tmp_path: Path) -> None:
     write_report(tmp_path, write_run(tmp_path))
     text = (tmp_path / "reports/report.md").read_text(encoding="utf-8")

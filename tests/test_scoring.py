@@ -162,9 +162,16 @@ def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     ("stage", "arguments", "message"),
     [
         (generate, ["insid", "reversion"], "Unknown relation 'insid'. Did you mean 'inside'"),
-        (generate, ["inside", "revers"], "does not exist"),
+        (
+            generate,
+            ["inside", "revers"],
+            "Unknown method 'revers'. Did you mean 'reversion'? Available: compositional,",
+        ),
+        (generate, ["inside", "publishd"], "Unknown method 'publishd'. Did you mean 'published'?"),
+        (generate, ["inside", "multires"], "make it with `python -m stages.invert inside multires`."),
         (score, ["insid", "reversion"], "Unknown relation 'insid'. Did you mean 'inside'"),
-        (score, ["inside", "revers"], "does not exist"),
+        (score, ["inside", "revers"], "Unknown method 'revers'. Did you mean 'reversion'?"),
+        (score, ["inside", "multires"], "make it with `python -m stages.generate inside multires`."),
     ],
 )
 def test_a_wrong_name_is_one_sentence_and_exit_code_1(
@@ -175,6 +182,7 @@ def test_a_wrong_name_is_one_sentence_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (project / "data/concepts/inside/published").mkdir()  # as an imported one
     monkeypatch.setattr("sys.argv", ["stage", *arguments])
     with pytest.raises(SystemExit) as exit_:
         cli.run(stage.app)

@@ -75,7 +75,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
     "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
     "few": (lambda f: (f / "3.png").unlink(), "There are 3 pictures, and at least 4 are needed: add more."),
-    "no captions": (lambda f: (f / "text.json").unlink(), "text.json' does not exist"),
+    "no captions": (lambda f: (f / "text.json").unlink(), "text.json' does not exist: write it, or fetch"),
     "broken captions": (lambda f: (f / "text.json").write_text("{"), "text.json' is not valid JSON"),
 }
 
@@ -115,7 +115,7 @@ def test_hidden_files_are_no_matter(folder: Path) -> None:
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    assert "does not exist" in judge(tmp_path / "none").errors[0]
+    assert "does not exist: make it with `python -m stages.fetch none`." in judge(tmp_path / "none").errors[0]
 
 
 def test_all_problems_are_listed_at_once_and_the_verdict_is_written(folder: Path, tmp_path: Path) -> None:

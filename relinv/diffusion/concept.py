@@ -115,7 +115,7 @@ def load_concept(folder: Path, base: Base) -> Concept:
     rows of one token table mean nothing in another.
     """
     folder = Path(folder)
-    metadata = read_json(folder / METADATA, "concept")
+    metadata = read_json(folder / METADATA, "concept", "invert the relation first")
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: invert the relation again.")

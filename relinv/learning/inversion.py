@@ -39,7 +39,7 @@ class Problem:
 
 def require_valid(verdict_file: Path) -> None:
     """Raise UserError unless the validate stage passed this relation's exemplars."""
-    verdict = read_json(verdict_file, "verdict")
+    verdict = read_json(verdict_file, "verdict", f"make it with `python -m stages.validate {verdict_file.stem}`")
     if not verdict["valid"]:
         errors = "".join(f"\n  - {error}" for error in verdict["errors"])
         raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{errors}")

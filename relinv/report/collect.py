@@ -18,6 +18,7 @@ from relinv.report.rows import read_arms
 from relinv.settings import PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
+MAKE = "run `dvc repro` to make it"
 METRICS = Path(__file__).parent.parent / "metrics"
 
 Arm = tuple[str, str]  # relation, method
@@ -58,7 +59,7 @@ def collect(root: Path, params: Params) -> Run:
         rows=read_arms(data / "scores", relations, methods),
         exemplars={name: [exemplar.path for exemplar in found.exemplars] for name, found in sets.items()},
         warnings={name: read_warnings(data / "verdicts" / f"{name}.json") for name in relations},
-        concepts={arm: read_json(folder / "concept.json", "concept") for arm, folder in concepts.items()},
+        concepts={arm: read_json(folder / "concept.json", "concept", MAKE) for arm, folder in concepts.items()},
         losses={
             arm: read_losses(folder / "losses.csv")
             for arm, folder in concepts.items()
@@ -91,7 +92,7 @@ def used_parameters(params: Params) -> dict[str, Any]:
 
 def read_warnings(path: Path) -> list[str]:
     """Return the warnings of a validation verdict."""
-    return list(read_json(path, "verdict")["warnings"])
+    return list(read_json(path, "verdict", MAKE)["warnings"])
 
 
 def read_losses(path: Path) -> pd.DataFrame:

@@ -60,7 +60,7 @@ class Trial:
 
 def load_plan(path: Path) -> Plan:
     """Return the plan in a YAML file; raises UserError where it is missing, or a contrast or report names no arm."""
-    plan = parse(Plan, read_yaml(path, "study plan"), "", path)
+    plan = parse(Plan, read_yaml(path, "study plan", "write it, or name another with --plan"), "", path)
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
             arm = side.split("/")[0]

@@ -1,0 +1,25 @@
+"""What one stage leaves for the next: where it stands, and which command makes it where it is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relinv.errors import UserError, unknown
+from relinv.plugins import plugin_names
+
+FOLDERS = {"invert": Path("data/concepts"), "generate": Path("data/images")}
+
+
+def find_result(stage: str, relation: str, method: str) -> Path:
+    """Return the folder that a stage left for a relation and method, below the working directory.
+
+    Raises UserError where it is not there, with the closest method's name or the command that makes it. An imported
+    concept has a method's place under a name of its own.
+    """
+    folder = FOLDERS[stage] / relation / method
+    if folder.is_dir():
+        return folder
+    methods = plugin_names("relinv.methods")
+    if method not in methods:
+        raise unknown("method", method, {*methods, *(path.name for path in folder.parent.glob("[!.]*"))})
+    raise UserError(f"There is no '{folder}' yet: make it with `python -m stages.{stage} {relation} {method}`.")
