@@ -24,7 +24,7 @@ from relinv.report.build import write_report
 from relinv.report.collect import collect, describe
 from relinv.report.rows import READINGS, format_rows, means, parse_rows, with_leakage
 from relinv.report.sheets import build, render, spread
-from relinv.report.tables import as_text, by_method, groups, leads, verdict
+from relinv.report.tables import as_text, by_method, groups, leads, relation_table, verdict
 from relinv.statistics import Bootstrap, Interval
 from tests.reporting import METHODS, RELATIONS, score_table, write_arm, write_run
 
@@ -88,6 +88,17 @@ def test_lower_leakage_is_better(rows: pd.DataFrame) -> None:
     table = by_method(rows, METHODS, ["leakage"], FEW, "all")
     lowest = min(table.lines, key=lambda line: line.cells[0].mean)
     assert lowest.bold == [True]
+
+
+@pytest.mark.parametrize("metric", ["scene_accuracy", "leakage"])
+def test_all_that_tie_for_the_best_are_marked(rows: pd.DataFrame, metric: str) -> None:
+    best = rows[rows["method"] == "reversion"]
+    worse = best.assign(scene_accuracy=best["scene_accuracy"] - 0.1, leakage=best["leakage"] + 0.1)
+    tied = pd.concat(arm.assign(method=name) for arm, name in zip((worse, best, best), METHODS, strict=True))
+    table = by_method(tied, METHODS, [metric], FEW, "all")
+    assert [line.bold for line in table.lines] == [[False], [True], [True]]
+    each = relation_table(tied, RELATIONS, METHODS, metric, FEW)
+    assert [line.bold for line in each.lines] == [[False, True, True]] * len(RELATIONS)
 
 
 def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataFrame) -> None:
@@ -238,7 +249,13 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert {address[1:] for address in parser.found if address.startswith("#")} <= parser.ids
     assert "@import" not in text and "url(" not in text and "<script" not in text
     assert "3.png is nearly the same picture as 1.png." in text
-    assert "0.981" in text and "<td>400</td>" in text and "steer_weight" in text and "e" * 64 in text
+    assert (
+        "0.981" in text
+        and "On 400 real scenes" in text
+        and "<td>400</td>" not in text
+        and "steer_weight" in text
+        and "e" * 64 in text
+    )
     assert "cannot see" in text and "prefers-color-scheme:dark" in text
 
 

@@ -39,7 +39,7 @@ class Run:
     concepts: dict[Arm, Mapping[str, Any]]
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column a loss term
     images: Path
-    judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), accuracy ({} where none is known)
+    judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), scenes, accuracy ({} where none is known)
     readings: list[dict[str, str]]  # title, description, source of each metric file
 
 
@@ -107,15 +107,17 @@ def read_losses(path: Path) -> pd.DataFrame:
 
 
 def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
-    """Return which judge scored, and what its own folder says of its accuracy on held-out real scenes."""
+    """Return which judge scored, and what its own folder says of its accuracy on how many held-out real scenes."""
     folder = root / settings.model
     local = folder.is_dir()
     known = local and (folder / "accuracy.json").is_file()
+    accuracy = read_json(folder / "accuracy.json", "judge's accuracy") if known else {}
     return {
         "model": settings.model,
         "pretrained": settings.pretrained,
         "sha256": sha256_folder(folder) if local else None,
-        "accuracy": read_json(folder / "accuracy.json", "judge's accuracy") if known else {},
+        "scenes": accuracy.pop("scenes", None),
+        "accuracy": accuracy,
     }
 
 

@@ -52,14 +52,14 @@ def by_method(
     caption: str,
     name: Callable[[str], str] = label,
 ) -> Table:
-    """Return the mean and interval of each metric for each method, the best mean of a column marked.
+    """Return the mean and interval of each metric for each method, the best means of a column marked.
 
     `name` turns a value of the rows' method column into the words of its line.
     """
     columns = [[interval(rows, method, metric, bootstrap) for method in methods] for metric in metrics]
     best = [_best(column, READINGS[metric].higher_is_better) for column, metric in zip(columns, metrics, strict=True)]
     lines = [
-        Line(name(method), [column[row] for column in columns], [row == place for place in best])
+        Line(name(method), [column[row] for column in columns], [places[row] for places in best])
         for row, method in enumerate(methods)
     ]
     return Table(caption, [heading(metric) for metric in metrics], lines)
@@ -91,13 +91,12 @@ def between(
 def relation_table(
     rows: pd.DataFrame, relations: Sequence[str], methods: Sequence[str], metric: str, bootstrap: Bootstrap
 ) -> Table:
-    """Return the intervals of `by_relation` as a table, a line a relation, the best method of each marked."""
+    """Return the intervals of `by_relation` as a table, a line a relation, the best methods of each marked."""
     columns = by_relation(rows, relations, methods, metric, bootstrap)
     lines = []
     for row, relation in enumerate(relations):
         cells = [column[row] for column in columns.values()]
-        best = _best(cells, READINGS[metric].higher_is_better)
-        lines.append(Line(label(relation), cells, [place == best for place in range(len(cells))]))
+        lines.append(Line(label(relation), cells, _best(cells, READINGS[metric].higher_is_better)))
     return Table(heading(metric), list(columns), lines)
 
 
@@ -196,11 +195,13 @@ def as_flag(value: object) -> bool | None:
     return {"true": True, "false": False, "1": True, "0": False}.get(str(value).lower())
 
 
-def _best(column: Sequence[Interval | None], higher: bool) -> int | None:
-    defined = [row for row, found in enumerate(column) if found is not None]
-    if len(defined) < 2:
-        return None
-    return max(defined, key=lambda row: column[row].mean if higher else -column[row].mean)
+def _best(column: Sequence[Interval | None], higher: bool) -> list[bool]:
+    """Return which means of a column are its best, ties among them; none where fewer than two are defined."""
+    means = [found.mean for found in column if found is not None]
+    if len(means) < 2:
+        return [False] * len(column)
+    best = max(means) if higher else min(means)
+    return [found is not None and math.isclose(found.mean, best, abs_tol=1e-12) for found in column]
 
 
 def _scenarios(rows: pd.DataFrame) -> int:
