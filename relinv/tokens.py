@@ -29,7 +29,7 @@ def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]
 
     def count(template: str) -> int:
         pieces = template.split("{}")
-        tokens = sum(len(tokenizer(piece, add_special_tokens=False).input_ids) for piece in pieces)
+        tokens = sum(len(tokenizer(piece, add_special_tokens=False, verbose=False).input_ids) for piece in pieces)
         return tokens + len(pieces) - 1 + 2  # each {} becomes one token; a start and an end token frame all
 
     return count, tokenizer.model_max_length

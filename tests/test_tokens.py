@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -39,6 +41,17 @@ def test_count_is_the_length_the_text_encoder_gets(tiny_base: Path, tmp_path: Pa
     expected = tokenizer(template.replace("{}", "and")).input_ids  # "and", too, is one token
     assert count(template) == len(expected)
     assert limit == tokenizer.model_max_length
+
+
+def test_a_caption_that_is_too_long_is_counted_without_a_warning() -> None:
+    code = (
+        "from relinv.settings import load_params\n"
+        "from relinv.tokens import load_token_counter\n"
+        "count, limit = load_token_counter(load_params().model())\n"
+        "print(count('cat ' * 200 + '{} box') > limit)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
