@@ -33,6 +33,7 @@ test: $(INSTALLED)
 search: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search.yaml --output reports/search
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_methods.yaml --output reports/search_methods
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_custom_diffusion.yaml --output reports/search_custom_diffusion
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study

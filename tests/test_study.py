@@ -281,7 +281,11 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
         overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
 
 
-@pytest.mark.parametrize("file", ["study.yaml", "search.yaml", "search_methods.yaml", "budgets.yaml", "methods.yaml"])
+@pytest.mark.parametrize(
+    "file",
+    ["study.yaml", "search.yaml", "search_methods.yaml", "search_custom_diffusion.yaml", "budgets.yaml",
+     "methods.yaml"],
+)  # fmt: skip
 def test_the_plans_of_this_repository_fit_its_parameters(file: str) -> None:
     plan = load_plan(HERE / file)
     planned = trials(HERE, plan, [], [])
