@@ -98,8 +98,8 @@ def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, keys in the order given, whole or not at all."""
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON, keys in the order given, whole or not at all; ValueError for NaN, not JSON."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_yaml(path: Path, what: str = "YAML file", remedy: str = "") -> Any:

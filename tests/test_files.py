@@ -65,6 +65,9 @@ def test_json_survives_a_round_trip(tmp_path: Path) -> None:
     files.write_json(tmp_path / "v.json", {"b": [1, None], "a": "é"})
     assert files.read_json(tmp_path / "v.json") == {"b": [1, None], "a": "é"}
     assert (tmp_path / "v.json").read_text().endswith("}\n")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "n.json", {"undefined": float("nan")})
+    assert not (tmp_path / "n.json").exists()
 
 
 def test_broken_files_are_named_with_the_place(tmp_path: Path) -> None:

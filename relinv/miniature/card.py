@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,19 +106,34 @@ def make_card(home: Path, benchmark: Benchmark, recipe: Mapping[str, Any], setti
     judge = load_judge(JudgeSettings(model=str(home / "judge"), pretrained=None, device="cpu"))
     rows = plain_words_accuracy(base, judge, benchmark, settings)
     fresh = np.concatenate([held_out_scenes(benchmark, r, seed=2)[1] for r in benchmark.relations])
+    each = rows.groupby("relation", sort=False).mean().round(4).to_dict("index")
     facts = {
-        "plain_words": rows.groupby("relation", sort=False).mean().round(4).to_dict("index"),
-        "plain_words_mean": rows.drop(columns="relation").mean().round(4).to_dict(),
+        "plain_words": {relation: defined(means) for relation, means in each.items()},
+        "plain_words_mean": defined(rows.drop(columns="relation").mean().round(4).to_dict()),
         "entity_accuracy_where_looks_are_kept": _kept_looks(rows),
         "judge": json.loads((home / "judge" / "accuracy.json").read_text()),
         "vae_psnr_db": round(psnr(base.vae, fresh), 2),
+        "unet": {"channels": list(base.unet.config.block_out_channels), "parameters": base.unet.num_parameters()},
         "token_cosines": word_cosines(base),
         "generation": settings.model_dump(),
         "recipe": dict(recipe),
     }
     write_json(home / "card.json", facts)
-    atomic_write_text(home / "CARD.md", _markdown(facts))
+    atomic_write_text(home / "CARD.md", as_markdown(facts))
     atomic_write_bytes(home / "world.png", encode_png(world_sheet(benchmark)))
+
+
+def defined(means: Mapping[str, float]) -> dict[str, float | None]:
+    """Return means with None for NaN: a symmetric relation has no direction."""
+    return {name: None if math.isnan(mean) else mean for name, mean in means.items()}
+
+
+def as_markdown(facts: Mapping[str, Any]) -> str:
+    """Return the model card of what card.json holds."""
+    template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
+    options = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
+    page = jinja2.Environment(**options).from_string(template)
+    return page.render(entities=len(ENTITIES), keeps_looks=KEEPS_LOOKS, **facts)
 
 
 def world_sheet(benchmark: Benchmark) -> Image:
@@ -147,10 +163,3 @@ def _unit_rows(base: Base, words: tuple[str, ...] | list[str]) -> np.ndarray:
 def _mean_off_diagonal(cosines: np.ndarray) -> float:
     count = len(cosines)
     return round(float((cosines.sum() - np.trace(cosines)) / (count * (count - 1))), 4)
-
-
-def _markdown(facts: Mapping[str, Any]) -> str:
-    template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
-    options = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
-    page = jinja2.Environment(**options).from_string(template)
-    return page.render(entities=len(ENTITIES), keeps_looks=KEEPS_LOOKS, **facts)
