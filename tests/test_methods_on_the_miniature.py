@@ -61,7 +61,7 @@ def test_it_learns_is_kept_and_is_drawn(name: str, miniature: Base, exemplars: P
     before = weights(miniature)
     # An anchor that is not the first word: there its loss would have nothing to fall by.
     few = {"prior_images": 2, "prior_steps": 2, "anchor_word": "near"}
-    problem, method = build(miniature, exemplars, name, steps=12, **few)
+    problem, method = build(miniature, exemplars, name, steps=8, **few)
     learn(problem, method, tmp_path / "concept", Checkpoints(tmp_path, "learning", {}, interval=1e9))
     concept = load_concept(tmp_path / "concept", miniature)
     learned = imagine(miniature, [concept], concept.prompt("cat", "dog"), DRAWING, 0)
@@ -70,7 +70,7 @@ def test_it_learns_is_kept_and_is_drawn(name: str, miniature: Base, exemplars: P
     assert weights(miniature) == before
     if not method.steps:
         return
-    still, fresh = build(miniature, exemplars, name, steps=6, learning_rate=1e-9, weights_learning_rate=1e-9,
+    still, fresh = build(miniature, exemplars, name, steps=3, learning_rate=1e-9, weights_learning_rate=1e-9,
                          value_learning_rate=1e-9, **few)  # fmt: skip
     unseen = losses(still, fresh, tmp_path, seed=1)
     for tensor, value in zip(fresh.state().values(), method.state().values(), strict=True):
