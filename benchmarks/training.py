@@ -87,6 +87,7 @@ def stepping(loop: Loop) -> Callable[[], None]:
     """Return a function that takes the loop's next step."""
 
     def step() -> None:
+        """Take the step after those that the loop has logged."""
         take_step([loop], len(loop.log.losses))
 
     return step

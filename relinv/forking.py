@@ -147,6 +147,7 @@ def _when_closed(descriptor: int, process: int) -> None:
     handle = os.pidfd_open(process)  # never another process that got its number
 
     def wait() -> None:
+        """Block until the other end is closed, then kill."""
         os.read(descriptor, 1)  # no lock of a stream is held, which a fork would find held for ever
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)

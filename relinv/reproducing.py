@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
@@ -65,7 +66,7 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
     from dvc.stage.exceptions import StageCmdFailedError
 
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context():
-        made = []
+        made: list[Any] = []
         written = time.monotonic()
         try:
             for name in stages:
@@ -84,8 +85,8 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
             _write(made)
 
 
-def _write(made: list) -> None:
-    """Write stages into dvc.lock, and empty the list."""
+def _write(made: list[Any]) -> None:
+    """Write DVC's stages into dvc.lock, and empty the list."""
     if made:
         made[0].dvcfile.dump_stages(made, update_pipeline=False)
         made.clear()

@@ -48,6 +48,7 @@ def train_autoencoder(images: np.ndarray, schedule: Schedule, folder: Path, *, s
     model = build_autoencoder()
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a step, a scalar, and its terms by the names they are logged under."""
         pixels = to_pixels(_crops(images, batch, generator))  # (batch, 3, 32, 32)
         posterior = model.encode(pixels).latent_dist
         decoded = model.decode(posterior.sample(generator)).sample
@@ -78,6 +79,7 @@ def sharpen_decoder(
     decoder = Decoder(model).requires_grad_(True)
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a step, a scalar, and its terms by the names they are logged under."""
         pixels = to_pixels(_crops(images, batch, generator))  # (batch, 3, 32, 32)
         with torch.no_grad():
             latents = model.encode(pixels).latent_dist.mean

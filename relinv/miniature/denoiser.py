@@ -101,6 +101,7 @@ def train_denoiser(
     signal = noise_schedule.alphas_cumprod  # (1000,)
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a step, a scalar, and its terms by the names they are logged under."""
         picks = torch.randint(len(latents), (batch,), generator=generator)
         variants = torch.randint(ids.shape[1], (batch,), generator=generator)
         tokens = ids[picks, variants]  # (batch, tokens)

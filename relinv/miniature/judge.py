@@ -93,6 +93,7 @@ def train_judge(
     wrong = Distractors(benchmark)
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a step, a scalar, and its terms by the names they are logged under."""
         picks = torch.randint(len(images), (batch,), generator=generator).tolist()
         rng = np.random.default_rng((seed, step))
         shown = [triplets[i] for i in picks]
