@@ -1,7 +1,10 @@
 """Our training step beside the published procedure's, on one base in one process, in turns.
 
-python -m benchmarks.training               the miniature on this machine's CPU
+python -m benchmarks.training               the miniature on this machine's CPU, as params.yaml runs it
 python -m benchmarks.training --sd15        the architecture of Stable Diffusion 1.5, random weights, on a GPU
+
+The fastest on a CPU with bf16 instructions:    --precision bf16 --attention eager --compile
+The smallest:                                   --precision bf16 --checkpointing --samples-per-pass 2
 """
 
 from __future__ import annotations
@@ -40,8 +43,11 @@ def main(
     sd15: Annotated[
         bool, typer.Option("--sd15", help="Stable Diffusion 1.5's architecture with random weights.")
     ] = False,
+    precision: Annotated[str | None, typer.Option(help="Ours: fp32, bf16 or fp16; else the base's own.")] = None,
+    attention: Annotated[str, typer.Option(help="Ours: sdpa, eager or sliced.")] = "sdpa",
     compiled: Annotated[bool, typer.Option("--compile", help="Our UNet through torch.compile.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Our UNet recomputes activations.")] = False,
+    samples_per_pass: Annotated[int | None, typer.Option(help="Of ours at once; else all of a step.")] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each; medians are over these.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a turn.")] = 5,
 ) -> None:
@@ -49,7 +55,9 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         model = build_sd15(Path(scratch)) if sd15 else load_params().model()
         began = time.perf_counter()
-        base = load_base(model.model_copy(update={"compile": compiled, "gradient_checkpointing": checkpointing}))
+        changes = {"precision": precision or model.precision, "attention": attention, "compile": compiled}
+        changes |= {"gradient_checkpointing": checkpointing, "samples_per_pass": samples_per_pass}
+        base = load_base(ModelSettings(**(model.model_dump() | changes)))
         _ = base.unet, base.vae, base.text_encoder, base.tokenizer, base.scheduler
         load = time.perf_counter() - began
         exemplars = render(Path(scratch) / RELATION)
@@ -128,6 +136,9 @@ def show(base: Base, times: dict[str, list[float]], states: dict[str, int], peak
     ratios = sorted(b / a for a, b in zip(times["ours"], times["published"], strict=True))
     print(f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns)")
     print(f"and holds 1/{states['published'] / states['ours']:.1f} of the state; peak: what a step holds for a moment")
+    needs = {name: states[name] + peaks[name] for name in times}
+    share = needs["ours"] / needs["published"]
+    print(f"state and peak, all memory beyond the frozen weights: {share:.2f} of the published")
 
 
 def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, load: float, step: float) -> None:

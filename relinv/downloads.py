@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from relinv.errors import UserError
+from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
 from relinv.settings import ExemplarSource
 
@@ -81,11 +81,6 @@ def _may_pass(error: Exception) -> bool:
         return False  # gdown has itself tried again as often
     refused = isinstance(error, (requests.exceptions.SSLError, requests.exceptions.ProxyError))
     return isinstance(error, (DownloadError, requests.ConnectionError, requests.Timeout)) and not refused
-
-
-def reason(error: Exception) -> str:
-    """Return an error's message on one line, cut where it is long."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def relation_folder(root: Path, relation: str) -> Path | None:

@@ -21,6 +21,11 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
     return UserError(f"Unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
 
 
+def reason(error: Exception) -> str:
+    """Return an error's message on one line of at most 300 characters, or its kind where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether `error` says that memory ran out, a GPU's or this machine's; PyTorch is not imported for that."""
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)

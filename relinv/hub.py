@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from relinv.errors import UserError
+from relinv.errors import UserError, reason
 
 
 def find_model(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -45,5 +45,5 @@ def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Pat
             "with `hf auth login`."
         ) from error
     except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"The base model '{source}' is no folder, and the hub does not give it: {reason}") from error
+        text = f"The base model '{source}' is no folder, and the hub does not give it: {reason(error)}"
+        raise UserError(text) from error

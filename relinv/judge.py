@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relinv.devices import deterministic, find_device
-from relinv.errors import UserError, is_out_of_memory, unknown
+from relinv.errors import UserError, is_out_of_memory, reason, unknown
 from relinv.files import read_json
 from relinv.settings import JudgeSettings
 
@@ -114,7 +114,7 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in a way of its own
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
-        raise UserError(f"The judge '{name}' cannot be loaded: {_reason(error)}") from error
+        raise UserError(f"The judge '{name}' cannot be loaded: {reason(error)}") from error
     return Judge(name, model.eval().requires_grad_(False), preprocess, tokenizer, device)
 
 
@@ -164,8 +164,3 @@ def _check_name(settings: JudgeSettings) -> None:
 def _to_numpy(vectors: torch.Tensor) -> np.ndarray:
     """Return `vectors` as a float32 array."""
     return vectors.float().cpu().numpy()
-
-
-def _reason(error: Exception) -> str:
-    """Return the first lines of an error's message on one line, at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

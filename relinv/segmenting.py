@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from relinv.errors import UserError
+from relinv.errors import UserError, reason
 from relinv.exemplars import IMAGE_SUFFIXES, MASKS, open_upright
 from relinv.files import atomic_folder
 
@@ -64,10 +64,9 @@ def load_segmenter(model: str, device: torch.device) -> Segmenter:
         processor = CLIPSegProcessor.from_pretrained(model)
         network, report = CLIPSegForImageSegmentation.from_pretrained(model, output_loading_info=True)
     except Exception as error:  # configurations, weights, tokenizers, downloads: each fails in a way of its own
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"The segmentation model '{model}' cannot be had ({reason}): go online, or give --model the folder of a "
-            "CLIPSeg with its processor."
+            f"The segmentation model '{model}' cannot be had ({reason(error)}): go online, or give --model the folder "
+            "of a CLIPSeg with its processor."
         ) from error
     if report["missing_keys"]:
         lacking = ", ".join(sorted(report["missing_keys"])[:3])

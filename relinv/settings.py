@@ -52,9 +52,10 @@ class Settings(BaseModel):
 class ModelSettings(Settings):
     """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
 
-    attention: sdpa is PyTorch's fused kernel, sliced computes one head after another in less memory. compile: whether
-    the UNet goes through torch.compile. gradient_checkpointing: whether training computes activations a second time
-    instead of keeping them.
+    attention: sdpa is PyTorch's fused kernel, eager the plain products of matrices, sliced one head after another in
+    less memory. compile: whether the UNet goes through torch.compile. gradient_checkpointing: whether training computes
+    activations a second time instead of keeping them. samples_per_pass: how many samples of a training step go through
+    the UNet at once, each pass computed a second time for its gradient; null: all of them, once.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -62,9 +63,10 @@ class ModelSettings(Settings):
     device: Device
     precision: Literal["fp32", "bf16", "fp16"]
     resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
-    attention: Literal["sdpa", "sliced"] = "sdpa"
+    attention: Literal["sdpa", "eager", "sliced"] = "sdpa"
     compile: bool = False
     gradient_checkpointing: bool = False
+    samples_per_pass: Positive | None = None
 
 
 class JudgeSettings(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relinv.errors import UserError
+from relinv.errors import UserError, reason
 from relinv.hub import find_model, require_tokenizer
 from relinv.settings import ModelSettings
 
@@ -22,9 +22,8 @@ def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a damaged file sets off: the libraries below raise many kinds
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"The tokenizer of the base model '{model.source}' cannot be read ({reason}): restore '{folder}'."
+            f"The tokenizer of the base model '{model.source}' cannot be read ({reason(error)}): restore '{folder}'."
         ) from error
 
     def count(template: str) -> int:

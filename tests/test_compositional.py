@@ -307,7 +307,8 @@ def test_boxes_outside_the_picture_or_without_area_are_refused() -> None:
 
 
 def test_the_anchor_reaches_the_log(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
-    task = problem(base, exemplar_folder, "compositional", anchor_word="inside", norm="free")
+    changes = {"anchor_word": "inside", "norm": "free", "denoise_weight": 0.05, "anchor_weight": 0.95}
+    task = problem(base, exemplar_folder, "compositional", **changes)
     method = compositional.Method(base, "inside", task.settings)
     first = (method.row.detach() - initial_row(base, "inside")).square().sum().item() / (24 * 32)
     (log,) = train([Task(method, task.exemplars, 0, task.preview, Checkpoints(tmp_path, "unused", {}, interval=1e9))])

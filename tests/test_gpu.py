@@ -68,5 +68,5 @@ def test_other_ways_to_run_it_work(
 
 def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=2000)
-    with pytest.raises(UserError, match="too small for 2000 samples at once"):
+    with pytest.raises(UserError, match="too small for 2000 samples: lower"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")

@@ -252,7 +252,7 @@ def test_it_starts_as_its_superclass(base: Base, exemplar_folder: Path) -> None:
 
 
 def test_the_average_follows_the_tokens_encoding_once_a_step(base: Base, exemplar_folder: Path) -> None:
-    learned = method(base, exemplar_folder)
+    learned = method(base, exemplar_folder, input_average=0.9)
     start = learned.edit.tensors[INPUT].clone()
     with learned.attached():
         ids = base.tokenize(["cat <r> box", "a photo of a dog <r> a cup"])
@@ -260,7 +260,7 @@ def test_the_average_follows_the_tokens_encoding_once_a_step(base: Base, exempla
     assert torch.equal(learned.edit.tensors[INPUT], start)
     learned.after_step()
     mean = (encodings[0, 2] + encodings[1, 6]) / 2
-    torch.testing.assert_close(learned.edit.tensors[INPUT].data, 0.99 * start + 0.01 * mean)
+    torch.testing.assert_close(learned.edit.tensors[INPUT].data, 0.9 * start + 0.1 * mean)
     expected = learned._inverse @ learned.edit.tensors[INPUT]
     torch.testing.assert_close(learned.edit.tensors[DIRECTION].data, expected)
     assert not learned.edit.tensors[INPUT].requires_grad

@@ -1,4 +1,4 @@
-"""How a base may be run: in bf16, with sliced attention, with activations computed twice, compiled."""
+"""How a base may be run: in bf16, with other attention, in passes, with activations computed twice, compiled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.training import peak_bytes
 from relinv.benchmark import load_benchmark
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
@@ -15,6 +16,7 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
 from relinv.learning.inversion import invert_relation
+from relinv.learning.passes import predict
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
 from tests.inverting import problem
@@ -25,9 +27,11 @@ def run(tiny_base: Path, **changes: Any) -> Base:
     return load_base(tiny_settings(tiny_base).model_copy(update=changes))
 
 
-def learned(base: Base, exemplar_folder: Path, tmp_path: Path, **changes: Any) -> torch.Tensor:
+def learned(
+    base: Base, exemplar_folder: Path, tmp_path: Path, method: str = "reversion", **changes: Any
+) -> torch.Tensor:
     """Return the row that a short inversion learns."""
-    invert_relation(problem(base, exemplar_folder, "reversion", **changes), tmp_path / "concept", tmp_path / "scratch")
+    invert_relation(problem(base, exemplar_folder, method, **changes), tmp_path / "concept", tmp_path / "scratch")
     row = load_concept(tmp_path / "concept", base).embedding
     assert row is not None
     return row
@@ -40,11 +44,45 @@ def drawn(base: Base) -> torch.Tensor:
     return sample(base, encoding, encoding.flip(-1), initial_latents(base, [1, 2]), Sampler(3, 4.0))
 
 
-def test_sliced_attention_draws_the_same(tiny_base: Path, base: Base) -> None:
-    sliced = run(tiny_base, attention="sliced")
-    kinds = {type(processor).__name__ for processor in sliced.unet.attn_processors.values()}
-    assert kinds == {"SlicedAttnProcessor"}
-    assert torch.allclose(drawn(sliced), drawn(base), atol=1e-4)
+@pytest.mark.parametrize(("attention", "processor"), [("sliced", "SlicedAttnProcessor"), ("eager", "AttnProcessor")])
+def test_attention_computed_otherwise_draws_the_same(
+    attention: str, processor: str, tiny_base: Path, base: Base
+) -> None:
+    other = run(tiny_base, attention=attention)
+    assert {type(each).__name__ for each in other.unet.attn_processors.values()} == {processor}
+    assert torch.allclose(drawn(other), drawn(base), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("method", ["reversion", "perfusion", "custom_diffusion"])
+def test_several_passes_teach_the_same(
+    method: str, size: int, tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    whole = learned(base, exemplar_folder, tmp_path / "whole", method, batch_size=4)
+    passes: list[int] = []
+    parted = run(tiny_base, samples_per_pass=size)
+    seen = lambda _, inputs: passes.append(len(inputs[0])) if torch.is_grad_enabled() else None  # noqa: E731  no preview
+    parted.unet.register_forward_pre_hook(seen)
+    row = learned(parted, exemplar_folder, tmp_path / "parted", method, batch_size=4)
+    assert max(passes) == size
+    assert torch.allclose(row, whole, atol=1e-4)
+    assert not torch.allclose(row, learned(base, exemplar_folder, tmp_path / "other", method, batch_size=3), atol=1e-3)
+
+
+def test_a_pass_of_its_own_needs_less_memory(tiny_base: Path, base: Base, exemplar_folder: Path) -> None:
+    noisy, timesteps = torch.randn(8, 4, 16, 16), torch.arange(8)
+    conditioning = torch.randn(8, base.tokenizer.model_max_length, base.dim, requires_grad=True)
+    peaks, gradients = [], []
+    for each in (base, run(tiny_base, samples_per_pass=1)):
+
+        def step(each: Base = each) -> None:
+            predict(each, noisy, timesteps, conditioning).square().sum().backward()
+
+        peaks.append(peak_bytes(each, step))
+        gradients.append(conditioning.grad)
+        conditioning.grad = None
+    assert peaks[1] < peaks[0] / 3
+    assert torch.allclose(*gradients, atol=1e-4)
 
 
 def test_activations_computed_twice_teach_the_same(
@@ -64,7 +102,9 @@ def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> Non
     assert base.unet._compiled_call_impl is None
 
 
-@pytest.mark.parametrize("other", [{"attention": "sliced"}, {"gradient_checkpointing": True}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "other", [{"attention": "sliced"}, {"gradient_checkpointing": True}, {"samples_per_pass": 1}, {"precision": "bf16"}]
+)
 def test_a_run_is_never_finished_in_another_way(
     other: dict[str, Any], tiny_base: Path, base: Base, exemplar_folder: Path
 ) -> None:

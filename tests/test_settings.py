@@ -209,7 +209,7 @@ OFFICIAL: dict[str, dict[str, Any]] = {
     },
     "perfusion": {
         **ROW, "steps": 400, "batch_size": 4 * 4, "learning_rate": 0.006, "value_learning_rate": 0.03,
-        "train_beta": 0.75, "train_tau": 0.1,
+        "input_average": 0.99, "train_beta": 0.75, "train_tau": 0.1,
         "initializer_token": "and", "captions": Path("data/benchmark/reversion.yaml"),
     },
 }

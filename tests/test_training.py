@@ -144,5 +144,5 @@ def test_too_little_memory_says_what_to_lower(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(training, "take_step", exhausted)
-    with pytest.raises(UserError, match=r"too small for 2 samples at once: set the model's gradient_checkpointing"):
+    with pytest.raises(UserError, match=r"too small for 2 samples: lower the model's samples_per_pass"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")

@@ -29,14 +29,16 @@ class Adapter(ConceptAdapter):
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:
         """Take copies of `tensors`. UserError where they are not the projections of this base."""
-        require_fit(base, tensors, pretrained(base))
+        self._own = pretrained(base)  # as they are now: another adapter may replace the layers' weights meanwhile
+        require_fit(base, tensors, self._own)
         super().__init__(base, token, tensors, options)
 
     def __enter__(self) -> Self:
         """Put the hooks in place."""
         layers = projections(self.base)
         self._hooks = [
-            layers[name].register_forward_hook(partial(_change, weight)) for name, weight in self.tensors.items()
+            layers[name].register_forward_hook(partial(_change, weight, self._own[name]))
+            for name, weight in self.tensors.items()
         ]
         hooks_changed(self.base)
         return self
@@ -66,7 +68,11 @@ def pretrained(base: Base) -> dict[str, torch.Tensor]:
 
 
 def _change(
-    weight: torch.Tensor, layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+    weight: torch.Tensor,
+    own: torch.Tensor,
+    layer: torch.nn.Module,
+    inputs: tuple[torch.Tensor],
+    output: torch.Tensor,
 ) -> torch.Tensor:
     """Return what the learned `weight` makes of the encodings, (batch, tokens, width), no gradient for token 0.
 
@@ -76,5 +82,5 @@ def _change(
     from torch.nn.functional import linear
 
     (encodings,) = inputs  # (batch, tokens, dim)
-    learned = output + linear(encodings, (weight - layer.weight).to(encodings.dtype))  # (batch, tokens, width)
+    learned = output + linear(encodings, (weight - own).to(encodings.dtype))  # (batch, tokens, width)
     return torch.cat([learned[:, :1].detach(), learned[:, 1:]], dim=1)

@@ -60,15 +60,19 @@ def attention_maps(
     finally:
         for hook in hooks:
             hook.remove()
-    return [_probabilities(*taken) for taken in inputs]
+    return [_probabilities(*taken, base.dtype) for taken in inputs]
 
 
-def _probabilities(layer: Any, hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+def _probabilities(layer: Any, hidden: torch.Tensor, words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return softmax(Q K^T / sqrt(d)) of a layer, (images, heads, cells, tokens) float32.
 
-    `hidden` are its cells, (images, cells, width), `words` the encodings, (images, tokens, dim). It is float32, since
-    sums over many cells would lose small shares in half precision.
+    `hidden` are its cells, (images, cells, width), `words` the encodings, (images, tokens, dim); `dtype` is the
+    base's. It is float32, since sums over many cells would lose small shares in half precision.
     """
-    query = layer.head_to_batch_dim(layer.to_q(hidden), out_dim=4).float()  # (images, heads, cells, d)
-    key = layer.head_to_batch_dim(layer.to_k(words), out_dim=4).float()  # (images, heads, tokens, d)
+    import torch
+
+    # A concept's own weights may be finer than the base's, whose forward then runs under autocast: so does this.
+    with torch.autocast(hidden.device.type, dtype, enabled=dtype != torch.float32):
+        query = layer.head_to_batch_dim(layer.to_q(hidden), out_dim=4).float()  # (images, heads, cells, d)
+        key = layer.head_to_batch_dim(layer.to_k(words), out_dim=4).float()  # (images, heads, tokens, d)
     return (query @ key.transpose(-1, -2) * layer.scale).softmax(dim=-1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import find_device
-from relinv.errors import UserError, is_out_of_memory
+from relinv.errors import UserError, is_out_of_memory, reason
 from relinv.files import sha256_file
 from relinv.hub import find_model, require_tokenizer
 
@@ -27,6 +27,7 @@ FILES = (  # of a model on the hub, those that make a base
     *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt")),
     *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
 )
+OF_TRAINING = ("gradient_checkpointing", "samples_per_pass")  # settings that no drawing depends on
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
@@ -65,7 +66,7 @@ class Base:
         import transformers
 
         versions = {library.__name__: library.__version__ for library in (torch, diffusers, transformers)}
-        return versions | self.settings.model_dump(exclude={"source", "revision", "gradient_checkpointing"})
+        return versions | self.settings.model_dump(exclude={"source", "revision", *OF_TRAINING})
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -100,8 +101,11 @@ class Base:
     def unet(self) -> UNet2DConditionModel:
         """Return the network that predicts the noise, set up as the settings say."""
         from diffusers import UNet2DConditionModel
+        from diffusers.models.attention_processor import AttnProcessor
 
         unet = self._load_network("unet", UNet2DConditionModel)
+        if self.settings.attention == "eager":
+            unet.set_attn_processor(AttnProcessor())  # faster than the fused kernel's backward in bf16 on a CPU
         if self.settings.attention == "sliced":
             unet.set_attention_slice("max")  # one head at a time; the default is PyTorch's fused kernel
         if self.settings.gradient_checkpointing:
@@ -169,8 +173,7 @@ class Base:
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             if is_out_of_memory(error):
                 raise  # nothing is wrong with the folder
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            text = f"The {name} in '{self._folder}' cannot be loaded ({reason}): restore the folder."
+            text = f"The {name} in '{self._folder}' cannot be loaded ({reason(error)}): restore the folder."
             raise UserError(text) from error
 
 

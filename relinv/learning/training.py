@@ -25,6 +25,7 @@ from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
 from relinv.learning.losses import weighted_denoising
+from relinv.learning.passes import predict
 from relinv.learning.timesteps import draw
 from relinv.learning.training_log import TrainingLog
 from relinv.methods import InversionMethod, Visit
@@ -74,9 +75,9 @@ def train(tasks: Sequence[Task]) -> list[TrainingLog]:
             except torch.OutOfMemoryError:
                 samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in active)
                 raise UserError(
-                    f"The memory of '{active[0].base.device}' is too small for {samples} samples at once: set the "
-                    "model's gradient_checkpointing to true or its precision to bf16, train fewer relations together, "
-                    "or lower the method's batch_size."
+                    f"The memory of '{active[0].base.device}' is too small for {samples} samples: lower the model's "
+                    "samples_per_pass, set its gradient_checkpointing to true or its precision to bf16, or train fewer "
+                    "relations together."
                 ) from None
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{sum(loop.log.losses[-1][-1].item() for loop in active) / len(active):.4f}")
@@ -95,7 +96,7 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
     noisy = torch.cat([draw.noisy for draw in draws])  # (batches, channels, height, width)
     timesteps = torch.cat([draw.timesteps for draw in draws])  # (batches,)
     conditioning = torch.cat([draw.conditioning for draw in draws])  # (batches, tokens, dim)
-    prediction = loops[0].base.unet(noisy, timesteps, encoder_hidden_states=conditioning).sample
+    prediction = predict(loops[0].base, noisy, timesteps, conditioning)
     parts = prediction.split([len(draw.noisy) for draw in draws])
     totals = [loop.loss(draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
     for loop in loops:

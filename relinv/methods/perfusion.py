@@ -29,13 +29,13 @@ def _is_watched(path: Path) -> Path:
 
 
 Captions = Annotated[Path, AfterValidator(_is_watched), Field(json_schema_extra={"rule": f"of a file in {WATCHED}"})]
-AVERAGE = 0.99  # what stays of i in a step
 
 
 class Settings(TokenRowSettings, Drawing):
     """The section `invert.perfusion`; `Drawing` holds unless generate.adapters says otherwise."""
 
     value_learning_rate: Annotated[float, Field(gt=0, le=10)]  # of the outputs o_V
+    input_average: Annotated[float, Field(ge=0, lt=1)]  # what stays in a step of i, the token's mean encoding
     superclass: Annotated[str, Field(min_length=1)] | None  # the words whose keys it has; null: the initializer_token
     train_beta: Annotated[float, Field(ge=-10, le=10)]  # the gate's threshold and softness, as it is learned
     train_tau: Annotated[float, Field(gt=0, le=10)]
@@ -92,5 +92,5 @@ class Method(TokenRowMethod):
         super().after_step()
         if self._seen is not None:
             with torch.no_grad():
-                self._input.lerp_(self._seen, 1 - AVERAGE)
+                self._input.lerp_(self._seen, 1 - self.settings.input_average)
                 self._direction.copy_(self._inverse @ self._input)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from relinv.downloads import TIMEOUT, cache_folder, copy_files, download, reason, relation_folder, retried
-from relinv.errors import UserError
+from relinv.downloads import TIMEOUT, cache_folder, copy_files, download, relation_folder, retried
+from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS
 from relinv.files import read_json, write_json
 from relinv.settings import ExemplarSettings, ExemplarSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv.downloads import cache_folder, copy_files, relation_folder
-from relinv.errors import UserError
+from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -25,8 +25,7 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
             name, repo_type="dataset", revision=revision or None, allow_patterns=patterns, local_dir=cache
         )
     except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"The hub does not give the dataset '{source.location()}': {reason}") from error
+        raise UserError(f"The hub does not give the dataset '{source.location()}': {reason(error)}") from error
     placed = relation_folder(cache, relation)
     if placed is None:
         raise UserError(f"The dataset '{source.location()}' has no folder '{relation}' with a {CAPTIONS}.")
