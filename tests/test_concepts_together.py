@@ -43,6 +43,9 @@ def test_two_concepts_hold_in_one_prompt_and_leave_the_base(
     first, again = drawn(base, relation, thing), drawn(base, relation, thing)
     assert np.array_equal(first, again)
     assert first.std() > 0
+    for kept, other in ((relation, thing), (thing, relation)):
+        if other.embedding is not None:  # each of them is seen in the picture
+            assert not np.array_equal(drawn(base, kept, replace(other, embedding=-other.embedding)), first)
     assert drawn(base, thing, relation).shape == first.shape
     assert weights(base) == before
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from relinv.adapters import custom_diffusion
 from relinv.adapters.dreambooth import Adapter, initial_tensors, own_weights
+from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import in_use
@@ -79,6 +80,24 @@ def test_adapters_nest(base: Base) -> None:
             assert torch.equal(answer(base), once)
         assert torch.equal(answer(base), once)
     assert weights(base) == before
+
+
+def test_untouched_projections_change_nothing_of_a_unet_whose_weights_are_replaced(base: Base) -> None:
+    untouched = custom_diffusion.Adapter(base, "<s>", custom_diffusion.pretrained(base), {})
+    with Adapter(base, "<r>", changed(base, FULL), FULL):
+        once = answer(base)
+        with untouched:
+            assert torch.equal(answer(base), once)
+
+
+@pytest.mark.parametrize("options", [LORA, FULL])
+def test_its_finer_weights_are_guided_in_half_precision(options: dict[str, Any], base: Base, tiny_base: Path) -> None:
+    maps = []
+    for each in (base, load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))):
+        text = each.encode(each.tokenize(["cat inside box"]))
+        with Adapter(each, "<r>", changed(each, options), options):
+            maps.append(attention_maps(each, torch.ones(1, 4, 16, 16), torch.tensor(500), text))
+    assert all(torch.allclose(fine, rough, atol=0.05) for fine, rough in zip(*maps, strict=True))
 
 
 def learn(base: Base, exemplars: Path, folder: Path, **changes: Any) -> Path:

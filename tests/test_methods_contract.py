@@ -77,6 +77,22 @@ def test_gradients_reach_its_own_state_alone(name: str, base: Base, exemplar_fol
     assert base.tokenizer.get_vocab() == words
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "relation_words"])
+def test_any_learned_row_may_lean_to_noisy_timesteps_and_to_a_word(
+    name: str, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    task = problem(base, exemplar_folder, name, steps=1, importance_alpha=0.5, anchor_weight=0.25)
+    method = build(task)
+    law = method.timestep_law(1000)
+    assert (1000 * law[[0, 999]]).tolist() == pytest.approx([0.50025, 1.50075], abs=1e-5)
+    (log,) = train([Task(method, task.exemplars, 0, task.preview, no_checkpoints(tmp_path))])
+    terms = dict(zip(log.names, log.losses[0].tolist(), strict=True))
+    plain = build(problem(base, exemplar_folder, name, steps=1, importance_alpha=0.5, anchor_weight=0.0))
+    (other,) = train([Task(plain, task.exemplars, 0, task.preview, no_checkpoints(tmp_path))])
+    assert terms["anchor"] > 0 and "anchor" not in other.names
+    assert terms["total"] - 0.25 * terms["anchor"] == pytest.approx(other.losses[0][-1].item(), rel=1e-4)
+
+
 def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path, seed: int = 0) -> Any:
     task = problem(method.base, exemplar_folder, "relation_words")
     (log,) = train([Task(method, task.exemplars, seed, task.preview, no_checkpoints(scratch))])
