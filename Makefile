@@ -34,6 +34,7 @@ search: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search.yaml --output reports/search
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_methods.yaml --output reports/search_methods
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_custom_diffusion.yaml --output reports/search_custom_diffusion
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_perfusion.yaml --output reports/search_perfusion
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
