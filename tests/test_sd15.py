@@ -13,8 +13,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from relinv.benchmark import load_benchmark
+from relinv.diffusion.attention_maps import coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import EMBEDDING, load_concept
+from relinv.diffusion.cross_attention import cross_attentions
 from relinv.exporting import export_concept
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
@@ -52,6 +54,13 @@ def test_it_has_the_layers_of_the_published_model(base: Base) -> None:
     assert len(base.text_encoder.get_input_embeddings().weight) == 49408
     assert base.vae.config.scaling_factor == 0.18215
     assert base.scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0047, abs=1e-4)
+
+
+def test_layouts_look_at_the_published_layers(base: Base) -> None:
+    cross = {id(layer): name for name, layer in cross_attentions(base).items()}
+    names = [cross[id(layer)].partition(".transformer_blocks")[0] for layer in coarse_layers(base)]
+    ups = [f"up_blocks.1.attentions.{index}" for index in range(3)]
+    assert sorted(names) == ["mid_block.attentions.0", *ups]
 
 
 def test_clips_own_words_have_their_published_ids(base: Base) -> None:

@@ -283,8 +283,8 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["study.yaml", "search.yaml", "search_methods.yaml", "search_custom_diffusion.yaml", "search_perfusion.yaml", "budgets.yaml",
-     "methods.yaml"],
+    ["study.yaml", "search.yaml", "search_methods.yaml", "search_custom_diffusion.yaml", "search_perfusion.yaml",
+     "budgets.yaml", "methods.yaml"],
 )  # fmt: skip
 def test_the_plans_of_this_repository_fit_its_parameters(file: str) -> None:
     plan = load_plan(HERE / file)
