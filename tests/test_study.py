@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -197,6 +198,16 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
 
 
+def await_end_of_group(group: int, seconds: float = 30.0) -> None:
+    """Wait until a killed group is gone: DVC takes a process that init has not reaped yet for a living one."""
+    deadline = time.monotonic() + seconds
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        pytest.fail(f"Processes of the group {group} outlive SIGKILL.")
+
+
 def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
     """SIGKILL ends it and all it started while a stage runs."""
     begun = tmp_path / "begun"
@@ -209,6 +220,7 @@ def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
     os.killpg(study.pid, signal.SIGKILL)
     study.wait()
+    await_end_of_group(study.pid)
     planned = two_arms(repository)
     assert finished(repository, planned) == {}
     assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
