@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from relinv.benchmark import Scenario
-from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import REQUIRED, load_concept
 from relinv.diffusion.conditioning import Encodings, guided_by
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
@@ -29,7 +29,8 @@ from relinv.learning.inversion import Problem, invert_relation, learn
 from relinv.learning.training import Task, train
 from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin
-from relinv.settings import GenerateSettings
+from relinv.settings import GenerateSettings, load_params
+from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
 from tests.inverting import FORMS, METHODS, problem
 from tests.tiny import weights
@@ -42,6 +43,17 @@ SEEN = {"steps": 2, "learning_rate": 0.3, "weights_learning_rate": 0.01}
 GATE = {"train_beta": 0.7, "train_tau": 0.15, "beta": 0.7, "tau": 0.15}
 DRAWN = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=4.0, scheduler="ddim", batch_size=2)
 SCENARIOS = [Scenario("inside", 0, "cat", "box", None, False), Scenario("inside", 1, "dog", "cup", None, False)]
+
+
+@pytest.fixture(scope="module", params=["random", "miniature"])
+def base_folder(request: pytest.FixtureRequest, tiny_base: Path) -> Path:
+    """The base that methods learn with: one of random weights, smaller still, and the committed miniature."""
+    return tiny_base if request.param == "random" else Path(load_params().model().source)
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> Base:
+    return load_base(tiny_settings(base_folder))
 
 
 def build(task: Problem) -> InversionMethod:
@@ -102,10 +114,11 @@ def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path,
 @each_method
 def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     """Learned on some draws of noise and timesteps, the loss is lower on others."""
-    before = build(problem(base, exemplar_folder, name, steps=8, learning_rate=1e-9, batch_size=4))
+    still = {"learning_rate": 1e-9, "weights_learning_rate": 1e-9, "value_learning_rate": 1e-9}
+    before = build(problem(base, exemplar_folder, name, steps=6, batch_size=4, **still))
     if not before.steps:
         pytest.skip("it learns nothing")
-    after = build(problem(base, exemplar_folder, name, steps=25, learning_rate=0.1, batch_size=4))
+    after = build(problem(base, exemplar_folder, name, steps=16, learning_rate=0.1, batch_size=4))
     train_shortly(after, exemplar_folder, tmp_path, seed=1)
     unseen = train_shortly(before, exemplar_folder, tmp_path).losses
     for tensor, learned in zip(before.state().values(), after.state().values(), strict=True):
@@ -125,11 +138,11 @@ def test_the_same_seed_gives_the_same_bytes(
 
 
 @pytest.fixture(scope="module")
-def killed(tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(base_folder: Path, base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each name that learns, as two processes left it that SIGKILL ended in their third step."""
     root = tmp_path_factory.mktemp("killed")
     learning = [name for name in NAMES if hasattr(problem(base, exemplar_folder, name).settings, "steps")]
-    command = [sys.executable, "-m", "tests.dying", *map(str, (tiny_base, exemplar_folder, root)), *learning]
+    command = [sys.executable, "-m", "tests.dying", *map(str, (base_folder, exemplar_folder, root)), *learning]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert json.loads(printed.splitlines()[-1]) == dict.fromkeys(learning, [-signal.SIGKILL] * 2)
     return root
