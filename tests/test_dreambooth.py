@@ -97,7 +97,9 @@ def test_its_finer_weights_are_guided_in_half_precision(options: dict[str, Any],
         text = each.encode(each.tokenize(["cat inside box"]))
         with Adapter(each, "<r>", changed(each, options), options):
             maps.append(attention_maps(each, torch.ones(1, 4, 16, 16), torch.tensor(500), text))
-    assert all(torch.allclose(fine, rough, atol=0.05) for fine, rough in zip(*maps, strict=True))
+    bare = attention_maps(base, torch.ones(1, 4, 16, 16), torch.tensor(500), text.float())
+    for fine, rough, other in zip(*maps, bare, strict=True):  # nearer to each other than to the base's own
+        assert (fine - rough).abs().max() < 0.2 * (fine - other).abs().max()
 
 
 def learn(base: Base, exemplars: Path, folder: Path, **changes: Any) -> Path:
