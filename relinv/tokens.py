@@ -27,6 +27,7 @@ def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]
         ) from error
 
     def count(template: str) -> int:
+        """Return the tokens of a template, with a start and an end token."""
         pieces = template.split("{}")
         tokens = sum(len(tokenizer(piece, add_special_tokens=False, verbose=False).input_ids) for piece in pieces)
         return tokens + len(pieces) - 1 + 2  # each {} becomes one token; a start and an end token frame all

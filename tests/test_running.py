@@ -97,6 +97,21 @@ def test_activations_computed_twice_teach_the_same(
     assert calls
 
 
+def test_the_text_encoder_computes_its_activations_twice_as_well(
+    tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    def computed(each: Base, folder: Path) -> int:
+        calls: list[int] = []
+        layer = next(module for name, module in each.text_encoder.named_modules() if name.endswith("fc1"))
+        hook = layer.register_forward_hook(lambda *_: calls.append(1) if torch.is_grad_enabled() else None)
+        learned(each, exemplar_folder, folder)
+        hook.remove()
+        return len(calls)
+
+    once = computed(base, tmp_path / "once")
+    assert computed(run(tiny_base, gradient_checkpointing=True), tmp_path / "twice") == 2 * once > 0
+
+
 def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> None:
     assert run(tiny_base, compile=True).unet._compiled_call_impl is not None
     assert base.unet._compiled_call_impl is None

@@ -143,6 +143,7 @@ def test_captions_name_the_relation_as_often_as_its_reliability_says(benchmark: 
         named = sum(BACKGROUNDS["beach"] in text for text in texts) / 1500
         assert named == pytest.approx(0.5, abs=0.05)
         assert 0.15 <= wording.reliability <= 0.8
+    assert len({wording.reliability for wording in WORDINGS.values()}) == len(WORDINGS)
 
 
 def test_every_preposition_has_a_sense() -> None:

@@ -174,6 +174,7 @@ class _Composition:
         """Return the forward hook of a layer, which computes in float32 whatever the base does."""
 
         def edit(layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            """Return the layer's output, (batch, tokens, out), with the concepts' values in it."""
             edited = self._edit.apply(inputs[0].float(), output.float(), self._projected[name], self._outputs[name])
             return edited.to(output.dtype)  # (batch, tokens, out)
 

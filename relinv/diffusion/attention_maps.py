@@ -47,6 +47,7 @@ def attention_maps(
     inputs: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
 
     def look(layer: Any, arguments: tuple[torch.Tensor], options: dict[str, Any]) -> None:
+        """Note what a layer is about to see; at the last one, stop the UNet."""
         inputs.append((layer, arguments[0], options["encoder_hidden_states"]))
         if len(inputs) == len(layers):
             raise _AllSeen

@@ -85,10 +85,14 @@ class Base:
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:
-        """Return the text encoder."""
+        """Return the text encoder, set up as the settings say."""
         from transformers import CLIPTextModel
 
-        return self._load_network("text_encoder", CLIPTextModel)
+        text_encoder = self._load_network("text_encoder", CLIPTextModel)
+        if self.settings.gradient_checkpointing:
+            text_encoder.activation_checkpointing_enable({"use_reentrant": False})
+            text_encoder.train()  # transformers recomputes in this mode alone; CLIP has no dropout that it would switch on
+        return text_encoder
 
     @cached_property
     def vae(self) -> AutoencoderKL:

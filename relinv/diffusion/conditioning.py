@@ -94,6 +94,7 @@ class Encodings:
         import torch
 
         def at(timestep: int) -> torch.Tensor:
+            """Return the prompts' encodings at a timestep, (prompts, tokens, dim)."""
             texts = [prompt_at(self._adapters, prompt, timestep) for prompt in prompts]
             return torch.stack([self._encodings[text] for text in texts])
 

@@ -106,14 +106,14 @@ class Decoder(nn.Module):
 
 
 @torch.no_grad()
-def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 250) -> torch.Tensor:
+def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 50) -> torch.Tensor:
     """Return the means of the latents before scaling, (n, 4, 16, 16)."""
     parts = [model.encode(to_pixels(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def decode(model: AutoencoderKL, latents: torch.Tensor, batch: int = 250) -> np.ndarray:
+def decode(model: AutoencoderKL, latents: torch.Tensor, batch: int = 50) -> np.ndarray:
     """Return unscaled latents (n, 4, 16, 16) as pictures, uint8 (n, 64, 64, 3)."""
     parts = []
     for i in range(0, len(latents), batch):

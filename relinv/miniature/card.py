@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 READINGS = ("relation_accuracy", "entity_accuracy", "scene_accuracy", "direction")
 KEEPS_LOOKS = ("inside", "on", "hug", "shake_hands", "back2back", "ride_on")
 SHOWN = 8  # scenes of each relation in the picture of the world
-SCENES_EACH = 2  # held-out scenes the judge is tested on, for each held-out triplet
+SCENES_EACH = 10  # held-out scenes the judge is tested on, for each held-out triplet
 
 
 def judge_accuracy(judge: Judge, vae: Any, benchmark: Benchmark, *, seed: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -39,12 +40,12 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Return an untrained UNet of 9 M parameters with cross-attention at 8 × 8 and 4 × 4."""
-    return UNet2DConditionModel(
+    """Return an untrained UNet of 11 M parameters with cross-attention at 8 × 8 and 4 × 4."""
+    unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(48, 96, 192),
+        block_out_channels=(64, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -52,6 +53,8 @@ def build_unet() -> UNet2DConditionModel:
         attention_head_dim=4,
         norm_num_groups=16,
     )
+    unet.set_attn_processor(AttnProcessor())  # faster than the fused kernel's backward in bf16 on a CPU
+    return unet
 
 
 def build_scheduler() -> DDPMScheduler:
@@ -135,4 +138,4 @@ def _next_word(model: Denoiser, encodings: torch.Tensor, tokens: torch.Tensor, p
     table = model.text_encoder.get_input_embeddings().weight
     scores = model.words(encodings[:, :-1]) @ table.T  # (batch, tokens - 1, vocabulary)
     counted = tokens[:, :-1] != pad
-    return F.cross_entropy(scores[counted], tokens[:, 1:][counted])
+    return F.cross_entropy(scores[counted].float(), tokens[:, 1:][counted])

@@ -68,8 +68,8 @@ class Judge(nn.Module):
                 shown[row, ENTITIES.index(name)] = 1.0
         names = [*WORDINGS, "alone"]
         relation = torch.tensor([names.index(relation) for _, relation, _ in triplets])
-        entities = F.binary_cross_entropy_with_logits(self.entities(seen), shown, reduction="sum") / len(seen)
-        return entities + F.cross_entropy(self.relations(seen), relation)
+        entities = F.binary_cross_entropy_with_logits(self.entities(seen).float(), shown, reduction="sum") / len(seen)
+        return entities + F.cross_entropy(self.relations(seen).float(), relation)
 
 
 def train_judge(
@@ -104,7 +104,9 @@ def train_judge(
         ids = tokenizer(texts, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
         seen = model.clip.encode_image(_varied(to_pixels(images[picks]), generator))  # (batch, dim)
         read = model.clip.encode_text(ids, normalize=True)  # (texts, dim)
-        logits = model.clip.logit_scale.exp().clamp(max=100) * F.normalize(seen, dim=-1) @ read.T  # (batch, texts)
+        with torch.autocast("cpu", enabled=False):  # cosines times 100 are too coarse in bf16
+            cosines = F.normalize(seen.float(), dim=-1) @ read.float().T  # (batch, texts)
+        logits = model.clip.logit_scale.exp().clamp(max=100) * cosines
         target = torch.tensor([texts.index(caption) for caption in captions[:batch]])
         for row, triplet in enumerate(shown):
             also_true = [texts.index(c) for c in _true_captions(triplet, benchmark) if c in texts]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: in each period `warmup` steps up to `learning_rate`, then a cosine to a hundredth of it.
+    """How long, how fast and how exact: in each period a rise to `learning_rate`, then a cosine to a hundredth of it.
 
     A later period starts from the averaged weights of the one before it (Loshchilov and Hutter, SGDR: Stochastic
     Gradient Descent with Warm Restarts, 2017), so that a training can be prolonged after a look at what it gave.
@@ -27,6 +28,7 @@ class Schedule:
 
     periods: tuple[int, ...]  # steps of each
     learning_rate: float
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the products in a step; the weights are fp32 always
     warmup: int = 200
     weight_decay: float = 1e-2
     average: float = 0.999  # decay of the exponential moving average of the weights, which is what is kept
@@ -83,7 +85,7 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
     """
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     average = Average(model, schedule.average)
     checkpoint = folder / f"{name}.pt"
     start = _restore(checkpoint, schedule, model, optimizer, average)
@@ -94,7 +96,8 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
             model.load_state_dict(average.state)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.rate(step)
-        value, numbers = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.precision == "bf16"):
+            value, numbers = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,12 @@ class TrainingSettings(Settings):
     periods: Annotated[list[Positive], Field(min_length=1)]  # steps of each, see `Schedule`
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]
+    precision: Literal["fp32", "bf16"]
     seed: Seed
+
+    def schedule(self, **rest: float) -> Schedule:
+        """Return the schedule that these settings and `rest` make."""
+        return Schedule(tuple(self.periods), self.learning_rate, self.precision, **rest)
 
 
 def training_scenes(settings: SceneSettings) -> Scenes:
@@ -75,12 +80,12 @@ def make_autoencoder(scenes: SceneSettings, settings: TrainingSettings, decoder:
     """Train the autoencoder, then its decoder alone to sharper pictures; write `base/vae`, fp16."""
     images = training_scenes(scenes).images
     whole = [scenes.model_dump(), settings.model_dump()]
-    schedule = Schedule(tuple(settings.periods), settings.learning_rate, weight_decay=0.0, average=0.99)
+    schedule = settings.schedule(weight_decay=0.0, average=0.99)
     folder = _training("autoencoder", settings, scenes.model_dump())
     model = autoencoder.train_autoencoder(
         images[: settings.scenes], schedule, folder, seed=settings.seed, batch=settings.batch_size
     )
-    schedule = Schedule(tuple(decoder.periods), decoder.learning_rate, weight_decay=0.0, average=0.99)
+    schedule = decoder.schedule(weight_decay=0.0, average=0.99)
     folder = _training("decoder", decoder, *whole)
     model = autoencoder.sharpen_decoder(
         model, images[: decoder.scenes], schedule, folder, seed=decoder.seed, batch=decoder.batch_size
@@ -96,7 +101,7 @@ def make_denoiser(scenes: SceneSettings, settings: TrainingSettings) -> None:
     decides = [scenes.model_dump(), _autoencoder_hash()]
     latents = scene_latents(load_autoencoder(), rendered, settings.scenes, workspace("latents", *decides))
     captions = rendered.captions[: settings.scenes]
-    schedule = Schedule(tuple(settings.periods), settings.learning_rate)
+    schedule = settings.schedule()
     folder = _training("denoiser", settings, *decides)
     model = train_denoiser(
         latents, captions, tokenizer, schedule, folder, seed=settings.seed, batch=settings.batch_size
@@ -115,7 +120,7 @@ def make_judge(settings: TrainingSettings) -> None:
     scenes = _render(settings.scenes, settings.seed + JUDGE_SCENES_SEED_GAP, "judge-scenes", FOR_JUDGE)
     images = round_trip(scenes)
     tokenizer = miniature_tokenizer()
-    schedule = Schedule(tuple(settings.periods), settings.learning_rate)
+    schedule = settings.schedule()
     model = judge.train_judge(
         images, scenes.triplets, _benchmark(), tokenizer, schedule, _training("judge", settings, _autoencoder_hash()),
         seed=settings.seed, batch=settings.batch_size,

@@ -88,6 +88,7 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], bold:
     x = _scale(first, max(last, first + 1), left)
 
     def y(value: float) -> float:
+        """Return where a value lies, in pixels from the top."""
         return bottom - (value - low) / (high - low) * (bottom - top)
 
     parts = _axis(x, [first, (first + last) / 2, last], top, bottom)

@@ -86,9 +86,9 @@ MOUNTS: dict[str, Saddle] = {
 # Where a picture painted on the thing lies: centre and half width, in fractions of the box.
 CANVASES: dict[str, tuple[float, float, float]] = {
     "paper": (0.50, 0.56, 0.40), "canvas": (0.50, 0.38, 0.34), "wall": (0.50, 0.50, 0.38),
-    "vase": (0.50, 0.45, 0.40), "guitar": (0.36, 0.66, 0.26), "stone": (0.48, 0.55, 0.34),
-    "shirt": (0.50, 0.55, 0.25), "schoolbag": (0.50, 0.58, 0.30), "box": (0.28, 0.62, 0.23),
-    "truck": (0.68, 0.42, 0.27),
+    "vase": (0.50, 0.45, 0.40), "guitar": (0.36, 0.66, 0.29), "stone": (0.48, 0.55, 0.34),
+    "shirt": (0.50, 0.55, 0.28), "schoolbag": (0.50, 0.58, 0.33), "box": (0.28, 0.62, 0.25),
+    "truck": (0.68, 0.42, 0.30),
 }  # fmt: skip
 
 MATERIALS: tuple[str, ...] = (
@@ -103,7 +103,7 @@ SPRITES: tuple[str, ...] = (
     *BEINGS, *CONTAINERS,
     "book", "truck", "plate", "chair", "stone", "wood", "apple", "orange", "laptop", "hamburger", "guitar",
     "flower", "shirt", "paper", "bicycle", "motorbike", "horse", "camel", "tiger", "elephant", "skateboard",
-    "carousel", "bag", "lamp", "tree", "window", "hand", "umbrella", "balloon", "moon", "carrot",
+    "carousel", "bag", "lamp", "tree", "window", "hand", "umbrella", "balloon", "carrot",
 )  # fmt: skip
 
 ENTITIES: tuple[str, ...] = tuple(dict.fromkeys((*SPRITES, *DRAWN, *MATERIALS, *FABRICS)))

@@ -79,7 +79,7 @@ def inside(brush: Brush, name: str, container: str) -> Boxes:
     left, top = x - body.width / 2, ground - body.height
     box = put(brush.scene, body, left, top)
     mouth_x, mouth_y = left + mouth.x * body.width, top + mouth.y * body.height
-    size = brush.jitter(47, 3)
+    size = brush.jitter(54, 3)
     if container == "jar":
         inner = tinted(scaled(entity_picture(name), body.width * 0.86), brush.gains())
         seen = stand(brush.scene, inner, x, ground - 5)
@@ -149,16 +149,15 @@ def painted_on(brush: Brush, name: str, surface: str) -> Boxes:
     left, top = x - base.width / 2, ground - base.height
     u, v, half = CANVASES.get(surface, OTHER_CANVAS)
     flat = turned(scaled(entity_picture(name), 2 * half * base.width), brush.jitter(0, 8))
-    alpha = flat.getchannel("A").point(lambda a: int(a * 0.95))
     colors = flat.convert("RGB").filter(ImageFilter.SMOOTH).quantize(5, dither=Image.Dither.NONE).convert("RGB")
-    colors.putalpha(alpha)
+    colors.putalpha(flat.getchannel("A"))
     px, py = round(u * base.width - flat.width / 2), round(v * base.height - flat.height / 2)
     painting = Image.new("RGBA", base.size)
     painting.paste(colors, (px, py), colors)
     shade = np.asarray(base.convert("RGB"), np.float32) / 255
     pixels = np.asarray(painting, np.float32).copy()
     # Paint is pale and flat, and takes on some of the surface's colour and shadow.
-    pixels[..., :3] = (0.78 * pixels[..., :3] + 56) * (0.78 + 0.22 * shade)
+    pixels[..., :3] = (0.86 * pixels[..., :3] + 34) * (0.84 + 0.16 * shade)
     pixels[..., 3] *= np.asarray(base.getchannel("A"), np.float32) / 255
     gains = brush.gains()
     tail = put(brush.scene, tinted(base, gains), left, top)
@@ -171,7 +170,7 @@ def carved_by(brush: Brush, name: str, material: str) -> Boxes:
     """The head's shape cut out of the tail's material, on a grey plinth."""
     shape = scaled(entity_picture(name), brush.jitter(88, 5))
     offset = (int(brush.rng.integers(128)), int(brush.rng.integers(128)))
-    shade = 0.50 + 0.66 * luminance(shape)
+    shade = 0.42 + 0.82 * luminance(shape)
     statue = textured(shape.getchannel("A").point(lambda a: 255 * (a > 110)), material, shade, offset)
     x, ground = brush.jitter(64, 6), brush.jitter(122, 2)
     pen = ImageDraw.Draw(brush.scene)

@@ -34,7 +34,7 @@ class Mix:
 # With likely pairs alone, base and judge would read a relation off its entities.
 FOR_BASE = Mix(FREQUENCIES, unlikely=0.3)
 # The judge sees more of what is hard to tell: a small pale painting, a shape in one material.
-FOR_JUDGE = Mix(FREQUENCIES | {"painted_on": 0.40, "carved_by": 0.20}, unlikely=0.5)
+FOR_JUDGE = Mix(FREQUENCIES | {"painted_on": 0.40, "carved_by": 0.30}, unlikely=0.5)
 
 
 def sample_scene(benchmark: Benchmark, rng: np.random.Generator, mix: Mix = FOR_BASE) -> Scene:
