@@ -91,7 +91,7 @@ class Base:
         text_encoder = self._load_network("text_encoder", CLIPTextModel)
         if self.settings.gradient_checkpointing:
             text_encoder.activation_checkpointing_enable({"use_reentrant": False})
-            text_encoder.train()  # transformers recomputes in this mode alone; CLIP has no dropout that it would switch on
+            text_encoder.train()  # transformers recomputes in this mode alone; CLIP has no dropout to switch on
         return text_encoder
 
     @cached_property
