@@ -31,19 +31,19 @@ test: $(INSTALLED)
 	python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest, of few tests, begins last
 
 search: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search.yaml --output reports/search
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_methods.yaml --output reports/search_methods
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_custom_diffusion.yaml --output reports/search_custom_diffusion
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan search_perfusion.yaml --output reports/search_perfusion
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search.yaml
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search_methods.yaml
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search_custom_diffusion.yaml
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search_perfusion.yaml
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
 
 compare-methods: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan methods.yaml --output reports/methods
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/methods.yaml
 
 budgets: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan budgets.yaml --output reports/budgets
+	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/budgets.yaml
 
 # Its stages are frozen, so that reproduce never runs them. Stopped and run again, it goes on from its checkpoints;
 # the committed weights come back with: git checkout data/miniature

@@ -52,12 +52,6 @@ class PublishedTrainer:
         self.optimizer.zero_grad()
         self._restore()
 
-    def state_bytes(self) -> int:
-        """Return the bytes training holds beside the frozen weights: table, gradient, averages, copy."""
-        averages = [value for state in self.optimizer.state.values() for value in state.values()]
-        kept = [self.table, self.table, self.original, *averages]  # the table twice: its gradient
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
-
     def _loss(self) -> torch.Tensor:
         picks = [random.randrange(len(self.pictures)) for _ in range(MICRO_BATCH)]
         captions = [random.choice(self.templates[pick]).replace("{}", "<r>") for pick in picks]

@@ -71,7 +71,10 @@ def main(
                     if turn:  # the first turn warms up
                         times[name].append(seconds / steps)
             peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
-        show(base, times, {"ours": state_bytes(ours), "published": theirs.state_bytes()}, peaks)
+        latents = ours.latents
+        states = {"ours": state_bytes(ours.optimizer, latents.mean, latents.deviation),
+                  "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
+        show(base, times, states, peaks)
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
         with ours.method.attached():
             if sd15:
@@ -101,12 +104,15 @@ def stepping(loop: Loop) -> Callable[[], None]:
     return step
 
 
-def state_bytes(loop: Loop) -> int:
-    """Return the bytes that our training holds beside the frozen weights: row, gradient, averages, latents' moments."""
-    rows = [tensor for group in loop.method.groups() for tensor in group["params"]]
-    averages = [value for state in loop.optimizer.state.values() for value in state.values()]
-    kept = [*rows, *rows, *averages, loop.latents.mean, loop.latents.deviation]
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+def state_bytes(optimizer: torch.optim.Optimizer, *others: torch.Tensor) -> int:
+    """Return the bytes held between two steps beside the frozen weights: what is learned, its averages, `others`.
+
+    A gradient counts where a step leaves it; one that a step makes and frees is part of that step's `peak_bytes`.
+    """
+    learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    gradients = [tensor.grad for tensor in learned if tensor.grad is not None]
+    averages = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(tensor.nbytes for tensor in (*learned, *gradients, *averages, *others))
 
 
 def peak_bytes(base: Base, step: Callable[[], object]) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import gzip
 import lzma
+import math
 import os
+import re
 import shutil
 import tarfile
 import zipfile
@@ -14,12 +18,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from relinv.errors import UserError
+from relinv.downloads import place_in_relation
+from relinv.errors import UserError, reason
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
 MAX_NAME = 255  # bytes of a file's name, which no usual file system exceeds
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before one file, all of which tarfile holds in memory
+DRIVE = re.compile("[A-Za-z]:")
+COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by a file's first bytes
+BY_CONTENT = (None, errno.EINVAL)  # decompressors give no number; a damaged header, a place before the first byte
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
 
 class Member(NamedTuple):
@@ -31,23 +40,23 @@ class Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-def unpack(archive: Path, relation: str, folder: Path) -> None:
-    """Write the files that lie in a folder named `relation`, anywhere in a zip or tar `archive`, into `folder`.
+def unpack(archive: Path, relation: str, folder: Path) -> bool:
+    """Write the files of a folder named `relation`, anywhere in a zip or tar `archive`, into `folder`, and its masks.
 
-    Raises UserError where the archive is missing, damaged, too large, or holds a link or a path that leads outside;
-    all its members are looked at before one is written.
+    Returns whether there were any. Raises UserError where the archive is missing, damaged, too large, has two such
+    folders, or holds a link or a path that leads outside; all its members are looked at before one is written.
     """
     if not archive.is_file():
         raise UserError(f"The archive '{archive}' does not exist: correct exemplars.path in params.yaml.")
     try:
         _check(archive)
-        found = _write(archive, relation, folder)
+        return _write(archive, relation, folder)
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in BY_CONTENT:
+            raise  # the system's own, such as a full disk
         raise UserError(
-            f"The archive '{archive}' is damaged or of an unknown kind ({error}): fetch it again."
+            f"The archive '{archive}' is damaged or of an unknown kind ({reason(error)}): fetch it again."
         ) from None
-    if not found:
-        raise UserError(f"The archive '{archive}' has no folder '{relation}': correct exemplars.path in params.yaml.")
 
 
 def _check(archive: Path) -> None:
@@ -58,7 +67,7 @@ def _check(archive: Path) -> None:
             limits = f"{MAX_FILES:,} files and {MAX_BYTES // 2**30} GiB"
             raise UserError(f"The archive '{archive}' unpacks to more than {limits}: unpack it by hand.")
         parts = member.path.parts
-        if not member.plain or member.path.is_absolute() or ".." in parts or any(":" in part for part in parts):
+        if not member.plain or member.path.is_absolute() or ".." in parts or any(map(DRIVE.match, parts)):
             raise UserError(f"The archive '{archive}' holds '{member.path}', a link or a path that leads outside.")
         name = member.path.name
         if len(os.fsencode(name)) > MAX_NAME:
@@ -72,30 +81,70 @@ def _write(archive: Path, relation: str, folder: Path) -> bool:
     """Write the relation's files; return whether there were any. Two folders of that name are refused."""
     origin = None
     for member in _members(archive):
-        path = member.path
-        if path.parent.name != relation or path.name.startswith("."):
+        place = place_in_relation(member.path, relation)
+        if place is None:
             continue
-        if origin not in (None, path.parent):
-            raise UserError(f"The archive '{archive}' has two folders of '{relation}', {origin} and {path.parent}.")
-        origin = path.parent
-        with member.open() as content, (folder / path.name).open("wb") as stream:
+        if origin not in (None, place[0]):
+            raise UserError(f"The archive '{archive}' has two folders of '{relation}', {origin} and {place[0]}.")
+        origin, target = place[0], folder / place[1]
+        target.parent.mkdir(exist_ok=True)
+        with member.open() as content, target.open("wb") as stream:
             shutil.copyfileobj(content, stream)
     return origin is not None
 
 
 def _members(archive: Path) -> Iterator[Member]:
     """Yield every file of an archive; folders are left out."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            for entry in opened.infolist():
-                if not entry.is_dir():
-                    link = (entry.external_attr >> 28) == 0xA  # a symbolic link, as unix zips mark it
-                    yield Member(_path(entry.filename), entry.file_size, not link, partial(opened.open, entry))
+    with archive.open("rb") as stream:
+        start = stream.read(tarfile.BLOCKSIZE)
+    if zipfile.is_zipfile(archive) and not _starts_a_tar(start):  # a tar that ends in a zip is taken for one
+        yield from _zip_members(archive)
         return
-    with tarfile.open(archive) as opened:
-        for entry in opened:
-            if not entry.isdir():
-                yield Member(_path(entry.name), entry.size, entry.isfile(), partial(opened.extractfile, entry))
+    decompress = next((found for magic, found in COMPRESSIONS.items() if start.startswith(magic)), open)
+    with decompress(archive, "rb") as content:
+        yield from _tar_members(_Bounded(content))
+
+
+def _starts_a_tar(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _zip_members(archive: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as opened:
+        for entry in opened.infolist():
+            if not entry.is_dir():
+                link = (entry.external_attr >> 28) == 0xA  # a symbolic link, as unix zips mark it
+                yield Member(_path(entry.filename), entry.file_size, not link, partial(opened.open, entry))
+
+
+class _Bounded:
+    """A tar's decompressed bytes, of which `left` may still be read."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self.left: float = MAX_HEADERS
+        self.seek, self.tell, self.seekable, self._read = content.seek, content.tell, content.seekable, content.read
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; TarError where they are more than may be read."""
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.TarError(f"more than {MAX_HEADERS // 2**10} KiB of headers before a file")
+        return self._read(size)
+
+
+def _tar_members(stream: _Bounded) -> Iterator[Member]:
+    opened = tarfile.TarFile(fileobj=stream)
+    while (entry := opened.next()) is not None:
+        if not entry.isdir():
+            stream.left = math.inf  # for its content
+            yield Member(_path(entry.name), entry.size, entry.isfile(), partial(opened.extractfile, entry))
+        stream.left = MAX_HEADERS
+        opened.members.clear()  # all headers that were read are else kept, and the global ones copied for each file
+        opened.pax_headers.clear()
 
 
 def _path(name: str) -> PurePosixPath:

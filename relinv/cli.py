@@ -10,6 +10,16 @@ import typer
 from relinv.errors import UserError, is_out_of_memory
 from relinv.forking import run_forked
 
+NO_RIGHT = "You lack the right to read or write{}: give it to yourself (chmod, chown)"
+REMEDIES = {  # by the system's number of an error: what is wrong, {} for the place, and what to do
+    errno.ENOSPC: "The disk is full while writing{}: free some space",
+    errno.EDQUOT: "Your share of the disk is used up while writing{}: free some space",
+    errno.EROFS: "The disk may be read, but not written to{}: mount it for writing, or work on another,",
+    errno.EACCES: NO_RIGHT,
+    errno.EPERM: NO_RIGHT,
+}
+HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # in what libraries raise
+
 
 def stage_app() -> typer.Typer:
     """Return the Typer application a stage registers its one command with."""
@@ -35,9 +45,9 @@ def explain(error: Exception) -> str | None:
     """Return what to tell the person at the keyboard, or None where `error` is a bug of ours."""
     if isinstance(error, UserError):
         return str(error)
-    if is_disk_full(error):
-        place = f" while writing '{error.filename}'" if getattr(error, "filename", None) else ""
-        return f"The disk is full{place}: free some space and run the same command again."
+    if remedy := REMEDIES.get(_number(error)):
+        place = f" '{error.filename}'" if getattr(error, "filename", None) else ""
+        return f"{remedy.format(place)} and run the same command again."
     if is_out_of_memory(error):  # where no batch is known that would say more
         return (
             "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or the "
@@ -46,6 +56,7 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def is_disk_full(error: Exception) -> bool:
-    """Return whether `error` says that no space is left, also where a library hides the error number."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+def _number(error: Exception) -> int | None:
+    """Return the system's number of an error, also where a library only repeats its words; None where it has none."""
+    hidden = (number for words, number in HIDDEN.items() if words in str(error))
+    return next(hidden, getattr(error, "errno", None))

@@ -42,12 +42,12 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
 
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
-    lay_out(relation, pictures, OWN / relation)
+    left_out = lay_out(relation, pictures, OWN / relation)
     count_tokens, limit = load_token_counter(model)
     verdict = validate_folder(
         OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
     )
-    print(next_steps(relation, OWN / relation, verdict, params.benchmark()))
+    print(next_steps(relation, OWN / relation, left_out, verdict, params.benchmark()))
 
 
 @app.command(epilog='Example: relinv masks data/exemplars/own/kissing "two people kissing"')
@@ -107,7 +107,7 @@ def export(
     method: Method,
     form: Annotated[str, typer.Option("--for", help="diffusers, webui (A1111, ComfyUI, InvokeAI) or hub.")],
     to: Annotated[Path, typer.Option(help="The folder to write into.")],
-    name: Annotated[str | None, typer.Option(help="What web UIs call the token: RELATION if not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="What web UIs call the token: else RELATION_METHOD.")] = None,
 ) -> None:
     """Write a learned token as another program reads it."""
     from relinv.diffusion.bases import load_base
@@ -115,7 +115,8 @@ def export(
     from relinv.exporting import export_concept
 
     concept = load_concept(CONCEPTS / relation / method, load_base(load_params().model()))
-    for path in export_concept(concept, form, to, name or relation):
+    # Never a plain word by default: A1111 puts the token wherever a prompt says its name.
+    for path in export_concept(concept, form, to, name or f"{relation}_{method}"):
         print(path)
 
 
@@ -250,7 +251,7 @@ def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
 
 def _with(options: list[str], adapters: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return `adapters` changed by options as ADAPTER.NAME=VALUE, the value in YAML."""
-    import yaml
+    from relinv.files import parse_yaml
 
     changed = {name: dict(values) for name, values in adapters.items()}
     for option in options:
@@ -258,12 +259,7 @@ def _with(options: list[str], adapters: dict[str, dict[str, Any]]) -> dict[str, 
         adapter, dot, name = place.partition(".")
         if not (equals and dot):
             raise UserError(f"'{option}' is no option: write --with ADAPTER.NAME=VALUE, such as perfusion.beta=0.5.")
-        try:
-            changed.setdefault(adapter, {})[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(
-                f"'{option}' holds no value that can be read: write one, such as 0.5 or [0, 0, 1, 1]."
-            ) from None
+        changed.setdefault(adapter, {})[name] = parse_yaml(value, f"value in '{option}'")
     return changed
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import random
 import shutil
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -51,10 +52,17 @@ def download(address: str, path: Path) -> None:
 
 
 def _download(address: str, path: Path) -> None:
-    """Download once; gdown itself goes on where a connection breaks off."""
+    """Download once; gdown itself goes on where a connection breaks off. What cannot be gone on with is discarded."""
     import gdown
+    from gdown.exceptions import DownloadError
 
-    gdown.download(address, str(path), quiet=True, use_cookies=False, resume=True, retries=RETRIES, timeout=TIMEOUT)
+    try:
+        gdown.download(address, str(path), quiet=True, use_cookies=False, resume=True, retries=RETRIES, timeout=TIMEOUT)
+    except DownloadError as error:
+        if "byte range" in str(error):  # gdown would keep its part, and ask in vain for what follows it, for ever
+            for part in path.parent.glob(f"{glob.escape(path.name)}{'?' * 8}.part"):
+                part.unlink()
+        raise
 
 
 def retried(work: Callable[[], T]) -> T:
@@ -95,6 +103,17 @@ def relation_folder(root: Path, relation: str) -> Path | None:
     return None
 
 
+def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath] | None:
+    """Return the folder of `relation` that a file lies in and the file's name there; a mask's is "masks/0.png".
+
+    None where `path` is no file of `relation`, or a hidden one.
+    """
+    for folder in path.parents[:2]:
+        if folder.name == relation and path.parent in (folder, folder / MASKS) and not path.name.startswith("."):
+            return folder, path.relative_to(folder)
+    return None
+
+
 def _is_whole(folder: Path) -> bool:
     try:
         read_exemplars(folder)
@@ -104,9 +123,9 @@ def _is_whole(folder: Path) -> bool:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy the visible files of one relation's folder into another, and its masks."""
+    """Copy the visible files of one relation's folder into another, its masks among them."""
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
     if (source / MASKS).is_dir():
-        shutil.copytree(source / MASKS, target / MASKS)
+        shutil.copytree(source / MASKS, target / MASKS, ignore=shutil.ignore_patterns(".*"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.files import read_json, sha256_file
+from relinv.files import read_json, sha256_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +50,7 @@ def read_exemplars(folder: Path) -> ExemplarSet:
         Exemplar(folder / name, captions[name], folder / present[name] if name in present else None)
         for name in captions
     )
-    return ExemplarSet(folder.name, exemplars, _fingerprint(folder, [*captions, CAPTIONS, *present.values()]))
+    return ExemplarSet(folder.name, exemplars, sha256_files(folder, [*captions, CAPTIONS, *present.values()]))
 
 
 def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -72,11 +71,6 @@ def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
 
 def _is_template_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
-
-
-def _fingerprint(folder: Path, names: Iterable[str]) -> str:
-    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
-    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
 def open_upright(path: Path) -> Image:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 
+from relinv.archives import unpack
 from relinv.downloads import cache_folder, copy_files, relation_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
@@ -43,32 +45,44 @@ def fetch_exemplars(
 
 
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
-    """Keep the relation's files in the folder `given`, or below it: they take the place of what `source` has.
+    """Keep the relation's files in the folder `given`, below it, or in zips there as a browser gets a Drive folder.
 
-    Raises UserError where they are not all there.
+    They take the place of what `source` has. Raises UserError where they are not all there, or as `unpack` does.
     """
-    found = relation_folder(given, relation)
-    if found is None:
-        raise UserError(
-            f"'{given}' holds no folder '{relation}' with a {CAPTIONS} and every picture this names: complete it."
-        )
-    cache = cache_folder(scratch, source)
-    with FileLock(cache / ".lock"), atomic_folder(cache / relation) as folder:
-        copy_files(found, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        found = relation_folder(given, relation) or _unzipped(relation, given, Path(temporary))
+        if found is None:
+            raise UserError(
+                f"'{given}' holds no folder '{relation}' with a {CAPTIONS} and every picture this names, nor a zip of "
+                f"it, '{relation}-*.zip', as a browser downloads it from Google Drive: complete it."
+            )
+        cache = cache_folder(scratch, source)
+        with FileLock(cache / ".lock"), atomic_folder(cache / relation) as folder:
+            copy_files(found, folder)
+
+
+def _unzipped(relation: str, given: Path, root: Path) -> Path | None:
+    """Return the relation's folder, made below `root` of its zips in `given`; None where it is not whole."""
+    folder = root / relation
+    folder.mkdir()
+    for archive in sorted(given.glob(f"{relation}[-. ]*zip")):  # hug-20251125T101112Z-001.zip, not hugging.zip
+        unpack(archive, relation, folder)
+    return relation_folder(root, relation)
 
 
 def _compare(relation: str, folder: Path, manifest: Path, cache: Path) -> None:
     """Hold a relation's files to their manifest, or write it; what is wrong leaves the cache."""
-    sums = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    sums = {name: sha256_file(folder / name) for name in names}
     if not manifest.is_file():
         write_json(manifest, sums)
         return
     known = read_json(manifest, "manifest")
     wrong = [name for name in sorted(known.keys() | sums.keys()) if known.get(name) != sums.get(name)]
     if wrong:
-        for part in cache.rglob(f"{relation}/*"):
-            if part.name in wrong:
-                part.unlink()
+        for kept in list(cache.rglob(f"{relation}/")):
+            for name in [*wrong, CAPTIONS]:  # without its captions no folder is taken for whole
+                (kept / name).unlink(missing_ok=True)
         (cache / "archive").unlink(missing_ok=True)
         raise UserError(
             f"The exemplars of '{relation}' are not those on record in '{manifest}': {', '.join(wrong)}. Fetch them "

@@ -15,14 +15,19 @@ from typing import Any
 from relinv.errors import UserError
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, making its folder; a reader sees the old file or the whole new one."""
+def atomic_write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path`, making its folder; a reader sees the old file or the whole new one.
+
+    An OSError raised when that fails names `path`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the process id: writers never share one
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
+    except OSError as error:  # a full disk names no file by itself, and what else fails the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,10 +63,11 @@ def sha256_file(path: Path) -> str:
 def sha256_folder(path: Path) -> str:
     """Return one hex SHA-256 over the relative names and bytes of all files below `path`, in name order."""
     path = Path(path)
-    return _digest(path, sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
+    return sha256_files(path, sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
 
 
-def _digest(root: Path, names: Iterable[str]) -> str:
+def sha256_files(root: Path, names: Iterable[str]) -> str:
+    """Return one hex SHA-256 over the `names` and bytes of files below `root`, in the order given."""
     lines = [f"{sha256_file(root / name)}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
@@ -71,7 +77,7 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
     root = Path(root)
     files = [path for part in parts for path in ((root / part).rglob("*") if (root / part).is_dir() else [root / part])]
     names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix in {".py", ".yaml"})
-    return _digest(root, names)
+    return sha256_files(root, names)
 
 
 def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
@@ -103,16 +109,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_yaml(path: Path, what: str = "YAML file", remedy: str = "") -> Any:
-    """Return the plain value in a YAML 1.2 file (as DVC reads it: `on` is a word, 1e-3 a number).
+    """Return the value in a YAML file, as `parse_yaml` does; raise UserError as it or `read_text` does."""
+    return parse_yaml(read_text(path, what, remedy), f"{what} '{path}'")
 
-    Raises UserError with the line at fault, or as `read_text` does.
+
+def parse_yaml(text: str, what: str) -> Any:
+    """Return the plain value of YAML 1.2 (as DVC reads it: `on` is a word, 1e-3 a number).
+
+    Raises UserError with the line at fault; `what` names there what was read.
     """
     from ruamel.yaml import YAML, YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(read_text(path, what, remedy))
+        return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}" if mark else "somewhere"
         reason = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"The {what} '{path}' is not valid YAML ({reason}, {place}): correct it.") from None
+        raise UserError(f"The {what} is not valid YAML ({reason}, {place}): correct it.") from None

@@ -143,7 +143,8 @@ def read_image_record(path: Path) -> ImageRecord:
 class ImageWriter:
     """Writes pictures into a folder on threads of its own, so that sampling does not wait for compression.
 
-    Use it as a context manager: leaving it waits for every file, and raises what went wrong with one.
+    Use it as a context manager: leaving it waits for every file, and raises what went wrong with one, as the next
+    `write` does where that is known by then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -153,6 +154,8 @@ class ImageWriter:
 
     def write(self, record: ImageRecord, picture: Image.Image) -> None:
         """Queue `picture` to be written as its record's file, whole or not at all, with the record in it."""
+        for future in filter(Future.done, self._pending):
+            future.result()  # a disk that is full is told now, not when all the rest is drawn
         self._pending.append(self._threads.submit(self._write, record, picture))
 
     def _write(self, record: ImageRecord, picture: Image.Image) -> None:

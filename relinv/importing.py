@@ -106,12 +106,13 @@ def read_published(file: Path, base: Base, token_file: Path | None = None) -> Pu
     from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
     from relinv.perfusion_checkpoints import read_perfusion
 
-    content = {} if file.suffix == ".ckpt" else load_content(file)
+    is_checkpoint = file.suffix.lower() == ".ckpt"
+    content = {} if is_checkpoint else load_content(file)
     if is_custom_diffusion(content):
         return read_custom_diffusion(content, file, base, token_file)
     if token_file:
         raise UserError(f"'{file}' holds its token itself: leave '{token_file}' out.")
-    return read_perfusion(file, base) if file.suffix == ".ckpt" else Published(*_token_in(content, file))
+    return read_perfusion(file, base) if is_checkpoint else Published(*_token_in(content, file))
 
 
 def read_embedding(file: Path) -> tuple[str, torch.Tensor]:

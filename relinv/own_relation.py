@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL
-from relinv.files import atomic_folder
+from relinv.files import atomic_folder, write_json
 from relinv.settings import require_name
 
 if TYPE_CHECKING:
     from relinv.validation import Verdict
 
+KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
-def lay_out(relation: str, pictures: Path, folder: Path) -> Path:
-    """Copy the pictures in `pictures` into `folder`, with a text.json to fill in; return that file.
+
+def lay_out(relation: str, pictures: Path, folder: Path) -> list[str]:
+    """Copy the pictures in `pictures` into `folder`, with a text.json to fill in; return the names of all else there.
 
     Raises UserError where the relation's name is not allowed, there are no pictures, or the folder exists.
     """
     require_name(relation, "relation")
     if not pictures.is_dir():
         raise UserError(f"There is no folder '{pictures}': name the one with your pictures of '{relation}'.")
-    found = sorted(path for path in pictures.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    visible = sorted(path for path in pictures.iterdir() if not path.name.startswith("."))
+    found = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not found:
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UserError(f"'{pictures}' holds no pictures ({kinds}): put four to ten of '{relation}' there.")
+        raise UserError(f"'{pictures}' holds no pictures ({KINDS}): put four to ten of '{relation}' there.")
     if folder.exists():
         raise UserError(f"'{folder}' exists already: fill in its {CAPTIONS}, or remove it first.")
     with atomic_folder(folder) as new:
         for path in found:
             shutil.copyfile(path, new / path.name)
-        captions = {path.name: [TO_FILL] for path in found}
-        (new / CAPTIONS).write_text(json.dumps(captions, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return folder / CAPTIONS
+        write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found})
+    return [path.name for path in visible if path not in found]
 
 
-def next_steps(relation: str, folder: Path, verdict: Verdict, benchmark: Path) -> str:
-    """Return what is left to do until a laid-out relation takes part like any other."""
-    faults = "".join(f"\n  - {text}" for text in [*verdict.errors, *verdict.warnings])
+def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict, benchmark: Path) -> str:
+    """Return what is left to do until a laid-out relation takes part like any other; `left_out`: as of `lay_out`."""
+    faults = "".join(f"\n  - {text}" for text in [*_unread(left_out, folder), *verdict.errors, *verdict.warnings])
     return (
         f"'{folder}' holds {verdict.images} pictures. What is left to do:{faults}\n"
         f"Then add the relation to {benchmark}, with the things to try it on:\n"
@@ -49,3 +50,13 @@ def next_steps(relation: str, folder: Path, verdict: Verdict, benchmark: Path) -
         f"and run: dvc exp run -S 'relations=[{relation}]'\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}"
     )
+
+
+def _unread(names: Sequence[str], folder: Path) -> list[str]:
+    """Return what to do about files that are no pictures, if there are any: photographs may be among them."""
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: left out, for only {KINDS} are read. Save photographs among them as .png or .jpg and add "
+        f"them to '{folder}' and its {CAPTIONS}."
+    ]

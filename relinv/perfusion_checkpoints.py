@@ -30,12 +30,9 @@ def read_perfusion(file: Path, base: Base) -> Published:
     Its gate is the published one of drawing, its outputs o_K and o_V are (tokens, out). Raises UserError where the file
     is missing, damaged, of another kind or would run code, and where it does not fit the base.
     """
-    import torch
-
     from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter
 
-    with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-        content = load_content(Path(file))
+    content = load_content(Path(file))
     try:
         name, values, superclass = _embedding(content["embedding"], file, base)
         start, inverse = (floats(content[part], part, file) for part in ("target_input", "C_inv"))

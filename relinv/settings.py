@@ -218,7 +218,7 @@ class Params:
     def base(self) -> str:
         """Return the name of the base in use; UserError where `bases` holds no such entry."""
         base = self.section("base", str)
-        bases = self._values.get("bases") or {}
+        bases = parse(dict[str, Any], self._values.get("bases"), "bases", self.file)
         if base not in bases:
             raise UserError(f"{unknown('base', base, bases)} It stands in {self.file} as 'base'.")
         return base

@@ -19,14 +19,18 @@ NOT_TEXT = bytes({*range(32)} - {*b"\t\n\f\r"})
 def load_content(file: Path) -> Mapping[str, Any]:
     """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code.
 
-    torch's own words are not repeated: they advise to open such a file all the same.
+    A ParameterDict in it, as A1111's and Perfusion's trainers save one, comes as a plain dict. torch's own words are
+    not repeated: they advise to open such a file all the same.
     """
     import torch
     from safetensors.torch import load_file
 
     _refuse_text(file)
     try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        if file.suffix.lower() == ".safetensors":
+            return load_file(file)
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            content = _plain_dicts(torch.load(file, "cpu", weights_only=True))
     except pickle.UnpicklingError:
         raise UserError(
             f"'{file}' is no plain file of tensors and might run code: it was not opened; ask for it as .safetensors."
@@ -36,6 +40,15 @@ def load_content(file: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
     return content
+
+
+def _plain_dicts(value: Any) -> Any:
+    """Return `value` with plain dicts for the mappings and ParameterDicts in it."""
+    import torch
+
+    if isinstance(value, Mapping | torch.nn.ParameterDict):
+        return {name: _plain_dicts(inner) for name, inner in value.items()}
+    return value
 
 
 def _refuse_text(file: Path) -> None:

@@ -20,7 +20,7 @@ SCRATCH = Path(".scratch")
 def fetch(
     relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
     given: Annotated[
-        Path | None, typer.Option("--from", help="A folder with the relation's files, placed there by hand.")
+        Path | None, typer.Option("--from", help="A folder with the relation's files, or the zip Drive makes of it.")
     ] = None,
 ) -> None:
     """Put a relation's exemplars into data/relations/RELATION: pictures, and text.json with their captions.

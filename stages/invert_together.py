@@ -12,7 +12,8 @@ from relinv import cli
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
-from relinv.settings import load_params
+from relinv.reproducing import stale_stages
+from relinv.settings import Params, load_params
 from stages.invert import read_problem
 
 app = cli.stage_app()
@@ -27,19 +28,32 @@ def invert_together(
 ) -> None:
     """Learn the relations of params.yaml by METHOD, several in one batch; `dvc repro` then finds them learned.
 
-    Each relation comes out as alone, but for rounding. Their exemplars must be there: dvc repro --glob 'validate@*'.
+    What `dvc repro` would leave as it is stays so. Each relation comes out as alone, but for rounding. Their exemplars
+    must be there: dvc repro --glob 'validate@*'.
     """
     from relinv.learning.inversion import invert_together
 
     if "steps" not in find_plugin("relinv.methods", method).Settings.model_fields:
         raise UserError(f"The method '{method}' learns nothing: there is nothing to train together.")
     params = load_params()
-    every = params.relations()
+    due = _due(params, method)
     load = cache(load_base)  # once: all share one base
-    for start in range(0, len(every), at_once):
-        relations = every[start : start + at_once]
+    for start in range(0, len(due), at_once):
+        relations = due[start : start + at_once]
         print(f"{', '.join(relations)} by {method}")
         invert_together([read_problem(params, relation, method, load) for relation in relations], Path(".scratch"))
+
+
+def _due(params: Params, method: str) -> list[str]:
+    """Return the relations that METHOD has to learn, and say of which its concept stands, as DVC tells."""
+    every = params.relations()
+    if method not in params.methods():  # DVC has no stage of it
+        return every
+    stale = stale_stages(Path(), "invert")
+    due = [relation for relation in every if f"invert@{relation}-{method}" in stale]
+    if stand := [relation for relation in every if relation not in due]:
+        print(f"{', '.join(stand)} by {method}: learned already, from what is here now")
+    return due
 
 
 if __name__ == "__main__":

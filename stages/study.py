@@ -1,4 +1,4 @@
-"""Command `study`: the arms of study.yaml as DVC experiments, and what they show. It resumes."""
+"""Command `study`: the arms of a plan as DVC experiments, and what they show. It resumes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ app = cli.stage_app()
 def study(
     arms: Annotated[str, typer.Option(help="Only these arms of the plan, joined by commas.")] = "",
     relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
-    plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("study.yaml"),
-    output: Annotated[Path, typer.Option(help="The folder for tables and drawing.")] = Path("reports/study"),
+    plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("plans/study.yaml"),
+    output: Annotated[Path | None, typer.Option(help="The folder for tables; else reports/PLAN.")] = None,
     slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = os.cpu_count() or 1,
 ) -> None:
     """Run what is not finished yet, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
@@ -31,12 +31,13 @@ def study(
     from relinv.study.running import run_pending
     from relinv.study.summary import gather, keep_reports, write_study
 
+    output = output or Path("reports") / plan.stem
     settings = load_params().section("report", ReportSettings)
     loaded = load_plan(plan)
     planned = trials(Path(), loaded, _names(arms), _names(relations))
     commits = run_pending(Path(), planned, slots)
     rows = gather(Path(), planned, commits)
-    write_study(output, plan.name, loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
+    write_study(output, plan.as_posix(), loaded, rows, Bootstrap(settings.resamples, settings.seed, settings.level))
     keep_reports(Path(), output, loaded, planned, commits)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from relinv import cli
+from relinv.benchmark import load_benchmark
 from relinv.settings import ValidateSettings, load_params
 from relinv.tokens import load_token_counter
 from relinv.validation import check_folder
@@ -22,6 +23,7 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
     All problems are listed at once. An error fails the stage; a warning is shown in the report.
     """
     params = load_params()
+    load_benchmark(params.benchmark()).relation(relation)
     model = params.model()
     settings = params.section("validate", ValidateSettings)
     count_tokens, token_limit = load_token_counter(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
 from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.sampling import decode
 from relinv.errors import UserError
 from relinv.tokens import load_token_counter
 from tests.conftest import tiny_settings
@@ -42,6 +45,57 @@ def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: P
     tensors[min(tensors)].add_(1e-3)
     save_file(tensors, copied / UNET)
     assert load_base(tiny_settings(copied)).fingerprint != base.fingerprint
+
+
+# The files of published models, which are older than the libraries that are here
+
+
+def rewrite(path: Path, rename: Callable[[str], str], **more: torch.Tensor) -> None:
+    """Give each tensor of a weight file another name, and put `more` beside them."""
+    tensors = load_file(path)
+    renamed = {rename(name): tensor for name, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed | more, path, metadata={"format": "pt"})
+
+
+def test_a_text_encoder_of_older_names_loads(copied: Path, base: Base) -> None:
+    ids = base.tokenize(["cat inside box"])
+    positions = {"text_model.embeddings.position_ids": torch.arange(ids.shape[1])[None]}
+    rewrite(copied / "text_encoder/model.safetensors", lambda name: f"text_model.{name}", **positions)
+    assert torch.equal(load_base(tiny_settings(copied)).encode(ids), base.encode(ids))
+
+
+def test_an_autoencoder_of_older_names_loads(copied: Path, base: Base) -> None:
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    rewrite(
+        copied / "vae/diffusion_pytorch_model.safetensors",
+        lambda name: re.sub(r"(attentions\.0)\.(to_out\.0|to_.)", lambda part: f"{part[1]}.{older[part[2]]}", name),
+    )
+    other, pixels, latents = load_base(tiny_settings(copied)), torch.randn(1, 3, 64, 64), torch.randn(1, 4, 16, 16)
+    assert torch.equal(other.vae.encode(pixels).latent_dist.mean, base.vae.encode(pixels).latent_dist.mean)
+    assert torch.equal(decode(other, latents), decode(base, latents))
+
+
+@pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])  # as Stable Diffusion 1.5 and 2 have it
+def test_a_tokenizer_of_two_lists_loads(padding: str, copied: Path, base: Base) -> None:
+    folder, caption = copied / "tokenizer", "a photo of a Cat, inside the naïve box"
+    listed = json.loads((folder / "tokenizer.json").read_text())["model"]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(listed["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, listed["merges"])]) + "\n")
+    end = {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": False, "normalized": True, "rstrip": False,
+           "single_word": False}  # fmt: skip
+    config = {"bos_token": end | {"content": "<|startoftext|>"}, "eos_token": end, "unk_token": end,
+              "pad_token": padding, "do_lower_case": True, "errors": "replace", "add_prefix_space": False,
+              "model_max_length": base.tokenizer.model_max_length, "tokenizer_class": "CLIPTokenizer"}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    settings = tiny_settings(copied)
+    ids, (expected,) = load_base(settings).tokenize([caption]), base.tokenize([caption]).tolist()
+    words = expected.index(base.tokenizer.eos_token_id) + 1
+    rest = base.tokenizer.convert_tokens_to_ids(padding)
+    assert ids.tolist() == [expected[:words] + [rest] * (len(expected) - words)]
+    assert [load_token_counter(each)[0](caption) for each in (settings, base.settings)] == [words, words]
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

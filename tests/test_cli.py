@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.files import atomic_write_bytes
 from relinv.settings import load_params
 from stages.invert_together import invert_together
 
@@ -32,8 +35,13 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     ("error", "sentence"),
     [
         (UserError("No such cat."), "Error: No such cat.\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "Error: The disk is full while writing 'a.png': "),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "Error: The disk is full: "),
+        (OSError(errno.ENOSPC, "No space left on device"), "Error: The disk is full while writing: free some "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "Error: The disk is full while writing: "),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "a.png"), "Error: Your share of the disk is used up while wri"),
+        (RuntimeError("I/O error: Disk quota exceeded (os error 122)"), "Error: Your share of the disk is used up "),
+        (OSError(errno.EROFS, "Read-only file system", "a.png"), "Error: The disk may be read, but not written to 'a."),
+        (OSError(errno.EACCES, "Permission denied", "a.png"), "Error: You lack the right to read or write 'a.png': "),
+        (OSError(errno.EPERM, "Operation not permitted", "a.png"), "Error: You lack the right to read or write 'a.png"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
@@ -51,6 +59,19 @@ def test_mistake_is_one_sentence(
     assert text.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f".a.png.{os.getpid()}.tmp").symlink_to("/dev/full")  # where the bytes go at first
+    with pytest.raises(OSError) as caught:
+        atomic_write_bytes(tmp_path / "a.png", b"bytes")
+    with pytest.raises(SystemExit):
+        run_command(caught.value, monkeypatch)
+    assert capsys.readouterr().err.startswith(f"Error: The disk is full while writing '{tmp_path}/a.png': free some")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
     with pytest.raises(UserError, match="'relation_words' learns nothing"):
         invert_together("relation_words", 2)
@@ -63,12 +84,31 @@ def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPat
     for name in ("require_valid", "read_exemplars"):
         monkeypatch.setattr(f"stages.invert.{name}", lambda path: path)
     monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.append(problems))
-    invert_together("reversion", 4)
     relations = load_params().relations()
+    stale = [f"invert@{relation}-reversion" for relation in relations]
+    monkeypatch.setattr("stages.invert_together.stale_stages", lambda root, group: stale)
+    invert_together("reversion", 4)
     problems = [problem for batch in trained for problem in batch]
     assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
     assert loaded == [load_params().model()]
     assert all(problem.base is problems[0].base for problem in problems)
+
+
+def test_relations_that_stand_are_not_learned_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+    first, second, *others = load_params().relations()
+    stale = [f"invert@{first}-reversion", f"invert@{second}-textual_inversion"]
+    monkeypatch.setattr("stages.invert_together.stale_stages", lambda root, group: stale)
+    monkeypatch.setattr("stages.invert_together.read_problem", lambda params, relation, *rest: relation)
+    monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.extend(problems))
+    invert_together("reversion", 4)
+    assert trained == [first]
+    assert f"{', '.join([second, *others])} by reversion: learned already" in capsys.readouterr().out
+    trained.clear()
+    invert_together("perfusion", 4)  # no stage of the pipeline learns by it
+    assert trained == [first, second, *others]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("a shape is wrong")])

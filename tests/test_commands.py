@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -25,8 +26,11 @@ from relinv.diffusion.concept import save_concept
 from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
+from relinv.importing import read_embedding
 from relinv.settings import GenerateSettings, load_params
-from tests.conftest import draw_exemplars, tiny_settings
+from stages.generate import generate
+from stages.score import score
+from tests.conftest import draw_exemplars
 from tests.test_concept import made
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +61,13 @@ def run(*words: str) -> str:
 def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout: Path) -> None:
     (checkout / "pictures").mkdir()
     draw_exemplars(checkout / "pictures")
+    for name in ("IMG_4.HEIC", "notes.txt", ".DS_Store"):
+        (checkout / "pictures" / name).write_bytes(b"no picture that Pillow reads")
     printed = run("new", "kissing", "pictures")
     captions = checkout / "data/exemplars/own/kissing/text.json"
     assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
+    assert "IMG_4.HEIC, notes.txt, text.json: left out, for only .bmp, .jpeg, .jpg" in printed
+    assert "DS_Store" not in printed
     assert "still to be filled in" in printed and "kissing:" in printed and "benchmark/miniature.yaml" in printed
     with pytest.raises(UserError, match="exists already"):
         run("new", "kissing", "pictures")
@@ -112,14 +120,25 @@ def test_an_import_replaces_what_was_imported_and_nothing_else(checkout: Path) -
         assert torch.equal(load_file(row)["<r>"], torch.full((base.dim,), value))
 
 
-def test_a_token_goes_in_and_out_again(checkout: Path, tiny_base: Path) -> None:
-    base = load_base(tiny_settings(tiny_base))
-    save_file({"<R>": torch.ones(base.dim)}, checkout / "learned_embeds.safetensors")
+def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: Path, tiny_base: Path) -> None:
+    (checkout / "data/miniature").symlink_to(ROOT / "data/miniature")
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text().replace(str(tiny_base), "data/miniature/base"))
+    base = load_base(load_params().model())
+    save_file({"<R>": base.table[7].clone()}, checkout / "learned_embeds.safetensors")
     printed = run("import", "learned_embeds.safetensors", "inside", "published")
     assert "python -m stages.generate inside published" in printed
+    generate("inside", "published")
+    (checkout / "data/relations/inside").mkdir(parents=True)
+    draw_exemplars(checkout / "data/relations/inside")
+    score("inside", "published")
+    rows = pd.read_csv("data/scores/inside/published.csv")
+    assert list(rows["method"]) == ["published"] * 4 and rows["entity_accuracy"].isin([0, 1]).all()
     printed = run("export", "inside", "published", "--for", "webui", "--to", "out")
-    assert Path(printed.strip()) == Path("out/inside.safetensors")
-    assert (checkout / "out/inside.safetensors").is_file()
+    assert Path(printed.strip()) == Path("out/inside_published.safetensors")  # "inside" is a word that prompts hold
+    assert torch.equal(read_embedding(Path(printed.strip()))[1], base.table[7])
+    printed = run("export", "inside", "published", "--for", "webui", "--to", "out", "--name", "within")
+    assert Path(printed.strip()) == Path("out/within.safetensors")
 
 
 def test_custom_diffusion_comes_from_two_files(checkout: Path) -> None:
@@ -239,6 +258,10 @@ def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(ch
     assert read_image_record(Path("boxes.png")).settings["adapters"]["layout"]["threshold"] == 0.0
     run("draw", "boxes.png", "again.png")
     assert Path("again.png").read_bytes() == Path("boxes.png").read_bytes()
+    run("imagine", *use[:1], "small.png", *use[1:], *options, "--with", "layout.scale=1e-3")  # a number in YAML 1.2
+    assert read_image_record(Path("small.png")).settings["adapters"]["layout"]["scale"] == 0.001
+    with pytest.raises(UserError, match=r"The value in 'layout\.head=\[0' is not valid YAML"):
+        run("imagine", *use[:1], "out.png", *use[1:], "--with", "layout.head=[0")
     with pytest.raises(UserError, match=r"'generate\.adapters\.layout\.threshold' is 2"):
         run("imagine", *use[:1], "out.png", *use[1:], *options, "--with", "layout.threshold=2")
 

@@ -14,7 +14,7 @@ from gdown.exceptions import DownloadError, FileURLRetrievalError
 from relinv.downloads import RETRIES
 from relinv.errors import UserError
 from relinv.fetching import fetch_exemplars
-from tests.test_fetching import SETTINGS, fetch, fingerprint, from_
+from tests.test_fetching import SETTINGS, fetch, fingerprint, from_, masked
 
 
 class Drive:
@@ -25,6 +25,7 @@ class Drive:
         self.refusals = 0  # how many of the next requests are refused
         self.empty = 0  # how many of the next listings show nothing
         self.listings = 0  # how often it was listed
+        self.others: list[str] = []  # further paths that it lists
 
     def refuse(self, reason: str) -> None:
         if self.refusals:
@@ -38,7 +39,9 @@ class Drive:
         if self.empty:
             self.empty -= 1
             return []
-        return [SimpleNamespace(id=path.name, path=f"inside/{path.name}") for path in sorted(self.folder.iterdir())]
+        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+        listed = [SimpleNamespace(id=name, path=f"inside/{name}") for name in names]
+        return [*listed, *(SimpleNamespace(id=path, path=path) for path in self.others)]
 
     def download(self, address: str, output: str, **options: Any) -> None:
         self.refuse("Cannot retrieve the public link of the file.")
@@ -112,6 +115,33 @@ def test_what_gdown_itself_tried_again_and_what_will_not_pass_are_not_tried_agai
         with pytest.raises(UserError, match=r"still missing: 0\.png"):
             fetch(DRIVE, tmp_path)
         assert download.call_count == 1
+
+
+def test_masks_come_along_before_the_captions_that_make_a_folder_whole(
+    drive: Drive, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    drive.folder = masked(exemplar_folder, tmp_path)
+    drive.limit = 5
+    with pytest.raises(UserError, match=r"still missing: text\.json\."):
+        fetch(DRIVE, tmp_path)
+    assert "masks/0.png" in drive.given
+    drive.limit = 100
+    assert fingerprint(fetch(DRIVE, tmp_path)) == fingerprint(drive.folder) != fingerprint(exemplar_folder)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [("older/inside/9.png", "two folders of 'inside', inside and older/inside"), ("inside/0.png", "of one name")],
+)
+def test_two_drive_folders_of_the_relation_are_refused(other: str, reason: str, drive: Drive, tmp_path: Path) -> None:
+    drive.others = [other]
+    for listings in (1, 2):  # looked at anew, for someone may have tidied up
+        with pytest.raises(UserError, match=reason):
+            fetch(DRIVE, tmp_path)
+        assert drive.listings == listings
+    assert drive.given == []
+    drive.others = ["older/1/2.png"]
+    fetch(DRIVE, tmp_path)
 
 
 def test_a_drive_folder_without_the_relation_is_named_and_looked_at_anew(drive: Drive, tmp_path: Path) -> None:

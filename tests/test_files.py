@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
     def full_disk(self: Path, data: bytes) -> int:
         with self.open("wb") as stream:
             stream.write(data[:1])
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        raise OSError(errno.ENOSPC, "No space left on device")  # write() names no file
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         files.atomic_write_text(target, "new")
+    assert caught.value.filename == str(target)
     assert [path.name for path in tmp_path.iterdir()] == ["result.txt"]
     assert target.read_text() == "old"
 
@@ -59,6 +61,13 @@ def test_hashes_follow_names_and_bytes(tmp_path: Path) -> None:
     assert files.sha256_folder(tmp_path) != first
     (tmp_path / "y").rename(tmp_path / "x")
     assert files.sha256_folder(tmp_path) == first
+
+
+def test_the_hash_of_files_is_that_of_their_listing_as_sha256sum_prints_it(tmp_path: Path) -> None:
+    _write(tmp_path / "b", "abc")
+    _write(tmp_path / "a", "")
+    listing = "".join(f"{files.sha256_file(tmp_path / name)}  {name}\n" for name in ("b", "a"))
+    assert files.sha256_files(tmp_path, ["b", "a"]) == hashlib.sha256(listing.encode()).hexdigest()
 
 
 def test_json_survives_a_round_trip(tmp_path: Path) -> None:

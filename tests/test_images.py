@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,15 @@ def test_writer_raises_what_went_wrong_with_a_file(tmp_path: Path) -> None:
         writer.write(record(0), picture())
         writer.write(record(1), picture())
     assert (tmp_path / "000.png").read_bytes() == encode_png(picture(), record(0))
+
+
+def test_writer_stops_at_a_file_that_went_wrong_before(tmp_path: Path) -> None:
+    (tmp_path / "000.png").mkdir()  # in the way
+    with pytest.raises(OSError, match=r"000\.png"), ImageWriter(tmp_path) as writer:
+        writer.write(record(0), picture())
+        wait(writer._pending)
+        writer.write(record(1), picture())
+    assert not (tmp_path / "001.png").exists()
 
 
 def test_workspace_is_found_again_by_all_that_decides_the_images(tmp_path: Path) -> None:

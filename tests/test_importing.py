@@ -25,6 +25,7 @@ def row(dim: int) -> torch.Tensor:
 def forms(values: torch.Tensor) -> dict[str, tuple[str, Any, str]]:
     """Return what programs write: by name of the form, the file's name, its content, and the token's name."""
     parameter = torch.nn.Parameter(values[None])
+    rinongal = {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": parameter})}
     a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": parameter}, "name": "rel", "step": 500}
     return {
         "reversion": ("learned_embeds.bin", {"<R>": values}, "<R>"),
@@ -32,6 +33,8 @@ def forms(values: torch.Tensor) -> dict[str, tuple[str, Any, str]]:
         "diffusers of one row": ("two.safetensors", {"<r>": values[None]}, "<r>"),
         "half precision": ("half.safetensors", {"<r>": values.half()}, "<r>"),
         "a1111": ("rel.pt", a1111, "rel"),
+        "rinongal's textual inversion": ("embeddings.pt", rinongal, "embeddings"),
+        "written in capitals": ("RELATION.SAFETENSORS", {"<r>": values}, "<r>"),
         "kohya": ("inside.safetensors", {"emb_params": values[None]}, "inside"),
     }
 
@@ -48,7 +51,7 @@ def test_every_form_gives_the_row_and_its_name(form: str, base: Base, tmp_path: 
 
 
 def write(path: Path, content: Any) -> None:
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         save_file(content, path)
     else:
         torch.save(content, path)
@@ -133,6 +136,14 @@ def test_whatever_bytes_are_damaged_the_file_is_read_or_refused(zipped: bool, tm
         except UserError:
             refused += 1
     assert 100 < refused < 500  # a changed digit of the row itself nobody can tell
+
+
+def test_a_parameter_dict_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    parameters = torch.nn.ParameterDict({"*": torch.ones(1, 8)})
+    del parameters.__dict__["_keys"]
+    torch.save({"string_to_param": parameters}, tmp_path / "embeddings.pt")
+    with pytest.raises(UserError, match=r"embeddings\.pt' is damaged"):
+        read_embedding(tmp_path / "embeddings.pt")
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def test_exemplars_that_were_never_validated_are_refused(project: dict[str, Any]
         invert("inside", "reversion")
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"valid": false}', '{"valid": "yes", "errors": []}'])
+def test_a_verdict_that_says_nothing_is_refused(project: dict[str, Any], text: str) -> None:
+    Path("data/verdicts/inside.json").write_text(text)
+    with pytest.raises(UserError, match=r"inside\.json' does not say .*: make it with .* stages\.validate inside`"):
+        invert("inside", "reversion")
+
+
 def test_unknown_names_are_answered_with_the_closest(project: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="Did you mean 'reversion'"):
         invert("inside", "revrsion")

@@ -8,14 +8,22 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import T5Tokenizer
 
+from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
+from relinv.exemplars import load_image, read_exemplars
 from relinv.judge import Judge, load_judge
+from relinv.learning.words import PREPOSITIONS, STOP_WORDS
+from relinv.scoring import Drawn, score_drawn
 from relinv.settings import JudgeSettings
+from tests.test_images import record
+from tests.tiny import WORDS
 from tests.tiny_judge import DIM, SIDE, build_tiny_judge
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -159,3 +167,67 @@ def test_a_tag_beside_a_folder_is_refused(folder: Path) -> None:
 def test_a_device_this_machine_lacks_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
         load_judge(JudgeSettings(model=str(folder), pretrained=None, device="cuda:99"))
+
+
+# SigLIP, which open_clip builds of other parts: timm's vision tower, a text tower and a tokenizer of its own
+
+
+def build_tiny_siglip(folder: Path) -> Path:
+    """Save a SigLIP of random weights into `folder`, configured as open_clip's are; return `folder`."""
+    words = sorted({*WORDS, *PREPOSITIONS, *STOP_WORDS})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -1.0) for word in words)]
+    T5Tokenizer(pieces, pad_token="</s>", extra_ids=0).save_pretrained(folder)
+    text = {"context_length": 16, "vocab_size": len(pieces), "hf_tokenizer_name": "local", "width": 64, "heads": 2,
+            "layers": 1, "tokenizer_kwargs": {"clean": "canonicalize"}, "no_causal_mask": True, "proj_bias": True,
+            "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}  # fmt: skip
+    vision = {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "map",
+              "timm_proj": "none"}  # fmt: skip
+    model = {"embed_dim": 64, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+    half = [0.5, 0.5, 0.5]
+    preprocess = {"mean": half, "std": half, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = open_clip.CustomTextCLIP(**{name: value for name, value in model.items() if name != "custom_text"})
+        for table in (built.text.token_embedding.weight, built.text.positional_embedding):
+            torch.nn.init.normal_(table)  # open_clip's own start is so small that texts hardly differ
+    save_file(built.state_dict(), folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    return load(build_tiny_siglip(tmp_path_factory.mktemp("siglip")))
+
+
+def test_a_siglip_embeds_unit_vectors(siglip: Judge) -> None:
+    images, texts = siglip.encode_images(pictures(), 2), siglip.encode_texts(["cat inside box", "box inside cat"])
+    assert images.shape == (5, 64) and texts.shape == (2, 64)
+    np.testing.assert_allclose(np.linalg.norm([*images, *texts], axis=1), 1, atol=1e-6)
+    assert not np.allclose(texts[0], texts[1], atol=1e-3)  # word order reaches the embedding
+    assert siglip.resolution == 160
+
+
+def test_a_siglip_squashes_pictures_and_cleans_texts_as_its_configuration_says(siglip: Judge) -> None:
+    wide = pictures()[0].resize((320, 200), Image.Resampling.BICUBIC)
+    squashed, cut = wide.resize((160, 160), Image.Resampling.BICUBIC), wide.crop((60, 0, 260, 200))
+    seen = siglip.encode_images([wide, squashed, cut], 3)
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-3)
+    assert not np.allclose(seen[0], seen[2], atol=1e-2)
+    np.testing.assert_allclose(*siglip.encode_texts(["cat inside box", "Cat, inside_box!"]), atol=1e-6)
+
+
+def test_a_text_that_a_siglip_would_cut_is_refused(siglip: Judge) -> None:
+    siglip.encode_texts(["cat " * 15])  # with its end, all 16 tokens
+    with pytest.raises(UserError, match="reads 16 tokens at most"):
+        siglip.encode_texts(["cat " * 16])
+
+
+def test_a_siglip_scores(siglip: Judge, exemplar_folder: Path) -> None:
+    exemplars = read_exemplars(exemplar_folder)
+    shown = [load_image(exemplar.path, siglip.resolution) for exemplar in exemplars.exemplars[:2]]
+    drawn = Drawn([record(0), record(1, tail="cup")], shown, exemplars)
+    rows = score_drawn(drawn, load_benchmark("data/benchmark/miniature.yaml"), siglip, batch_size=2)
+    np.testing.assert_allclose(rows["exemplar_similarity"], 1, atol=1e-4)  # each is an exemplar
+    assert rows["relation_score"].nunique() == 2 and rows["relation_score"].between(-1, 1).all()
+    assert rows[["scene_accuracy", "relation_accuracy", "entity_accuracy"]].isin([0, 1]).all(axis=None)

@@ -100,6 +100,19 @@ def test_a_training_goes_on_into_another_period_and_begins_anew_where_an_earlier
     assert steps == list(range(10))
 
 
+def test_a_training_begins_anew_where_its_checkpoint_is_damaged(tmp_path: Path) -> None:
+    def run(folder: Path) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(2, 1)
+        train("line", model, _line_loss(model, None), Schedule((6,), learning_rate=0.05, warmup=2), folder, seed=1)
+        return model.weight
+
+    straight = run(tmp_path)
+    checkpoint = tmp_path / "line.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    assert torch.equal(run(tmp_path), straight)
+
+
 def test_work_is_taken_up_only_where_nothing_that_decides_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = recipe.workspace("scenes", 0, {"unlikely": 0.3})
     assert recipe.workspace("scenes", 0, {"unlikely": 0.3}) == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -67,6 +68,15 @@ def test_stages_are_named_by_relation_and_method(stages: dict[str, Any]) -> None
     runs = [f"{stage}@{relation}-{method}" for stage in ("invert", "generate", "score")
             for relation in RELATIONS for method in METHODS]  # fmt: skip
     assert list(stages) == [*each, *runs, "report"]
+
+
+def test_the_readmes_graph_is_the_pipelines(stages: dict[str, Any]) -> None:
+    drawn = Path("README.md").read_text().partition("flowchart LR")[2].partition("```")[0]
+    arrows = re.findall(r"^ *(\w+) --> (.+)$", drawn, re.MULTILINE)
+    made = [(name.partition("@")[0], out.def_path) for name, stage in stages.items() for out in stage.outs]
+    read = [(name.partition("@")[0], dep.def_path) for name, stage in stages.items() for dep in stage.deps]
+    edges = {(maker, name) for maker, out in made for name, dep in read if Path(out).is_relative_to(dep)}
+    assert {(maker, name) for maker, names in arrows for name in names.split(" & ")} == edges
 
 
 def test_every_stage_is_a_described_module_command(stages: dict[str, Any]) -> None:

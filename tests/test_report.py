@@ -21,7 +21,7 @@ from relinv.errors import UserError
 from relinv.images import FORMS
 from relinv.report import charts
 from relinv.report.build import write_report
-from relinv.report.collect import collect, describe
+from relinv.report.collect import collect, describe, read_warnings
 from relinv.report.rows import READINGS, format_rows, means, parse_rows, with_leakage
 from relinv.report.sheets import build, render, spread
 from relinv.report.tables import as_text, by_method, groups, leads, relation_table, verdict
@@ -295,6 +295,13 @@ def test_missing_scores_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hug/reversion\.csv' do not exist: run `dvc repro`"):
         write_report(tmp_path, params)
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"warnings": 3}'])
+def test_damaged_verdicts_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "inside.json").write_text(text)
+    with pytest.raises(UserError, match=r"inside\.json' lists no warnings: delete it"):
+        read_warnings(tmp_path / "inside.json")
 
 
 def test_damaged_losses_are_named(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -13,22 +15,17 @@ from diffusers import StableDiffusionPipeline
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.sampling import SCHEDULERS, Sampler, build_scheduler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
-from relinv.settings import ModelSettings
+from tests.conftest import tiny_settings
 
 PROMPTS = ["cat in box", "a photo of a dog on a stone"]
 SEEDS = [11, 12]
 
 
-@pytest.fixture(scope="module")
-def base(tiny_base: Path) -> Base:
-    return load_base(ModelSettings(source=str(tiny_base), revision=None, device="cpu", precision="fp32", resolution=64))
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_base: Path) -> StableDiffusionPipeline:
-    loaded = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
+def velocity_base(tiny_base: Path, folder: Path) -> Base:
+    """Return a copy in `folder` of the tiny base whose UNet answers the velocity, as Stable Diffusion 2.1's does."""
+    config = Path(shutil.copytree(tiny_base, folder)) / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    return load_base(tiny_settings(folder))
 
 
 def encode(base: Base, prompts: list[str]) -> torch.Tensor:
@@ -43,17 +40,37 @@ def drawn(base: Base, sampler: Sampler, prompts: list[str] = PROMPTS, seeds: lis
     return np.stack([np.asarray(picture) for picture in to_pictures(images)]).astype(int)
 
 
+def drawn_by_diffusers(base: Base, sampler: Sampler) -> np.ndarray:
+    """Return what diffusers' own pipeline draws from the base's folder, as `drawn` does."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base.id, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    kind, overrides = SCHEDULERS[sampler.scheduler]
+    pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **overrides)
+    images = pipeline(
+        PROMPTS,
+        num_inference_steps=sampler.steps,
+        guidance_scale=sampler.guidance_scale,
+        latents=initial_latents(base, SEEDS),
+        output_type="np",
+    ).images
+    return np.round(images * 255)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_images_are_those_of_diffusers_pipeline(
-    base: Base, pipeline: StableDiffusionPipeline, scheduler: str, guidance: float
+def test_images_are_those_of_diffusers_pipeline(base: Base, scheduler: str, guidance: float) -> None:
+    sampler = Sampler(5, guidance, scheduler)
+    assert np.abs(drawn(base, sampler) - drawn_by_diffusers(base, sampler)).max() <= 2
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_velocities_draw_the_images_of_diffusers_pipeline(
+    base: Base, tiny_base: Path, tmp_path: Path, scheduler: str
 ) -> None:
-    kind, overrides = SCHEDULERS[scheduler]
-    pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **overrides)
-    latents = initial_latents(base, SEEDS)
-    theirs = pipeline(PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=latents, output_type="np").images
-    ours = drawn(base, Sampler(5, guidance, scheduler))
-    assert np.abs(ours - np.round(theirs * 255)).max() <= 2
+    velocity, sampler = velocity_base(tiny_base, tmp_path / "base"), Sampler(5, 7.5, scheduler)
+    ours = drawn(velocity, sampler)
+    assert np.abs(ours - drawn_by_diffusers(velocity, sampler)).max() <= 2
+    assert np.abs(ours - drawn(base, sampler)).max() > 20  # and not those of a UNet that answers the noise
 
 
 def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:

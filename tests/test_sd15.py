@@ -17,15 +17,18 @@ from relinv.diffusion.attention_maps import coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.cross_attention import cross_attentions
+from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.exporting import export_concept
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
 from relinv.learning.inversion import invert_relation
+from relinv.learning.training import take_step
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods.reversion import content_ids, preposition_ids
 from relinv.settings import GenerateSettings, ModelSettings
 from tests.inverting import METHODS, problem
 from tests.sd15 import build_sd15_base
+from tests.test_training import looping
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=1)
 
@@ -41,11 +44,14 @@ def folder(size: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(size: str, folder: Path) -> Base:
+def settings(size: str, folder: Path) -> ModelSettings:
     resolution = 512 if size == "full" else 128
-    return load_base(
-        ModelSettings(source=str(folder), revision=None, device="cpu", precision="fp32", resolution=resolution)
-    )
+    return ModelSettings(source=str(folder), revision=None, device="cpu", precision="fp32", resolution=resolution)
+
+
+@pytest.fixture(scope="module")
+def base(settings: ModelSettings) -> Base:
+    return load_base(settings)
 
 
 def test_it_has_the_layers_of_the_published_model(base: Base) -> None:
@@ -98,3 +104,20 @@ def test_a_relation_is_learned_drawn_and_exported(
         pipeline.load_textual_inversion(str(tmp_path / "out"), weight_name=EMBEDDING)
         index = pipeline.tokenizer.convert_tokens_to_ids("<r>")
         assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[index].detach(), concept.embedding)
+
+
+def test_in_bf16_the_row_alone_gets_a_gradient_and_a_picture_is_drawn(
+    settings: ModelSettings, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    half = load_base(settings.model_copy(update={"precision": "bf16"}))
+    loop = looping(problem(half, exemplar_folder, "reversion", steps=1, batch_size=1), tmp_path)
+    take_step([loop], 0)
+    (row,) = loop.method.state().values()
+    assert row.grad is not None and row.grad.isfinite().all() and row.grad.any()
+    for network in (half.text_encoder, half.vae, half.unet):
+        assert {(weight.dtype, weight.grad) for weight in network.parameters()} == {(torch.bfloat16, None)}
+    with torch.inference_mode():
+        encodings = half.encode(half.tokenize(["cat inside box", ""]))  # (2, tokens, dim)
+    image = sample(half, encodings[:1], encodings[1:], initial_latents(half, [1]), Sampler(2, 7.5, "pndm"))
+    assert image.shape == (1, 3, half.resolution, half.resolution)
+    assert image.isfinite().all() and image.std() > 0

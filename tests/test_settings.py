@@ -102,6 +102,12 @@ def test_unknown_base_is_answered_with_the_closest() -> None:
         params.model()
 
 
+@pytest.mark.parametrize("bases", [3, ["miniature"], None])
+def test_bases_that_are_no_section_are_refused(bases: object) -> None:
+    with pytest.raises(UserError, match=r"Parameter 'bases' is .* in p\.yaml: it must be a section of named values"):
+        Params({"base": "miniature", "bases": bases}, Path("p.yaml")).model()
+
+
 def test_missing_section_is_named() -> None:
     with pytest.raises(UserError, match=r"'invert.seed' is missing from p.yaml"):
         Params({"invert": {}}, Path("p.yaml")).section("invert.seed", Seed)

@@ -293,13 +293,9 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
         overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
 
 
-@pytest.mark.parametrize(
-    "file",
-    ["study.yaml", "search.yaml", "search_methods.yaml", "search_custom_diffusion.yaml", "search_perfusion.yaml",
-     "budgets.yaml", "methods.yaml"],
-)  # fmt: skip
-def test_the_plans_of_this_repository_fit_its_parameters(file: str) -> None:
-    plan = load_plan(HERE / file)
+@pytest.mark.parametrize("file", sorted((HERE / "plans").iterdir()), ids=lambda path: path.stem)
+def test_the_plans_of_this_repository_fit_its_parameters(file: Path) -> None:
+    plan = load_plan(file)
     planned = trials(HERE, plan, [], [])
     assert len({trial.name for trial in planned}) == len(plan.arms) * len(plan.seeds)
 

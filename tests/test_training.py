@@ -19,8 +19,11 @@ from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures, visits
-from relinv.learning.inversion import invert_relation, invert_together
+from relinv.learning.inversion import Problem, invert_relation, invert_together
+from relinv.learning.training import Loop, Task
+from relinv.plugins import find_plugin
 from tests.inverting import problem
+from tests.test_sampling import velocity_base
 from tests.tiny import weights
 
 
@@ -50,6 +53,31 @@ def test_latents_are_those_of_the_autoencoder(base: Base, exemplar_folder: Path)
     drawn = torch.cat([latents.draw([2, 0], generator(0, "latents", step)) for step in range(400)])
     assert torch.allclose(drawn[::2].mean(0), latents.mean[2], atol=5 * latents.deviation.max().item() / 20)
     assert torch.allclose(drawn[1::2].std(0), latents.deviation[0], rtol=0.25)
+
+
+def looping(task: Problem, scratch: Path) -> Loop:
+    """Return the loop of a problem, before its first step."""
+    method = find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
+    checkpoints = Checkpoints(scratch, "loop", {})
+    return Loop(Task(method, task.exemplars, task.seed, task.preview, checkpoints), method.attached)
+
+
+def test_a_velocity_is_learned_where_the_base_answers_one(
+    tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    """Salimans & Ho 2022: alpha * noise - sigma * clean, where the base is shown alpha * clean + sigma * noise."""
+    targets = []
+    for each in (base, velocity_base(tiny_base, tmp_path / "base")):
+        loop = looping(problem(each, exemplar_folder, "textual_inversion", batch_size=8), tmp_path / "scratch")
+        shown = loop.draw(3)
+        clean = loop.latents.draw(shown.pictures, generator(0, "latents", 3))
+        noise = torch.randn(clean.shape, generator=generator(0, "noise", 3))
+        kept = each.scheduler.alphas_cumprod[shown.timesteps, None, None, None]
+        alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+        torch.testing.assert_close(shown.noisy, alpha * clean + sigma * noise)
+        targets.append((shown.target, noise, alpha * noise - sigma * clean))
+    torch.testing.assert_close(targets[0][0], targets[0][1])
+    torch.testing.assert_close(targets[1][0], targets[1][2])
 
 
 def test_checkpoints_of_another_identity_are_not_taken_up(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 from relinv.errors import UserError
 from relinv.settings import ValidateSettings
 from relinv.validation import Verdict, check_folder, validate_folder
+from stages.validate import validate
 
 SETTINGS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=4.0)
 
@@ -128,3 +129,10 @@ def test_all_problems_are_listed_at_once_and_the_verdict_is_written(folder: Path
     verdict = json.loads(file.read_text())
     assert not verdict["valid"]
     assert len(verdict["errors"]) == 3
+
+
+@pytest.mark.parametrize("relation", ["insde", "../inside"])
+def test_a_relation_that_the_benchmark_does_not_have_leaves_no_verdict(relation: str) -> None:
+    with pytest.raises(UserError, match=r"Unknown relation '.*insi?de'.*'inside'"):
+        validate(relation)
+    assert not (Path("data/verdicts") / f"{relation}.json").exists()

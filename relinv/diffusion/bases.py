@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from relinv.devices import find_device
 from relinv.errors import UserError, is_out_of_memory, reason
-from relinv.files import sha256_file
+from relinv.files import sha256_files
 from relinv.hub import find_model, require_tokenizer
 
 if TYPE_CHECKING:
@@ -238,5 +237,4 @@ def check_weights(folder: Path, files: Sequence[Path]) -> None:
 
 def _fingerprint(folder: Path, files: Sequence[Path]) -> str:
     """Return one hex SHA-256 over the names and bytes of a base's `files`."""
-    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return sha256_files(folder, [path.relative_to(folder).as_posix() for path in files])

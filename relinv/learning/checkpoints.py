@@ -41,24 +41,15 @@ class Checkpoints:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write `state`: tensors and plain values in dicts and lists."""
-        import torch
-
         begin = time.monotonic()
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        atomic_write_bytes(self.folder / STATE, buffer.getvalue())
+        save_state(self.folder / STATE, dict(state))
         self._saved = time.monotonic()
         if self._interval:  # 0 asks for a save after each step
             self._wait = max(self._interval, (self._saved - begin) / SHARE)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state saved last, on the CPU, or None where there is none that can be read."""
-        import torch
-
-        try:
-            return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-            return None  # none yet, or damaged by a failing disk: start again
+        return load_state(self.folder / STATE)
 
     def write_file(self, name: str, data: bytes) -> None:
         """Keep a finished file beside the state."""
@@ -72,3 +63,22 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete the folder; done when the result stands."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Write tensors and plain values in dicts and lists to `path`, whole or not at all."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    atomic_write_bytes(path, buffer.getbuffer())
+
+
+def load_state(path: Path) -> Any:
+    """Return what `save_state` wrote, on the CPU, or None where there is nothing that can be read."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None  # none yet, or damaged by a failing disk: start again

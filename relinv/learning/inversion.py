@@ -39,10 +39,15 @@ class Problem:
 
 def require_valid(verdict_file: Path) -> None:
     """Raise UserError unless the validate stage passed this relation's exemplars."""
-    verdict = read_json(verdict_file, "verdict", f"make it with `python -m stages.validate {verdict_file.stem}`")
-    if not verdict["valid"]:
-        errors = "".join(f"\n  - {error}" for error in verdict["errors"])
-        raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{errors}")
+    remedy = f"make it with `python -m stages.validate {verdict_file.stem}`"
+    match read_json(verdict_file, "verdict", remedy):
+        case {"valid": True}:
+            return
+        case {"valid": False, "errors": [*errors]}:
+            told = "".join(f"\n  - {error}" for error in errors)
+            raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{told}")
+        case _:
+            raise UserError(f"The verdict '{verdict_file}' does not say whether the exemplars are valid: {remedy}.")
 
 
 def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
@@ -60,7 +65,7 @@ def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
     """Train several relations of one base at once, and leave each finished below `scratch`.
 
     `invert_relation` of each then only writes its folder. The result of each is that of training it alone, but for
-    rounding: a larger batch adds up in another order.
+    rounding: a larger batch adds up in another order. `train` says how far that may go.
     """
     _train([(problem, *_prepare(problem, scratch)) for problem in problems])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,6 +12,8 @@ from typing import Literal
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from relinv.learning.checkpoints import load_state, save_state
 
 CHECKPOINT_EVERY = 250
 Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
@@ -83,7 +84,6 @@ def train(name: str, model: nn.Module, loss: Loss, schedule: Schedule, folder: P
     `loss(step, generator)` returns the scalar to minimise and numbers to show. Each step's randomness is a function
     of (seed, step) alone, so a run that was stopped goes on from its last checkpoint in `folder` as if it had not been.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     average = Average(model, schedule.average)
@@ -126,19 +126,15 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "average": average.state,
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(state, part)
-    part.replace(path)
+    save_state(path, state)
 
 
 def _restore(
     path: Path, schedule: Schedule, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
 ) -> int:
-    """Take up the checkpoint and return its step, or 0 where there is none of this schedule."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["periods"] != schedule.begun(state["step"]):
+    """Take up the checkpoint and return its step, or 0 where there is none of this schedule that can be read."""
+    state = load_state(path)
+    if state is None or state["periods"] != schedule.begun(state["step"]):
         return 0
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

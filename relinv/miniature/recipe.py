@@ -18,6 +18,7 @@ from relinv.benchmark import Benchmark, load_benchmark
 from relinv.errors import UserError
 from relinv.files import atomic_folder, atomic_write_text, code_hash, sha256_file, sha256_folder, write_json
 from relinv.judge import load_judge
+from relinv.learning.checkpoints import load_state, save_state
 from relinv.miniature import autoencoder, judge
 from relinv.miniature.card import judge_accuracy
 from relinv.miniature.dataset import Scenes, render_scenes
@@ -145,13 +146,10 @@ def load_autoencoder() -> nn.Module:
 def scene_latents(model: Any, scenes: Scenes, count: int, folder: Path) -> torch.Tensor:
     """Return the scaled latents of the first `count` scenes, (count, 4, 16, 16), cached in `folder`."""
     cache = folder / f"{count}.pt"
-    if not cache.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    latents = load_state(cache)
+    if latents is None:
         latents = autoencoder.encode(model, scenes.images[:count]) * model.config.scaling_factor
-        part = cache.with_suffix(f".{os.getpid()}.part")
-        torch.save(latents, part)
-        part.replace(cache)
-    latents = torch.load(cache, weights_only=True)
+        save_state(cache, latents)
     check_latents(model, latents, scenes)
     return latents
 

@@ -91,8 +91,11 @@ def used_parameters(params: Params) -> dict[str, Any]:
 
 
 def read_warnings(path: Path) -> list[str]:
-    """Return the warnings of a validation verdict."""
-    return list(read_json(path, "verdict", MAKE)["warnings"])
+    """Return the warnings of a validation verdict; UserError where it is missing or no verdict."""
+    match read_json(path, "verdict", MAKE):
+        case {"warnings": [*warnings]}:
+            return warnings
+    raise UserError(f"The verdict '{path}' lists no warnings: delete it and run `dvc repro`.")
 
 
 def read_losses(path: Path) -> pd.DataFrame:

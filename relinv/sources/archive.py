@@ -20,7 +20,10 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
         archive = cache_folder(scratch, source) / "archive"
         download(source.location(), archive)
     try:
-        unpack(archive, relation, folder)
+        if not unpack(archive, relation, folder):
+            raise UserError(
+                f"The archive '{archive}' has no folder '{relation}': correct exemplars.path in params.yaml."
+            )
     except UserError:
         if is_address(source.location()):
             archive.unlink(missing_ok=True)  # so that the next run fetches it anew

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from relinv.downloads import TIMEOUT, cache_folder, copy_files, download, relation_folder, retried
+from relinv.downloads import TIMEOUT, cache_folder, copy_files, download, place_in_relation, relation_folder, retried
 from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS
 from relinv.files import read_json, write_json
@@ -18,8 +18,8 @@ LISTING = "listing.json"
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Fetch the relation's files that are not here yet, and copy all into `folder`.
 
-    Raises UserError that names the files still missing and how to place them by hand: Drive limits how often a
-    folder is read.
+    Raises UserError that names the files still missing and how to place them by hand, for Drive limits how often a
+    folder is read; and where two folders have the relation's name.
     """
     cache = cache_folder(scratch, source)
     _fetch(relation, cache, source)
@@ -35,11 +35,20 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
 
 def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
     files = _listing(cache, source)
-    wanted = {path: key for path, key in files.items() if Path(path).parent.name == relation}
-    missing = [path for path in sorted(wanted) if not (cache / relation / Path(path).name).is_file()]
+    places = {path: place for path in files if (place := place_in_relation(PurePath(path), relation))}
+    folders = sorted({str(folder) for folder, _ in places.values()})
+    if len(folders) > 1:
+        (cache / LISTING).unlink()
+        raise UserError(
+            f"The Drive folder {source.location()} has two folders of '{relation}', {folders[0]} and {folders[1]}: "
+            "correct its address to one that holds one of them."
+        )
+    wanted = {name.as_posix(): files[path] for path, (_, name) in places.items()}
+    missing = [name for name in wanted if not (cache / relation / name).is_file()]
+    missing.sort(key=lambda name: (name == CAPTIONS, name))  # last, for what has them is taken for whole, masks or not
     while missing:
         try:
-            download(FILE.format(id=wanted[missing[0]]), cache / relation / Path(missing[0]).name)
+            download(FILE.format(id=wanted[missing[0]]), cache / relation / missing[0])
         except UserError as error:
             raise UserError(_by_hand(relation, missing, source, error)) from None
         missing.pop(0)
@@ -56,12 +65,18 @@ def _listing(cache: Path, source: ExemplarSource) -> dict[str, str]:
                 f"The Drive folder {address} cannot be listed ({reason(error)}): try again later, "
                 "or place its files by hand: python -m stages.fetch RELATION --from FOLDER"
             ) from error
-        write_json(cache / LISTING, files)
+        listing = dict(files)
+        if len(listing) < len(files):
+            raise UserError(
+                f"The Drive folder {address} holds two files, or folders, of one name in one place: place the files "
+                "you want by hand: python -m stages.fetch RELATION --from FOLDER"
+            )
+        write_json(cache / LISTING, listing)
     return read_json(cache / LISTING, "Drive listing")
 
 
-def _list(address: str, cache: Path) -> dict[str, str]:
-    """Ask once for the ids of a Drive folder's files; an empty answer, which a busy Drive gives too, is an error."""
+def _list(address: str, cache: Path) -> list[tuple[str, str]]:
+    """Ask once for a Drive folder's paths, with ids; an empty answer, which a busy Drive gives too, is an error."""
     import gdown
     from gdown.exceptions import DownloadError
 
@@ -70,13 +85,12 @@ def _list(address: str, cache: Path) -> dict[str, str]:
     )
     if not files:
         raise DownloadError("it shows no files")
-    return {file.path: file.id for file in files}
+    return [(file.path, file.id) for file in files]
 
 
 def _by_hand(relation: str, missing: list[str], source: ExemplarSource, error: UserError) -> str:
-    names = ", ".join(Path(path).name for path in missing)
     return (
-        f"Google Drive did not give all files of '{relation}'; still missing: {names}. ({error}) Run the same command "
-        f"again later: it goes on from here. Or open {source.location()} in a browser, download the folder "
-        f"'{relation}', and run: python -m stages.fetch {relation} --from FOLDER"
+        f"Google Drive did not give all files of '{relation}'; still missing: {', '.join(missing)}. ({error}) Run the "
+        f"same command again later: it goes on from here. Or open {source.location()} in a browser, download the "
+        f"folder '{relation}', and name the folder its zip is in: python -m stages.fetch {relation} --from FOLDER"
     )

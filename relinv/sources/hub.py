@@ -20,10 +20,10 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     cache = cache_folder(scratch, source)
     name, _, revision = source.location().partition("@")
     patterns = [f"{relation}/*", f"*/{relation}/*"]
+    options = {"repo_type": "dataset", "revision": revision or None, "allow_patterns": patterns, "local_dir": cache}
     try:
-        snapshot_download(
-            name, repo_type="dataset", revision=revision or None, allow_patterns=patterns, local_dir=cache
-        )
+        snapshot_download(name, ignore_patterns=f"*{CAPTIONS}", **options)
+        snapshot_download(name, **options)  # last, for what has captions is taken for whole, masks or not
     except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
         raise UserError(f"The hub does not give the dataset '{source.location()}': {reason(error)}") from error
     placed = relation_folder(cache, relation)

@@ -10,7 +10,6 @@ import numpy as np
 from relinv.benchmark import Benchmark, Scenario, load_benchmark
 from relinv.errors import UserError
 from relinv.files import atomic_write_text
-from relinv.world.arrangements import ARRANGEMENTS
 from relinv.world.captions import PREFIXES
 from relinv.world.sampling import sample_tint
 from relinv.world.scene import BACKGROUNDS, PLAIN, Scene
@@ -26,14 +25,15 @@ def write_exemplars(relation: str, folder: Path, *, exemplar_set: str, seed: int
     common that no template names, as photographs found by one search have. UserError for a relation that the world
     does not have, or of which the base has seen too few pairs.
     """
-    if relation not in ARRANGEMENTS:
+    benchmark = load_benchmark(BENCHMARK)
+    if relation not in benchmark.relations:
         raise UserError(
-            f"The miniature's world has no relation '{relation}': use pictures of your own, by a base whose exemplars "
-            "have source 'folder'."
+            f"The miniature's benchmark, {BENCHMARK}, has no relation '{relation}': use your own pictures, by a base "
+            "whose exemplars have source 'folder'."
         )
     shared = exemplar_set == "shared"
     texts = {}
-    for i, scene in enumerate(exemplar_scenes(load_benchmark(BENCHMARK), relation, shared=shared, seed=seed)):
+    for i, scene in enumerate(exemplar_scenes(benchmark, relation, shared=shared, seed=seed)):
         scene.paint()[0].save(folder / f"{i}.png")
         texts[f"{i}.png"] = templates(scene, name_backdrop=not shared)
     atomic_write_text(folder / "text.json", json.dumps(texts, indent=2) + "\n")
@@ -50,7 +50,7 @@ def templates(scene: Scene, *, name_backdrop: bool) -> list[str]:
 
 def exemplar_scenes(benchmark: Benchmark, relation: str, *, shared: bool, seed: int) -> list[Scene]:
     """Return ten scenes of one relation, no two with the same pair; held-out triplets never come."""
-    rng = np.random.default_rng((seed, list(benchmark.relations).index(relation)))
+    rng = np.random.default_rng((seed, *relation.encode()))
     seen = [s for s in benchmark.scenarios(relation) if not s.held_out and s.head != s.tail]
     if len(seen) < COUNT:
         raise UserError(

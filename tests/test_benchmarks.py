@@ -1,0 +1,31 @@
+"""What the benchmark of training counts as memory: each thing once, in our training as in the published one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.published import PublishedTrainer
+from benchmarks.training import our_steps, state_bytes, stepping
+from relinv.diffusion.bases import Base
+from relinv.exemplars import read_exemplars
+
+COUNT = 4  # bytes of AdamW's count of its steps
+
+
+def test_ours_keeps_a_row_its_gradient_two_averages_and_the_latents(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    loop = our_steps(base, read_exemplars(exemplar_folder), tmp_path)
+    with loop.method.attached():
+        stepping(loop)()
+    moments = [loop.latents.mean, loop.latents.deviation]
+    row = base.table[0].nbytes
+    assert state_bytes(loop.optimizer, *moments) == 4 * row + COUNT + sum(tensor.nbytes for tensor in moments)
+
+
+def test_the_published_table_has_a_gradient_in_a_step_alone(base: Base, exemplar_folder: Path) -> None:
+    trainer = PublishedTrainer(base, read_exemplars(exemplar_folder))
+    trainer.step()
+    table = trainer.table.nbytes
+    assert state_bytes(trainer.optimizer, trainer.original) == 4 * table + COUNT  # table, copy and two averages
+    assert trainer.table.grad is None  # it counts in the step's peak
