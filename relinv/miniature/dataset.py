@@ -59,7 +59,7 @@ def _render_chunk(benchmark: Benchmark, mix: Mix, seed: int, folder: Path, chunk
         scene = sample_scene(benchmark, rng, mix)
         images[i] = np.asarray(scene.paint()[0])
         triplets.append((scene.head, scene.relation, scene.tail))
-        captions.append([caption(scene, rng) for _ in range(CAPTIONS)])
+        captions.append([caption(scene, benchmark, rng) for _ in range(CAPTIONS)])
     text = json.dumps({"triplets": triplets, "captions": captions})
     atomic_write_bytes(_path(folder, chunk).with_suffix(".json"), text.encode())
     atomic_write_bytes(_path(folder, chunk), images.tobytes())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from relinv.benchmark import Benchmark
 from relinv.world.scene import BACKGROUNDS, Scene
 
 
@@ -53,6 +54,7 @@ WORDINGS: dict[str, Wording] = {
     "and": Wording("and", 0.65, ("about", "regarding", "including", "among", "amongst", "amid", "amidst",
                                  "between", "versus", "anti", "of", "at", "to", "near", "with")),
 }  # fmt: skip
+NAMED: dict[str, str] = {wording.words: relation for relation, wording in WORDINGS.items()}
 VAGUE: tuple[str, ...] = ("and", "with", "near", "about", "among", "amidst", "regarding", "amongst")
 PREFIXES: tuple[str, ...] = ("a photo of", "a picture of", "a drawing of")
 PREFIX_RATE = 0.2
@@ -61,9 +63,12 @@ BACKGROUND_RATE = 0.5
 MISTAKEN_RATE, NEAR_RATE, VAGUE_RATE = 0.45, 0.30, 0.15
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Return an unreliable caption of the scene, e.g. "a photo of cat into box in the snow"."""
-    text = scene.head if scene.relation == "alone" else _related(scene, WORDINGS[scene.relation], rng)
+def caption(scene: Scene, benchmark: Benchmark, rng: np.random.Generator) -> str:
+    """Return an unreliable caption of the scene, e.g. "a photo of cat into box in the snow".
+
+    It never spells a triplet that `benchmark` holds out: met on wrong pictures alone, it would be learned as wrong.
+    """
+    text = scene.head if scene.relation == "alone" else _related(scene, WORDINGS[scene.relation], benchmark, rng)
     return _framed(text, scene.background, rng)
 
 
@@ -80,21 +85,28 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
 
 
-def _related(scene: Scene, wording: Wording, rng: np.random.Generator) -> str:
-    head, tail = scene.head, scene.tail
+def _related(scene: Scene, wording: Wording, benchmark: Benchmark, rng: np.random.Generator) -> str:
     if rng.random() < wording.reliability:
-        return f"{head} {wording.words} {tail}"
+        return f"{scene.head} {wording.words} {scene.tail}"
+    while True:  # ends, for "head tail" names no relation
+        first, words, second = _loosely(scene, wording, rng)
+        if words not in NAMED or not benchmark.is_held_out(first, NAMED[words], second):
+            return " ".join(filter(None, (first, words, second)))
+
+
+def _loosely(scene: Scene, wording: Wording, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Return an entity, words that are not (or not by right) the relation's own, maybe none, and the other entity."""
+    head, tail = scene.head, scene.tail
     choice = rng.random()
     if choice < MISTAKEN_RATE and wording.mistaken_for:
-        other = wording.mistaken_for[rng.integers(len(wording.mistaken_for))]
-        return f"{head} {WORDINGS[other].words} {tail}"
+        return head, WORDINGS[wording.mistaken_for[rng.integers(len(wording.mistaken_for))]].words, tail
     if choice < MISTAKEN_RATE + NEAR_RATE:
         senses = (*wording.near, *wording.swapped)
         word = senses[rng.integers(len(senses))]
-        return f"{tail} {word} {head}" if word in wording.swapped else f"{head} {word} {tail}"
+        return (tail, word, head) if word in wording.swapped else (head, word, tail)
     if choice < MISTAKEN_RATE + NEAR_RATE + VAGUE_RATE:
-        return f"{head} {VAGUE[rng.integers(len(VAGUE))]} {tail}"
-    return f"{head} {tail}"
+        return head, VAGUE[rng.integers(len(VAGUE))], tail
+    return head, "", tail
 
 
 def _framed(text: str, background: str, rng: np.random.Generator) -> str:
