@@ -36,7 +36,10 @@ WORK = {  # what each command calls, the last of it after all parameters were re
         "relinv.scoring.score_drawn",
     ],
     "report": [
-        *(f"relinv.report.collect.{name}" for name in ("read_arms", "read_exemplars", "read_json", "judge_facts")),
+        *(
+            f"relinv.report.collect.{name}"
+            for name in ("read_arms", "read_exemplars", "read_warnings", "read_json", "judge_facts")
+        ),
         "relinv.report.build.tell",
     ],
 }
