@@ -1,13 +1,15 @@
 """The published training procedure of ReVersion, as its description has it: what ours is measured against.
 
-fp32; the pictures encoded anew at every visit; the whole token table in AdamW, its other rows copied back after every
-micro-batch; four micro-batches of two accumulated into an optimiser step; ids and word lists built anew each time.
+fp32; a picture read and encoded, its caption tokenised, anew at every visit; the whole token table in AdamW, its other
+rows copied back after every micro-batch; four micro-batches of two accumulated into an optimiser step.
 """
 
 from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,12 +36,13 @@ class PublishedTrainer:
         table = self.encoder.get_input_embeddings().weight
         self.token = len(self.tokenizer) - 1
         with torch.no_grad():
-            table[self.token] = table[self._ids(["and"])[0][0]]
+            table[self.token] = table[self.tokenizer("and", add_special_tokens=False).input_ids[0]]
         self.table = table.requires_grad_(True)
         self.original = table.detach().clone()
         self.optimizer = torch.optim.AdamW([self.table], lr=2e-3, weight_decay=1e-2)
-        self.pictures = [self._pixels(exemplar.path) for exemplar in exemplars.exemplars]
-        self.templates = [exemplar.templates for exemplar in exemplars.exemplars]
+        self.exemplars = exemplars.exemplars
+        self.special = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
+        self.stop = self.tokenizer(" ".join([*STOP_WORDS, *PREPOSITIONS])).input_ids
         steps = base.scheduler.config.num_train_timesteps
         self.law = importance(steps, ALPHA).numpy()
 
@@ -53,41 +56,40 @@ class PublishedTrainer:
         self._restore()
 
     def _loss(self) -> torch.Tensor:
-        picks = [random.randrange(len(self.pictures)) for _ in range(MICRO_BATCH)]
-        captions = [random.choice(self.templates[pick]).replace("{}", "<r>") for pick in picks]
+        visited = random.choices(self.exemplars, k=MICRO_BATCH)
+        pixels = torch.stack([self._pixels(exemplar.path) for exemplar in visited])  # (2, 3, side, side)
+        ids = self._ids(random.choice(exemplar.templates).replace("{}", "<r>") for exemplar in visited)
+        positives = self._ids(" ".join(random.sample(PREPOSITIONS, POSITIVES)) for _ in visited)
         with torch.no_grad():
-            pixels = torch.stack([self.pictures[pick] for pick in picks])  # (2, 3, side, side)
             latents = self.base.vae.encode(pixels).latent_dist.sample() * self.base.vae.config.scaling_factor
         noise = torch.randn_like(latents)
         timesteps = torch.tensor(np.random.choice(len(self.law), MICRO_BATCH, p=self.law), device=self.device)
         noisy = self.base.scheduler.add_noise(latents, noise, timesteps)
-        ids = torch.tensor(
-            self.tokenizer(captions, padding="max_length", truncation=True).input_ids, device=self.device
-        )
         encodings = self.encoder(ids).last_hidden_state  # (2, tokens, dim)
         prediction = self.base.unet(noisy, timesteps, encoder_hidden_states=encodings).sample
-        return F.mse_loss(prediction, noise) + STEER_WEIGHT * self._steer(ids)
+        return F.mse_loss(prediction, noise) + STEER_WEIGHT * self._steer(ids, positives)
 
-    def _steer(self, ids: torch.Tensor) -> torch.Tensor:
-        special = torch.tensor(self.tokenizer.all_special_ids, device=self.device)
-        words = self._ids([*PREPOSITIONS, *STOP_WORDS])
-        skipped = torch.tensor([piece for word in words for piece in word] + [self.token], device=self.device)
-        content = ids[~torch.isin(ids, special) & ~torch.isin(ids, skipped)]
-        drawn = self._ids(random.sample(PREPOSITIONS, POSITIVES * MICRO_BATCH))
-        positives = self.table[torch.tensor([piece for word in drawn for piece in word], device=self.device)].detach()
-        row = self.table[self.token][None]
-        near = F.cosine_similarity(row, positives) / TEMPERATURE
-        far = F.cosine_similarity(row, self.table[content].detach()) / TEMPERATURE
-        return torch.cat([near, far]).logsumexp(0) - near.logsumexp(0)
+    def _steer(self, ids: torch.Tensor, positive_ids: torch.Tensor) -> torch.Tensor:
+        embeddings = F.embedding(ids, self.table)  # (2, tokens, dim)
+        with torch.no_grad():
+            skipped = torch.isin(ids, torch.tensor([*self.stop, *self.special, self.token], device=self.device))
+            kept = ~torch.isin(positive_ids, torch.tensor(self.special, device=self.device))
+            positives = F.embedding(positive_ids, self.table)[kept]  # (words, dim)
+            others = F.normalize(torch.cat([positives, embeddings[~skipped]]), dim=1)
+        row = F.normalize(embeddings[0][ids[0] == self.token], dim=1)  # (1, dim)
+        similarities = row @ others.T / TEMPERATURE
+        return (similarities.logsumexp(1) - similarities[:, : len(positives)].logsumexp(1)).mean()
 
     def _restore(self) -> None:
         keep = torch.arange(len(self.table), device=self.device) != self.token
         with torch.no_grad():
             self.table[keep] = self.original[keep]
 
-    def _ids(self, words: list[str]) -> list[list[int]]:
-        return [self.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    def _ids(self, texts: Iterable[str]) -> torch.Tensor:
+        """Return each text's ids, (texts, tokens), tokenised one by one as a data loader does."""
+        rows = [self.tokenizer(text, padding="max_length", truncation=True).input_ids for text in texts]
+        return torch.tensor(rows, device=self.device)
 
-    def _pixels(self, path: object) -> torch.Tensor:
+    def _pixels(self, path: Path) -> torch.Tensor:
         levels = torch.from_numpy(np.array(load_image(path, self.base.resolution)))
         return (levels.permute(2, 0, 1).float() / 127.5 - 1).to(self.device)

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
 from benchmarks.rates import show_rates
+from benchmarks.sd15 import build_sd15_base
 from benchmarks.timing import synchronise, timed
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
@@ -43,7 +44,7 @@ def main(
     sd15: Annotated[
         bool, typer.Option("--sd15", help="Stable Diffusion 1.5's architecture with random weights.")
     ] = False,
-    precision: Annotated[str | None, typer.Option(help="Ours: fp32, bf16 or fp16; else the base's own.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Ours: fp32 or bf16; else the base's own.")] = None,
     attention: Annotated[str, typer.Option(help="Ours: sdpa, eager or sliced.")] = "sdpa",
     compiled: Annotated[bool, typer.Option("--compile", help="Our UNet through torch.compile.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Our UNet recomputes activations.")] = False,
@@ -63,13 +64,8 @@ def main(
         exemplars = render(Path(scratch) / RELATION)
         plain = load_base(model.model_copy(update={"precision": "fp32"}))
         ours, theirs = our_steps(base, exemplars, Path(scratch)), PublishedTrainer(plain, exemplars)
-        times: dict[str, list[float]] = {"ours": [], "published": []}
         with ours.method.attached():
-            for turn in range(rounds + 1):
-                for name, step in (("ours", stepping(ours)), ("published", theirs.step)):
-                    seconds = timed(base, step, steps)
-                    if turn:  # the first turn warms up
-                        times[name].append(seconds / steps)
+            times = in_turns(base, {"ours": stepping(ours), "published": theirs.step}, rounds, steps)
             peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
         latents = ours.latents
         states = {"ours": state_bytes(ours.optimizer, latents.mean, latents.deviation),
@@ -83,6 +79,17 @@ def main(
                 drawing = load_params().generation()
                 sampler = Sampler(drawing.steps, drawing.guidance_scale, drawing.scheduler)
                 show_rates(base, stepping(ours), SAMPLES, sampler, drawing.batch_size)
+
+
+def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return the seconds that one call of each takes, by turns of `steps` calls; a first turn warms up."""
+    times: dict[str, list[float]] = {name: [] for name in each}
+    for turn in range(rounds + 1):
+        for name, step in each.items():
+            seconds = timed(base, step, steps)
+            if turn:
+                times[name].append(seconds / steps)
+    return times
 
 
 def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
@@ -175,8 +182,6 @@ def render(folder: Path) -> ExemplarSet:
 
 def build_sd15(folder: Path) -> ModelSettings:
     """Return a base of Stable Diffusion 1.5's architecture with random weights, on the GPU where there is one."""
-    from tests.sd15 import build_sd15_base
-
     device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
     source = str(build_sd15_base(folder / "sd15", full=True))
     return ModelSettings(source=source, revision=None, device=device, precision=precision, resolution=512)

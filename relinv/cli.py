@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 import typer
@@ -24,6 +25,11 @@ HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.
 def stage_app() -> typer.Typer:
     """Return the Typer application a stage registers its one command with."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def cores() -> int:
+    """Return how many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.results import FOLDERS
 from relinv.segmenting import MODEL
 from relinv.settings import ValidateSettings, load_params
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from relinv.images import ImageRecord
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
-CONCEPTS = Path("data/concepts")
+CONCEPTS = FOLDERS["invert"]
 
 Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
 Method = Annotated[str, typer.Argument(help="The name of what learned it, such as reversion.")]

@@ -14,8 +14,8 @@ from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Encodings, drawn_with, guided_by, in_use
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
-from relinv.files import code_hash
-from relinv.images import ImageRecord, ImageWriter, Workspace, contact_sheet
+from relinv.files import atomic_write_bytes, code_hash
+from relinv.images import FORMS, ImageRecord, ImageWriter, Workspace, contact_sheet, encode_png
 from relinv.settings import GenerateSettings, parse
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def generate_folder(
 ) -> None:
     """Draw `scenarios` into `folder`: a PNG each and records.jsonl, there at once when all are done.
 
+    Beside them forms.png, the first scenario by each form that the concept's token may take, where it has several.
+
     Killed and run again, it draws only the batches that are not whole yet in the `scratch` folder, and ends
     with the same bytes as a run straight through. Raises UserError as `generate` does.
     """
@@ -59,6 +61,8 @@ def generate_folder(
             for record, picture in zip(batch, pictures, strict=True):
                 writer.write(record, picture)
             progress.update(len(batch))
+    if not (workspace.folder / FORMS).is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
+        atomic_write_bytes(workspace.folder / FORMS, encode_png(forms))
     workspace.publish(folder)
 
 

@@ -192,9 +192,10 @@ class Workspace:
         return all((self.folder / record.file).is_file() for record in records)
 
     def publish(self, folder: Path) -> None:
-        """Let finished images and records take the place of `folder` at once, and remove the workspace."""
+        """Let finished images, records and the sheet of forms take the place of `folder`, and remove the workspace."""
         with atomic_folder(folder) as new:
-            for record in self._records:
-                shutil.copyfile(self.folder / record.file, new / record.file)
+            for file in (*(record.file for record in self._records), FORMS):
+                if file != FORMS or (self.folder / FORMS).is_file():
+                    shutil.copyfile(self.folder / file, new / file)
             write_records(new, self._records)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, read_json, sha256_file
+from relinv.learning.token_row import TOKEN
 from relinv.plugins import plugin_names
 from relinv.settings import require_name
 from relinv.tensor_files import load_content, row
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-TOKEN = "<r>"
 SDXL = {"clip_l", "clip_g"}
 
 
@@ -53,6 +53,18 @@ def import_concept(
             f"The token in '{published.token_file or file}' has {len(published.row)} numbers and the base '{base.id}' "
             f"takes {base.dim}: it was learned for another kind of base."
         )
+    weights = {published.adapter: published.tensors} if published.adapter else {}
+    concept = Concept(TOKEN, published.row, _metadata(Path(file), relation, method, base, published), weights)
+    with atomic_folder(folder) as new:
+        save_concept(new, concept)
+    return concept
+
+
+def _metadata(file: Path, relation: str, method: str, base: Base, published: Published) -> dict[str, Any]:
+    """Return what an imported concept says of itself: where it is from, and nothing of a training not known."""
+    imported = {"file": file.name, "sha256": sha256_file(file), "token": published.name}
+    if own := published.token_file:
+        imported |= {"token_file": own.name, "token_sha256": sha256_file(own)}
     metadata: dict[str, Any] = {
         "relation": relation,
         "method": method,
@@ -65,19 +77,12 @@ def import_concept(
         "base_hash": base.fingerprint,
         "exemplars_hash": None,
         "versions": {},
-        "imported": {"file": file.name, "sha256": sha256_file(file), "token": published.name},
+        "imported": imported,
     }
-    if own := published.token_file:
-        metadata["imported"] |= {"token_file": own.name, "token_sha256": sha256_file(own)}
-    weights = {}
     if published.adapter:
-        name, options = published.adapter, dict(published.options)
-        metadata["adapters"] = [{"name": name, "file": published.adapter_file, "options": options}]
-        weights[name] = published.tensors
-    concept = Concept(TOKEN, published.row, metadata, weights)
-    with atomic_folder(folder) as new:
-        save_concept(new, concept)
-    return concept
+        described = {"name": published.adapter, "file": published.adapter_file, "options": dict(published.options)}
+        metadata["adapters"] = [described]
+    return metadata
 
 
 def _require_free(folder: Path, method: str) -> None:

@@ -55,6 +55,19 @@ def stale_stages(root: Path, group: str) -> list[str]:
     return list(json.loads(done.stdout))
 
 
+def due_relations(root: Path, params: Params, method: str) -> tuple[list[str], list[str]]:
+    """Return which relations of the parameters a method has to learn, and of which its concept stands, as DVC tells.
+
+    All are due to a method that is not among those of the parameters: DVC has no stage of it.
+    """
+    every = params.relations()
+    if method not in params.methods():
+        return every, []
+    stale = stale_stages(root, "invert")
+    due = [relation for relation in every if f"invert@{relation}-{method}" in stale]
+    return due, [relation for relation in every if relation not in due]
+
+
 def reproduce_share(root: Path, stages: Sequence[str]) -> None:
     """Reproduce stages that do not need each other, one after the other, as `dvc repro --single-item` does.
 

@@ -1,4 +1,4 @@
-"""What one stage leaves for the next: where it stands, and which command makes it where it is not there."""
+"""What each stage leaves for the next: where it stands, and which command makes it where it is not there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from pathlib import Path
 from relinv.errors import UserError, unknown
 from relinv.plugins import plugin_names
 
-FOLDERS = {"invert": Path("data/concepts"), "generate": Path("data/images")}
+FOLDERS = {
+    "fetch": Path("data/relations"),
+    "validate": Path("data/verdicts"),
+    "invert": Path("data/concepts"),
+    "generate": Path("data/images"),
+    "score": Path("data/scores"),
+}
 
 
 def find_result(stage: str, relation: str, method: str) -> Path:

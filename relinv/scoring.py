@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from relinv.benchmark import Benchmark, Relation
+from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.files import atomic_write_text
 from relinv.images import ImageRecord, read_pictures, read_records
@@ -97,7 +98,7 @@ class Drawn:
 
 
 def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
-    """Return what is to be scored, read before any judge is loaded; UserError where records and images disagree."""
+    """Return what is to be scored, read before any judge is loaded; UserError where a file is missing or damaged."""
     records = read_records(folder)
     return Drawn(records, read_pictures(folder, records), read_exemplars(exemplar_folder))
 
@@ -109,6 +110,7 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
     """
     records = drawn.records
     relation = benchmark.relation(records[0].relation)
+    _require_known(records, relation)
     exemplars = [load_image(exemplar.path, judge.resolution) for exemplar in drawn.exemplars.exemplars]
     context = Context(
         relation=relation,
@@ -119,6 +121,16 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
         encode_texts=judge.encode_texts,
     )
     return score_rows(records, context)
+
+
+def _require_known(records: Sequence[ImageRecord], relation: Relation) -> None:
+    """Raise UserError where an image shows entities that the relation's grid has no longer."""
+    for record in records:
+        if record.head not in relation.heads or record.tail not in relation.tails:
+            raise UserError(
+                f"The image {record.file} of '{relation.name}' shows '{record.head}' and '{record.tail}', which the "
+                "benchmark has no longer: generate the images again."
+            )
 
 
 def score_rows(records: Sequence[ImageRecord], context: Context) -> pd.DataFrame:

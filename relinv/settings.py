@@ -149,7 +149,7 @@ class ScenarioSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    """How a base draws; batch_size counts images and changes no image."""
+    """How a base draws; batch_size counts images and changes an image by rounding alone."""
 
     steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(ge=0, le=50)]
@@ -162,7 +162,7 @@ class GenerateSettings(SamplingSettings, ScenarioSettings):
 
 
 class ScoreSettings(Settings):
-    """How images are scored; batch_size counts images and changes no score."""
+    """How images are scored; batch_size counts images and changes a score by rounding alone."""
 
     batch_size: Positive
 

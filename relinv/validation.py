@@ -99,17 +99,23 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
 
 def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
     """Add which masks belong to no picture, and which cannot be read."""
-    stems = {Path(name).stem for name in images}
+    stems = [Path(name).stem for name in images]
     for path in sorted(folder.glob("*")):
         if path.suffix != ".png" or path.stem not in stems:
             verdict.warnings.append(
                 f"{MASKS}/{path.name} is no picture's mask: name it as its picture, ending in .png."
             )
             continue
+        if stems.count(path.stem) > 1:
+            verdict.errors.append(f"{MASKS}/{path.name} would be the mask of two pictures: rename one of them.")
         try:
             open_upright(path)
+            mode = _file_facts(path)["mode"]
         except UserError as error:
             verdict.errors.append(str(error))
+            continue
+        if mode in DEEP_MODES - {"1"}:
+            verdict.errors.append(f"{MASKS}/{path.name}: its mode is {mode}: save it in 8-bit grey.")
 
 
 def _check_captions(

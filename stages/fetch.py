@@ -10,6 +10,7 @@ import typer
 from relinv import cli
 from relinv.benchmark import load_benchmark
 from relinv.fetching import fetch_exemplars, place_exemplars
+from relinv.results import FOLDERS
 from relinv.settings import ExemplarSettings, load_params
 
 app = cli.stage_app()
@@ -34,7 +35,7 @@ def fetch(
     source = params.exemplar_source()
     if given:
         place_exemplars(relation, given, source, SCRATCH)
-    fetch_exemplars(relation, Path("data/relations") / relation, source, settings, SCRATCH)
+    fetch_exemplars(relation, FOLDERS["fetch"] / relation, source, settings, SCRATCH)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.errors import UserError
 from relinv.results import FOLDERS, find_result
 from relinv.settings import load_params
 
@@ -29,22 +30,21 @@ def generate(
     params = load_params()
     settings = params.generation()
     scenarios = load_benchmark(params.benchmark()).scenarios(relation, settings.pairs)
+    if not scenarios:
+        raise UserError(
+            f"The relation '{relation}' has no {settings.pairs} scenarios: set generate.pairs to all, or give it more "
+            f"entities in {params.benchmark()}."
+        )
     model = params.model()
     learned = find_result("invert", relation, method)
 
     from relinv.diffusion.bases import load_base  # after the parameters were found good: these import torch
     from relinv.diffusion.concept import load_concept
-    from relinv.files import atomic_write_bytes
-    from relinv.generation import draw_forms, generate_folder
-    from relinv.images import FORMS, encode_png
+    from relinv.generation import generate_folder
 
     base = load_base(model)
-    concept = load_concept(learned, base)
     folder = FOLDERS["generate"] / relation / method
-    forms = draw_forms(base, concept, scenarios[0], settings)
-    generate_folder(base, concept, scenarios, settings, folder, Path(".scratch"))
-    if forms:
-        atomic_write_bytes(folder / FORMS, encode_png(forms))
+    generate_folder(base, load_concept(learned, base), scenarios, settings, folder, Path(".scratch"))
 
 
 if __name__ == "__main__":

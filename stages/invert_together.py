@@ -11,10 +11,10 @@ import typer
 from relinv import cli
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
+from relinv.learning.problem import read_problem
 from relinv.plugins import find_plugin
-from relinv.reproducing import stale_stages
-from relinv.settings import Params, load_params
-from stages.invert import read_problem
+from relinv.reproducing import due_relations
+from relinv.settings import load_params
 
 app = cli.stage_app()
 
@@ -36,24 +36,14 @@ def invert_together(
     if "steps" not in find_plugin("relinv.methods", method).Settings.model_fields:
         raise UserError(f"The method '{method}' learns nothing: there is nothing to train together.")
     params = load_params()
-    due = _due(params, method)
+    due, stand = due_relations(Path(), params, method)
+    if stand:
+        print(f"{', '.join(stand)} by {method}: learned already, from what is here now")
     load = cache(load_base)  # once: all share one base
     for start in range(0, len(due), at_once):
         relations = due[start : start + at_once]
         print(f"{', '.join(relations)} by {method}")
         invert_together([read_problem(params, relation, method, load) for relation in relations], Path(".scratch"))
-
-
-def _due(params: Params, method: str) -> list[str]:
-    """Return the relations that METHOD has to learn, and say of which its concept stands, as DVC tells."""
-    every = params.relations()
-    if method not in params.methods():  # DVC has no stage of it
-        return every
-    stale = stale_stages(Path(), "invert")
-    due = [relation for relation in every if f"invert@{relation}-{method}" in stale]
-    if stand := [relation for relation in every if relation not in due]:
-        print(f"{', '.join(stand)} by {method}: learned already, from what is here now")
-    return due
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: python -m stages.reproduce --slots 4")
 def reproduce(
-    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = os.cpu_count() or 1,
+    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = cli.cores(),
 ) -> None:
     """Rebuild every result that is out of date, one stage a core; on one GPU use --slots 1. It resumes."""
     from relinv.forking import fork_server

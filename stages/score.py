@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
-from relinv.results import find_result
+from relinv.results import FOLDERS, find_result
 from relinv.settings import ScoreSettings, load_params
 
 app = cli.stage_app()
@@ -29,12 +28,12 @@ def score(
 
     from relinv.scoring import read_drawn, score_drawn, write_scores
 
-    drawn = read_drawn(images, Path("data/relations") / relation)
+    drawn = read_drawn(images, FOLDERS["fetch"] / relation)
 
     from relinv.judge import load_judge  # imports torch, so it comes after all that may be wrong with files
 
     rows = score_drawn(drawn, benchmark, load_judge(params.judge()), settings.batch_size)
-    write_scores(Path("data/scores") / relation / f"{method}.csv", rows)
+    write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,7 @@ def study(
     relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
     plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("plans/study.yaml"),
     output: Annotated[Path | None, typer.Option(help="The folder for tables; else reports/PLAN.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = os.cpu_count() or 1,
+    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = cli.cores(),
 ) -> None:
     """Run what is not finished yet, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.results import FOLDERS
 from relinv.settings import ValidateSettings, load_params
 from relinv.tokens import load_token_counter
 from relinv.validation import check_folder
@@ -28,8 +28,8 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
     settings = params.section("validate", ValidateSettings)
     count_tokens, token_limit = load_token_counter(model)
     check_folder(
-        Path("data/relations") / relation,
-        Path("data/verdicts") / f"{relation}.json",
+        FOLDERS["fetch"] / relation,
+        FOLDERS["validate"] / f"{relation}.json",
         settings,
         count_tokens=count_tokens,
         token_limit=token_limit,

@@ -19,7 +19,8 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 from relinv.diffusion.bases import load_base
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.inversion import Problem, identity, learn
+from relinv.learning.inversion import identity, learn
+from relinv.learning.problem import Problem
 from relinv.plugins import find_plugin
 from tests.conftest import tiny_settings
 from tests.inverting import problem

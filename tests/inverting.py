@@ -7,7 +7,7 @@ from typing import Any
 
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
-from relinv.learning.inversion import Problem
+from relinv.learning.problem import Problem
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings, load_params
 

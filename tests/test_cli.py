@@ -77,16 +77,21 @@ def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
         invert_together("relation_words", 2)
 
 
+def test_a_process_bound_to_some_cores_counts_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 7}, raising=False)
+    assert cli.cores() == 2
+
+
 def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, trained = [], []
     for module in ("invert", "invert_together"):
         monkeypatch.setattr(f"stages.{module}.load_base", lambda settings: loaded.append(settings) or object())
     for name in ("require_valid", "read_exemplars"):
-        monkeypatch.setattr(f"stages.invert.{name}", lambda path: path)
+        monkeypatch.setattr(f"relinv.learning.problem.{name}", lambda path: path)
     monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.append(problems))
     relations = load_params().relations()
     stale = [f"invert@{relation}-reversion" for relation in relations]
-    monkeypatch.setattr("stages.invert_together.stale_stages", lambda root, group: stale)
+    monkeypatch.setattr("relinv.reproducing.stale_stages", lambda root, group: stale)
     invert_together("reversion", 4)
     problems = [problem for batch in trained for problem in batch]
     assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
@@ -100,7 +105,7 @@ def test_relations_that_stand_are_not_learned_again(
     trained: list[str] = []
     first, second, *others = load_params().relations()
     stale = [f"invert@{first}-reversion", f"invert@{second}-textual_inversion"]
-    monkeypatch.setattr("stages.invert_together.stale_stages", lambda root, group: stale)
+    monkeypatch.setattr("relinv.reproducing.stale_stages", lambda root, group: stale)
     monkeypatch.setattr("stages.invert_together.read_problem", lambda params, relation, *rest: relation)
     monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.extend(problems))
     invert_together("reversion", 4)

@@ -34,6 +34,14 @@ def drawn(base: Base, *concepts: Concept) -> np.ndarray:
     return np.asarray(imagine(base, concepts, "<koala> <r> box", SETTINGS, seed=1), dtype=int)
 
 
+def turned(concept: Concept) -> Concept:
+    """Return a concept whose token's row, or rows by timestep, point the other way."""
+    if concept.embedding is not None:
+        return replace(concept, embedding=-concept.embedding)
+    rows = {name: -tensor for name, tensor in concept.weights["multires"].items()}
+    return replace(concept, weights={**concept.weights, "multires": rows})
+
+
 @pytest.mark.parametrize("pair", combinations(LEARNING, 2), ids="-".join)
 def test_two_concepts_hold_in_one_prompt_and_leave_the_base(
     pair: tuple[str, str], base: Base, concepts: dict[str, Concept]
@@ -44,9 +52,8 @@ def test_two_concepts_hold_in_one_prompt_and_leave_the_base(
     assert np.array_equal(first, again)
     assert first.std() > 0
     for kept, other in ((relation, thing), (thing, relation)):
-        if other.embedding is not None:  # each of them is seen in the picture
-            assert not np.array_equal(drawn(base, kept, replace(other, embedding=-other.embedding)), first)
-    assert drawn(base, thing, relation).shape == first.shape
+        assert not np.array_equal(drawn(base, kept, turned(other)), first)  # each is seen in the picture
+    assert np.abs(drawn(base, thing, relation) - first).max() <= 2
     assert weights(base) == before
 
 

@@ -25,7 +25,8 @@ from relinv.errors import UserError
 from relinv.files import sha256_folder
 from relinv.generation import generate, image_seed, plan
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.inversion import Problem, invert_relation, learn
+from relinv.learning.inversion import invert_relation, learn
+from relinv.learning.problem import Problem
 from relinv.learning.training import Task, train
 from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin

@@ -108,6 +108,16 @@ def test_entity_is_the_cosine_to_both_names() -> None:
     assert value("entity", hand_made(INSIDE, [("cat", "box")], [{"cat and box": 0.3}])) == [0.3]
 
 
+def test_entities_of_a_scenario_without_a_head_are_no_pair() -> None:
+    context = hand_made(INSIDE, [("", "inside box"), ("cat", "box")], [{}, {"cat and box": 0.3}])
+    assert value("entity", context) == pytest.approx([np.nan, 0.3], nan_ok=True)
+
+
+def test_image_similarity_is_the_mean_over_the_exemplars() -> None:
+    context = hand_made(INSIDE, [("cat", "box"), ("dog", "box")], [{}, {"dog inside box": 0.6}])
+    assert value("image_similarity", context) == pytest.approx([0.5, 0.4])  # cosines 1 and 0, 0.8 and 0
+
+
 def test_relation_score_and_margin() -> None:
     cosines = {"cat inside box": 0.5, "cat hugging box": 0.1, "cat on box": 0.2}
     context = hand_made(INSIDE, [("cat", "box")], [cosines])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from relinv.adapters import layout
 from relinv.adapters.multires import ROWS, Adapter, resolution
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
@@ -15,11 +18,12 @@ from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.errors import UserError
 from relinv.exporting import export_concept
-from relinv.generation import draw_forms
+from relinv.generation import draw_forms, generate_folder
+from relinv.images import FORMS, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept
 from relinv.methods import InversionMethod, Visit
 from relinv.plugins import find_plugin
-from relinv.settings import GenerateSettings
+from relinv.settings import GenerateSettings, load_params
 from tests.inverting import problem
 from tests.tiny import weights
 
@@ -236,6 +240,26 @@ def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path
     assert not np.array_equal(cells[0][0], cells[2][0])
     plain = Concept("<r>", torch.zeros(base.dim), to_concept(task, learner, 0).metadata | {"adapters": []})
     assert draw_forms(base, plain, scenario, settings) is None
+
+
+def test_the_sheet_of_forms_lies_beside_the_scenarios(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    settings = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=8)
+    scenario = Scenario("inside", 0, "cat", "box", held_out=None, validation=False)
+    task = problem(base, exemplar_folder, "multires", resolutions=2)
+    concept = to_concept(task, method(base, exemplar_folder, resolutions=2), 0)
+    generate_folder(base, concept, [scenario], settings, tmp_path / "images", tmp_path / "scratch")
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", FORMS, RECORDS]
+    with Image.open(tmp_path / "images" / FORMS) as sheet:
+        assert np.array_equal(np.asarray(sheet), np.asarray(draw_forms(base, concept, scenario, settings)))
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_boxes_tell_head_from_tail_beside_a_row_of_the_token(base: Base, adapter: Adapter) -> None:
+    boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
+    with adapter:
+        words = boxes.words([adapter.prompt_at(text, COARSE) for text in ("cat <r> box", "<r[7]> big box", "cat box")])
+    places = [[row.nonzero()[:, 0].tolist() for row in prompt] for prompt in words]
+    assert places == [[[1], [3]], [[1], [2, 3]], [[], []]]
 
 
 def test_other_concepts_know_no_resolutions(base: Base, exemplar_folder: Path) -> None:

@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from relinv.diffusion.sampling import SCHEDULERS
+from relinv.images import SAMPLERS
 from relinv.settings import GenerateSettings, load_params
 
 RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from",
@@ -21,12 +22,16 @@ METHODS = ["relation_words", "textual_inversion", "reversion"]
 WORK = {  # what each command calls, the last of it after all parameters were read
     "fetch": ["stages.fetch.fetch_exemplars"],
     "validate": ["stages.validate.load_token_counter", "stages.validate.check_folder"],
-    "invert": [f"stages.invert.{name}" for name in ("load_base", "read_exemplars", "require_valid", "invert_relation")],
+    "invert": [
+        "stages.invert.load_base",
+        "relinv.learning.problem.read_exemplars",
+        "relinv.learning.problem.require_valid",
+        "stages.invert.invert_relation",
+    ],
     "generate": [
         "stages.generate.find_result",
         "relinv.diffusion.bases.load_base",
         "relinv.diffusion.concept.load_concept",
-        "relinv.generation.draw_forms",
         "relinv.generation.generate_folder",
     ],
     "score": [
@@ -173,3 +178,4 @@ def tracked(stage: Any) -> list[str]:
 
 def test_schedulers_offered_are_those_there_are() -> None:
     assert get_args(GenerateSettings.model_fields["scheduler"].annotation) == tuple(SCHEDULERS)
+    assert set(SAMPLERS) == set(SCHEDULERS)  # each has a name in the web UIs

@@ -19,7 +19,8 @@ from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
-from relinv.learning.inversion import Problem, invert_relation, learn
+from relinv.learning.inversion import invert_relation, learn
+from relinv.learning.problem import Problem
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods import InversionMethod, Visit
 from relinv.methods.reversion import Method

@@ -24,7 +24,7 @@ from relinv.report.build import write_report
 from relinv.report.collect import collect, describe, read_warnings
 from relinv.report.rows import READINGS, format_rows, means, parse_rows, with_leakage
 from relinv.report.sheets import build, render, spread
-from relinv.report.tables import as_text, by_method, groups, leads, relation_table, verdict
+from relinv.report.tables import as_text, by_method, difference, groups, leads, relation_table, verdict
 from relinv.statistics import Bootstrap, Interval
 from tests.reporting import METHODS, RELATIONS, score_table, write_arm, write_run
 
@@ -311,12 +311,17 @@ def test_damaged_losses_are_named(tmp_path: Path) -> None:
         write_report(tmp_path, params)
 
 
-def test_metric_files_are_described_without_being_imported(tmp_path: Path) -> None:
-    path = tmp_path / "beauty.py"
-    path.write_text(
-        'import no_such_module\nTITLE = "Beauty"\nDESCRIPTION = ("It sees "\n    "beauty.")\nSOURCE: str = "A"\n'
-    )
-    assert describe(path) == {"title": "Beauty", "description": "It sees beauty.", "source": "A"}
+def test_a_metric_is_described_in_its_own_words() -> None:
+    told = describe("entity")
+    assert told["title"] == "Entity similarity"
+    assert told["description"].startswith("Cosine between the image and the two entities' names. It sees")
+    assert "Hessel" in told["source"]
+
+
+def test_no_difference_without_a_shared_scenario() -> None:
+    first, second = RELATIONS
+    rows = both(score_table(first, "reversion"), score_table(second, "relation_words"))
+    assert difference(rows, "reversion", "relation_words", "scene_accuracy", FEW) is None
 
 
 def test_the_stage_never_imports_torch(tmp_path: Path) -> None:

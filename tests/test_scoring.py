@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,14 @@ def test_a_relation_the_benchmark_lacks_is_named(
         score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 
+def test_an_image_of_entities_the_benchmark_lacks_is_named(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
+) -> None:
+    write_records(images, [replace(record, tail="canoe") for record in read_records(images)])
+    with pytest.raises(UserError, match=r"000\.png of 'inside' shows 'cat' and 'canoe', which the benchmark has no"):
+        score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+
+
 # The two stages, in a small project folder
 
 
@@ -156,6 +165,13 @@ def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     assert table["head"].tolist() == ["cat", "cat", "box", "box"]
     assert table["method"].tolist() == ["reversion"] * 4
     assert list((project / ".scratch").iterdir()) == []
+
+
+def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Benchmark, "scenarios", lambda *names: [])
+    result = CliRunner().invoke(generate.app, ["inside", "reversion"])
+    assert isinstance(result.exception, UserError)
+    assert re.search(r"'inside' has no \w+ scenarios: set generate\.pairs to all", str(result.exception))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from benchmarks.sd15 import build_sd15_base
 from relinv.benchmark import load_benchmark
 from relinv.diffusion.attention_maps import coarse_layers
 from relinv.diffusion.bases import Base, load_base
@@ -27,7 +28,6 @@ from relinv.learning.words import PREPOSITIONS
 from relinv.methods.reversion import content_ids, preposition_ids
 from relinv.settings import GenerateSettings, ModelSettings
 from tests.inverting import METHODS, problem
-from tests.sd15 import build_sd15_base
 from tests.test_training import looping
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=1)

@@ -310,6 +310,18 @@ def test_overrides_are_written_as_dvc_reads_them() -> None:
     ]
 
 
+def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = with_leakage(score_table("inside", "reversion").assign(scene_accuracy=0.0))
+    moved = table.assign(scene_accuracy=1.0)
+    moved.loc[moved.index < 9, "head"] = "kangaroo"  # 3 of 12 scenes are those of the first
+    moved.loc[moved.index >= 9, "scene_accuracy"] = 0.0
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: {"a": table, "b": moved}[revision])
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
+    means, differences = compare(Path(), ["a", "b"], FEW).methods["reversion"]
+    assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
+    assert differences.lines[0].cells[0] == (0, 0, 0)
+
+
 def test_missing_revisions_and_scores_are_named(repository: Path) -> None:
     with pytest.raises(UserError, match="There is no revision 'nowhere'"):
         scores_at(repository, "nowhere")

@@ -19,7 +19,8 @@ from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures, visits
-from relinv.learning.inversion import Problem, invert_relation, invert_together
+from relinv.learning.inversion import invert_relation, invert_together
+from relinv.learning.problem import Problem
 from relinv.learning.training import Loop, Task
 from relinv.plugins import find_plugin
 from tests.inverting import problem
@@ -163,6 +164,42 @@ def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:
         step(*arguments)
 
     return limited
+
+
+def test_a_diverged_training_is_told_before_a_picture_is_drawn_of_it(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, taken = Loop.update, []
+
+    def diverging(loop: Loop) -> None:
+        update(loop)
+        taken.append(1)
+        if len(taken) == 4:  # a preview is due after it
+            loop.method.row.data.fill_(torch.nan)
+
+    monkeypatch.setattr(Loop, "update", diverging)
+    with pytest.raises(UserError, match=r"no longer a finite number: lower the method's learning_rate"):
+        invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
+    assert len(taken) == 4 and not (tmp_path / "concept").exists()
+
+
+def test_methods_that_change_the_unet_do_not_share_it(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"changes the UNet, so its relations cannot share one pass: train each alone"):
+        invert_together([problem(base, exemplar_folder, "dreambooth")] * 2, tmp_path / "scratch")
+
+
+def test_early_stopping_looks_in_passes_as_small_as_trainings(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = problem(base, exemplar_folder, "textual_inversion", stop_window=10)
+    whole = looping(task, tmp_path / "scratch")
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
+    seen: list[int] = []
+    hook = base.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(len(inputs[0])))
+    parts = looping(task, tmp_path / "scratch")._fixed_loss()
+    hook.remove()
+    assert seen == [1] * 4
+    assert parts == pytest.approx(whole._fixed_loss(), rel=1e-5)
 
 
 def test_too_little_memory_says_what_to_lower(

@@ -59,9 +59,16 @@ def _turn(folder: Path) -> None:
     Image.open(folder / "0.png").save(folder / "0.png", exif=exif)
 
 
-def _resave(folder: Path, change: Callable[[Image.Image], Image.Image], source: str = "0", target: str = "0") -> None:
+def _resave(
+    folder: Path, change: Callable[[Image.Image], Image.Image], source: str = "0", target: str = "0", end: str = ".png"
+) -> None:
     with Image.open(folder / f"{source}.png") as opened:
-        change(opened.copy()).save(folder / f"{target}.png")
+        change(opened.copy()).save(folder / f"{target}{end}")
+
+
+def _mask(folder: Path, mode: str) -> None:
+    (folder / "masks").mkdir()
+    _resave(folder, lambda picture: picture.convert(mode), "0", "masks/0")
 
 
 ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -75,6 +82,11 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "two slots": (lambda f: edit_captions(f, p0=["cat {} {} box"]), "of 0.png has 2 '{}': write exactly one"),
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
     "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
+    "deep mask": (lambda f: _mask(f, "I;16"), "masks/0.png: its mode is I;16: save it in 8-bit grey."),
+    "one mask for two": (
+        lambda f: (_mask(f, "L"), _resave(f, lambda p: p, "3", "0", ".jpg")),
+        "masks/0.png would be the mask of two pictures: rename one",
+    ),
     "few": (lambda f: (f / "3.png").unlink(), "There are 3 pictures, and at least 4 are needed: add more."),
     "no captions": (lambda f: (f / "text.json").unlink(), "text.json' does not exist: write it, or fetch"),
     "broken captions": (lambda f: (f / "text.json").write_text("{"), "text.json' is not valid JSON"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from relinv.adapters import ConceptAdapter
+from relinv.adapters.multires import is_form_of
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.errors import UserError
 from relinv.settings import Settings, parse
@@ -92,7 +93,7 @@ class Adapter(ConceptAdapter):
         import torch
 
         ids = self.base.tokenize(prompts)  # (prompts, tokens)
-        token = ids == self.base.tokenizer.convert_tokens_to_ids(self.token)
+        token = torch.isin(ids, torch.tensor(self._token_ids(), dtype=torch.long, device=ids.device))
         end = ids == self.base.tokenizer.eos_token_id
         first, last = token.int().argmax(-1, keepdim=True), end.int().argmax(-1, keepdim=True)  # (prompts, 1)
         place = torch.arange(ids.shape[1], device=ids.device)
@@ -100,6 +101,10 @@ class Adapter(ConceptAdapter):
         tail = (place > first) & (place < last) & ~token
         head = torch.where(~head.any(-1, keepdim=True) & tail.any(-1, keepdim=True), token, head)
         return torch.stack([head, tail], dim=1) & token.any(-1)[:, None, None]
+
+    def _token_ids(self) -> list[int]:
+        """Return the ids that stand for the token now: its own, or those of its rows by timestep."""
+        return [id_ for name, id_ in self.base.tokenizer.get_added_vocab().items() if is_form_of(name, self.token)]
 
     def _guide(
         self,

@@ -103,3 +103,8 @@ def resolution(timesteps: Timesteps, count: int, total: int) -> Timesteps:
 def row_token(token: str, number: int) -> str:
     """Return the name of one row of a token: `<r|3|>` of `<r>`."""
     return f"{token.removesuffix('>')}|{number}|>"
+
+
+def is_form_of(name: str, token: str | None) -> bool:
+    """Return whether a name that a tokenizer knows is the token's own, or that of one of its rows."""
+    return token is not None and (name == token or name.startswith(f"{token.removesuffix('>')}|"))

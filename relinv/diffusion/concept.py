@@ -119,8 +119,6 @@ def load_concept(folder: Path, base: Base) -> Concept:
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: invert the relation again.")
-    if "adapter" in metadata:
-        raise UserError(f"The concept in '{folder}' is of an earlier version: invert or import the relation again.")
     token = metadata["token"]
     adapters = metadata.get("adapters", [])
     weights = {adapter["name"]: _read(folder / adapter["file"]) for adapter in adapters if adapter["file"]}

@@ -129,7 +129,7 @@ def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:
 def initial_latents(base: Base, seeds: Sequence[int]) -> torch.Tensor:
     """Return unit noise (images, channels, height, width), each image's from a CPU generator of its own.
 
-    So an image does not depend on the batch it is made in, nor its noise on the device.
+    So an image does not depend on the batch it is made in, but for rounding, nor its noise on the device.
     """
     import torch
 

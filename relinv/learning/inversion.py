@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_bytes, code_hash, read_json, sha256_file
+from relinv.files import atomic_folder, atomic_write_bytes, code_hash, sha256_file
 
 if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
-    from relinv.exemplars import ExemplarSet
     from relinv.learning.checkpoints import Checkpoints
+    from relinv.learning.problem import Problem
     from relinv.learning.training_log import TrainingLog
     from relinv.methods import InversionMethod
-    from relinv.settings import PreviewSettings, Settings
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # The code that decides the result: a checkpoint is never finished by other code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One relation to be learned by one method; `words` are the relation's plain words."""
-
-    base: Base
-    exemplars: ExemplarSet
-    words: str
-    method: str
-    settings: Settings
-    seed: int
-    preview: PreviewSettings
-
-
-def require_valid(verdict_file: Path) -> None:
-    """Raise UserError unless the validate stage passed this relation's exemplars."""
-    remedy = f"make it with `python -m stages.validate {verdict_file.stem}`"
-    match read_json(verdict_file, "verdict", remedy):
-        case {"valid": True}:
-            return
-        case {"valid": False, "errors": [*errors]}:
-            told = "".join(f"\n  - {error}" for error in errors)
-            raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{told}")
-        case _:
-            raise UserError(f"The verdict '{verdict_file}' does not say whether the exemplars are valid: {remedy}.")
 
 
 def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:

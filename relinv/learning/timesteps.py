@@ -8,13 +8,6 @@ if TYPE_CHECKING:
     import torch
 
 
-def uniform(total: int) -> torch.Tensor:
-    """Return equal probabilities for `total` timesteps, (total,) float64."""
-    import torch
-
-    return torch.full((total,), 1 / total, dtype=torch.float64)
-
-
 def importance(total: int, alpha: float) -> torch.Tensor:
     """Return ReVersion's relation-focal probabilities, (total,) float64; alpha in [0, 1], 0 being uniform.
 

@@ -97,12 +97,15 @@ class TokenRowMethod(InversionMethod):
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the denoising term, and the anchor's where it weighs anything."""
         settings = self.settings
-        denoise = weighted_denoising(visit.prediction, visit.target, visit.masks)
-        terms = {"denoise": Term(settings.denoise_weight, denoise)}
+        terms = {"denoise": Term(settings.denoise_weight, self.denoise(visit))}
         if settings.anchor_weight:
             limit = self.base.tokenizer.model_max_length
             terms["anchor"] = Term(settings.anchor_weight, anchor(self.rows_of(visit), self._anchor, limit))
         return terms
+
+    def denoise(self, visit: Visit) -> torch.Tensor:
+        """Return the denoising loss, a scalar, weighted by the exemplars' masks."""
+        return weighted_denoising(visit.prediction, visit.target, visit.masks)
 
     def early_stopping(self) -> EarlyStopping | None:
         """Return DVAR's rule where a window is given."""

@@ -73,22 +73,26 @@ def train(tasks: Sequence[Task]) -> list[TrainingLog]:
                 break  # every one of them has stopped early
             try:
                 take_step(active, step)
+                for loop in active:
+                    loop.after(step)
             except torch.OutOfMemoryError:
-                samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in active)
-                raise UserError(
-                    f"The memory of '{active[0].base.device}' is too small for {samples} samples: lower the model's "
-                    "samples_per_pass, set its gradient_checkpointing to true or its precision to bf16, or train fewer "
-                    "relations together."
-                ) from None
+                raise too_little_memory(active) from None
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{sum(loop.log.losses[-1][-1].item() for loop in active) / len(active):.4f}")
-            for loop in active:
-                loop.after(step)
         for loop in loops:
+            loop.require_finite()
             loop.save(loop.end)
-    if not all(torch.stack(loop.log.losses).isfinite().all() for loop in loops):
-        raise UserError("The loss is no longer a finite number: lower the method's learning_rate, or raise precision.")
     return [loop.log for loop in loops]
+
+
+def too_little_memory(loops: Sequence[Loop]) -> UserError:
+    """Return what to say where the memory is too small for a step of these trainings."""
+    samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
+    return UserError(
+        f"The memory of '{loops[0].base.device}' is too small for {samples} samples: lower the model's "
+        "samples_per_pass, set its gradient_checkpointing to true or its precision to bf16, or train fewer "
+        "relations together."
+    )
 
 
 def take_step(loops: Sequence[Loop], step: int) -> None:
@@ -149,13 +153,11 @@ class Loop:
         timesteps = draw(self.law, len(pictures), source("timesteps"))
         prompts = self._captions(pictures, timesteps, source("captions"))
         clean = self.latents.draw(pictures, source("latents"))  # (batch, channels, h, w)
-        noise = torch.randn(clean.shape, generator=source("noise")).to(clean.device)
         timesteps = timesteps.to(clean.device)
-        noisy = self.base.scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
+        noisy, target = self._noised(clean, timesteps, source("noise"))
         with self.attached():
             conditioning = self._conditioning(prompts)
-        target = self._target(clean, noise, timesteps)
-        return _Draw(step, prompts, timesteps, noisy, target, conditioning, self._masks(pictures, noise), pictures)
+        return _Draw(step, prompts, timesteps, noisy, target, conditioning, self._masks(pictures), pictures)
 
     def loss(self, draw: _Draw, prediction: torch.Tensor) -> torch.Tensor:
         """Return the total loss of a step, a scalar, and log its terms."""
@@ -182,14 +184,29 @@ class Loop:
         self.optimizer.step()
         self.method.after_step()
 
+    def require_finite(self) -> None:
+        """Raise UserError where the last loss, or what is learned, is no longer a finite number."""
+        learned = self.method.state().values()
+        if not all(tensor.isfinite().all() for tensor in (*self.log.losses[-1:], *learned)):
+            raise UserError(
+                "The loss is no longer a finite number: lower the method's learning_rate, or set the model's precision "
+                "to fp32."
+            )
+
     def after(self, step: int) -> None:
-        """Make the preview and the checkpoint that are due after a step; end the training where it may end."""
+        """Make the preview and the checkpoint that are due after a step; end the training where it may end.
+
+        Raises UserError where the loss diverged.
+        """
+        if step % SHOWN_EVERY == 0:
+            self.require_finite()
         if self.stopping and self.stopping.is_due(step + 1):
             self.stopping.losses.append(self._fixed_loss())
             if self.stopping.is_over():
                 self.end = step + 1
         preview = self.task.preview
         if preview.prompts and ((step + 1) % preview.every == 0 or step + 1 == self.end):
+            self.require_finite()  # else the pictures would be blamed
             with self.attached():
                 self._preview(step + 1, preview)
         if self.task.checkpoints.is_due():
@@ -201,9 +218,9 @@ class Loop:
         prior = visits(len(self.prior), self.method.prior_batch_size, step, self.seed, "prior pictures")
         return [*(self.own[index] for index in own), *(self.prior[index] for index in prior)]
 
-    def _masks(self, pictures: Sequence[int], latents: torch.Tensor) -> torch.Tensor:
+    def _masks(self, pictures: Sequence[int]) -> torch.Tensor:
         """Return where the loss counts in each sample, (batch, 1, height, width), on the base's device."""
-        everywhere = torch.ones(latents.shape[-2:])
+        everywhere = torch.ones(self.latents.mean.shape[-2:])
         masks = [self.shown[index].mask for index in pictures]
         stacked = torch.stack([everywhere if mask is None else mask for mask in masks])
         return stacked[:, None].to(self.base.device)
@@ -227,12 +244,19 @@ class Loop:
         index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encodings.device)
         return encodings[index]
 
-    def _target(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Return what the UNet should answer: the noise, or the velocity."""
+    def _noised(
+        self, clean: torch.Tensor, timesteps: torch.Tensor, source: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return latents, (batch, channels, height, width), with noise of `source` as at their timesteps, (batch,).
+
+        With them what the UNet should answer: the noise, or the velocity.
+        """
         scheduler = self.base.scheduler
+        noise = torch.randn(clean.shape, generator=source).to(clean.device)
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
         if scheduler.config.prediction_type == "v_prediction":
-            return scheduler.get_velocity(clean, noise, timesteps)
-        return noise
+            return noisy, scheduler.get_velocity(clean, noise, timesteps)
+        return noisy, noise
 
     @torch.no_grad()
     def _fixed_loss(self) -> float:
@@ -240,15 +264,12 @@ class Loop:
         source = partial(generator, self.seed, step=0)
         timesteps = draw(self.law, len(self.own), source("fixed timesteps"))
         prompts = self._captions(self.own, timesteps, source("fixed captions"))
-        clean = self.latents.mean[self.own]
-        noise = torch.randn(clean.shape, generator=source("fixed noise")).to(clean.device)
+        clean = self.latents.mean[self.own]  # (pictures, channels, h, w)
         timesteps = timesteps.to(clean.device)
-        noisy = self.base.scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
+        noisy, target = self._noised(clean, timesteps, source("fixed noise"))
         with self.attached():
-            conditioning = self._conditioning(prompts)
-        prediction = self.base.unet(noisy, timesteps, encoder_hidden_states=conditioning).sample
-        target = self._target(clean, noise, timesteps)
-        return weighted_denoising(prediction, target, self._masks(self.own, noise)).item()
+            prediction = predict(self.base, noisy, timesteps, self._conditioning(prompts))
+        return weighted_denoising(prediction, target, self._masks(self.own)).item()
 
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""

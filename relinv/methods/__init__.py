@@ -115,9 +115,9 @@ class InversionMethod:
 
     def timestep_law(self, total: int) -> torch.Tensor:
         """Return the probabilities by which the timesteps 0..total-1 are drawn, (total,) float64. Default: uniform."""
-        from relinv.learning.timesteps import uniform
+        from relinv.learning.timesteps import importance
 
-        return uniform(total)
+        return importance(total, alpha=0.0)
 
     def caption(self, template: str, timestep: int, generator: torch.Generator) -> str:
         """Return the prompt for a caption template with one `{}`. It comes after the timestep and may depend on it."""

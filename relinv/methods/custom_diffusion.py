@@ -13,10 +13,12 @@ from relinv.adapters.custom_diffusion import Adapter, pretrained
 from relinv.learning.losses import masked_denoising
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
-from relinv.methods import Shown, Term, Visit
+from relinv.methods import Shown, Visit
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from relinv.exemplars import ExemplarSet
 
@@ -53,8 +55,6 @@ class Method(UnetWeightsMethod):
         ]
         return [*(variants or own), *prior]
 
-    def losses(self, visit: Visit) -> dict[str, Term]:
-        """Return the shared terms; the denoising counts where the exemplars' pictures are."""
-        own = self.own(visit)
-        denoise = masked_denoising(own.prediction, own.target, own.masks)
-        return super().losses(visit) | {"denoise": Term(self.settings.denoise_weight, denoise)}
+    def denoise(self, visit: Visit) -> torch.Tensor:
+        """Return the denoising loss where the exemplars' pictures are, a scalar."""
+        return masked_denoising(visit.prediction, visit.target, visit.masks)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+if TYPE_CHECKING:
     from relinv.scoring import Context
 
 TITLE = "Entity similarity"
@@ -22,5 +22,6 @@ BOUNDS = (-1.0, 1.0)
 
 
 def score(context: Context) -> np.ndarray:
-    """Return cos(image, "HEAD and TAIL"), shape (images,), defined for every image."""
-    return context.similarity([[f"{head} and {tail}"] for head, tail in context.pairs])[:, 0]
+    """Return cos(image, "HEAD and TAIL"), shape (images,), NaN where a scenario has no head: its token is an object."""
+    cosines = context.similarity([[f"{head} and {tail}"] for head, tail in context.pairs])[:, 0]
+    return np.where([head != "" for head, _ in context.pairs], cosines, np.nan)

@@ -157,7 +157,7 @@ def _text(x: float, y: float, words: str, anchor: str = "start", size: int = 12,
 
 
 def _round_up(value: float) -> float:
-    """Return the next of 1, 2, 4, 5, 10 times a power of ten, so that ticks at its half read well."""
+    """Return the next of 1, 2, 4, 6, 8, 10 times a power of ten, so that ticks at its half read well."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(power * step for step in (1, 2, 4, 6, 8, 10) if value <= power * step * 1.0000001)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from relinv.benchmark import Benchmark, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.files import read_json, sha256_folder
+from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms
+from relinv.scoring import METRICS, load_metric
 from relinv.settings import PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
 MAKE = "run `dvc repro` to make it"
-METRICS = Path(__file__).parent.parent / "metrics"
 
 Arm = tuple[str, str]  # relation, method
 
@@ -67,7 +67,7 @@ def collect(root: Path, params: Params) -> Run:
         },
         images=data / "images",
         judge=judge_facts(Path(root), base.judge),
-        readings=[describe(path) for path in sorted(METRICS.glob("[!_]*.py"))],
+        readings=[describe(name) for name in plugin_names(METRICS)],
     )
 
 
@@ -124,13 +124,8 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     }
 
 
-def describe(path: Path) -> dict[str, str]:
-    """Return title, description and source of a metric file, read from its text: an import may need torch."""
-    wanted = {"TITLE": "title", "DESCRIPTION": "description", "SOURCE": "source"}
-    found = {"title": path.stem, "description": "", "source": ""}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        name = wanted.get(getattr(target, "id", ""))
-        if name and getattr(node, "value", None) is not None:
-            found[name] = " ".join(str(ast.literal_eval(node.value)).split())
-    return found
+def describe(name: str) -> dict[str, str]:
+    """Return the title, description and source that a metric's file gives of it."""
+    metric = load_metric(name)
+    texts = {"title": metric.TITLE, "description": metric.DESCRIPTION, "source": metric.SOURCE}
+    return {key: " ".join(text.split()) for key, text in texts.items()}

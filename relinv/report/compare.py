@@ -61,12 +61,17 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     """Return means by revision, and differences from the first of them, for one method."""
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
-    rows, (first, *others), metrics = pd.concat(ran.values()), ran, list(READINGS)
+    rows, (first, *others), metrics = _by_scene(pd.concat(ran.values())), ran, list(READINGS)
     tables = [by_method(rows, list(ran), metrics, bootstrap, "Means with intervals", name=str)]
     if others:
         pairs = {f"{other} − {first}": (other, first) for other in others}
         tables.append(between(rows, pairs, metrics, bootstrap, "Differences on the same scenarios"))
     return tables
+
+
+def _by_scene(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose index numbers scenes: another benchmark has other entities at the same place of its grid."""
+    return rows.assign(index=rows.groupby(["relation", "index", "head", "tail"]).ngroup())
 
 
 def _changed(parameters: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from relinv.benchmark import Benchmark
 from relinv.report.rows import READINGS, SUBJECT
-from relinv.statistics import Bootstrap, Interval, mean_interval, paired_difference
+from relinv.statistics import CLUSTER, Bootstrap, Interval, mean_interval, paired_difference
 
 HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
 
@@ -139,10 +139,11 @@ def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap)
 
 
 def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
-    """Return the paired difference `method` − `other` of a metric, None where either has no defined row."""
+    """Return the paired difference `method` − `other` of a metric, None where no scenario has it under both."""
     column = READINGS[metric].column
-    defined = rows.dropna(subset=[column])
-    if not {method, other} <= set(defined["method"]):
+    defined = rows.dropna(subset=[column]).set_index(CLUSTER, drop=False)
+    ours, theirs = (defined.index[defined["method"] == name] for name in (method, other))
+    if ours.intersection(theirs).empty:
         return None
     return paired_difference(defined, method, other, column, bootstrap)
 

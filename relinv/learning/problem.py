@@ -1,0 +1,72 @@
+"""What is to be learned: one relation by one method, as parameters and the stages before have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relinv.benchmark import load_benchmark
+from relinv.errors import UserError
+from relinv.exemplars import ExemplarSet, read_exemplars
+from relinv.files import read_json
+from relinv.plugins import find_plugin
+from relinv.results import FOLDERS
+from relinv.settings import ModelSettings, Params, PreviewSettings, Seed, Settings
+
+if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One relation to be learned by one method; `words` are the relation's plain words."""
+
+    base: Base
+    exemplars: ExemplarSet
+    words: str
+    method: str
+    settings: Settings
+    seed: int
+    preview: PreviewSettings
+
+
+def read_problem(params: Params, relation: str, method: str, load: Callable[[ModelSettings], Base]) -> Problem:
+    """Return what is to be learned of a relation by a method, as parameters and the stages before this one have it.
+
+    `load` gives the base: relations that are learned together share one. Raises UserError where something is missing
+    or wrong, and where a base in fp16 is to be trained: there small gradients become 0.
+    """
+    words = load_benchmark(params.benchmark()).relation(relation).words
+    plugin = find_plugin("relinv.methods", method)
+    settings = params.method(method, plugin.Settings)
+    model = params.model()
+    if model.precision == "fp16" and "steps" in plugin.Settings.model_fields:
+        raise UserError(
+            f"The base '{params.base()}' runs in fp16, in which training loses small gradients: set its precision to "
+            "bf16 or fp32 (a token learned so may be drawn in fp16)."
+        )
+    require_valid(FOLDERS["validate"] / f"{relation}.json")
+    return Problem(
+        base=load(model),
+        exemplars=read_exemplars(FOLDERS["fetch"] / relation),
+        words=words,
+        method=method,
+        settings=settings,
+        seed=params.section("invert.seed", Seed),
+        preview=params.section("invert.preview", PreviewSettings),
+    )
+
+
+def require_valid(verdict_file: Path) -> None:
+    """Raise UserError unless the validate stage passed this relation's exemplars."""
+    remedy = f"make it with `python -m stages.validate {verdict_file.stem}`"
+    match read_json(verdict_file, "verdict", remedy):
+        case {"valid": True}:
+            return
+        case {"valid": False, "errors": [*errors]}:
+            told = "".join(f"\n  - {error}" for error in errors)
+            raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{told}")
+        case _:
+            raise UserError(f"The verdict '{verdict_file}' does not say whether the exemplars are valid: {remedy}.")
