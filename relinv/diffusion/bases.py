@@ -87,7 +87,8 @@ class Base:
         """Return the text encoder, set up as the settings say."""
         from transformers import CLIPTextModel
 
-        text_encoder = self._load_network("text_encoder", CLIPTextModel)
+        plain = {"attn_implementation": "eager"} if self.settings.attention == "eager" else {}
+        text_encoder = self._load_network("text_encoder", CLIPTextModel, **plain)
         if self.settings.gradient_checkpointing:
             text_encoder.activation_checkpointing_enable({"use_reentrant": False})
             text_encoder.train()  # transformers recomputes in this mode alone; CLIP has no dropout to switch on
@@ -157,12 +158,12 @@ class Base:
         """Return the text encodings of token `ids`: (prompts, tokens) to (prompts, tokens, dim)."""
         return self.text_encoder(ids).last_hidden_state
 
-    def _load_network(self, name: str, kind: Any) -> Any:
+    def _load_network(self, name: str, kind: Any, **further: Any) -> Any:
         """Return a frozen network; a file that lacks weights is refused, for the libraries fill them at random."""
         import torch
 
         options = {"torch_dtype": self.dtype, "use_safetensors": True, "output_loading_info": True}
-        network, report = self._load(name, kind, **options)
+        network, report = self._load(name, kind, **options, **further)
         if report["missing_keys"]:
             lacking = ", ".join(sorted(report["missing_keys"])[:3])
             raise UserError(f"The weights of {name} in '{self._folder}' lack {lacking} and more: restore the folder.")
