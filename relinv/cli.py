@@ -1,4 +1,7 @@
-"""How a stage becomes a command: user mistakes end in one sentence on stderr, real bugs in a traceback."""
+"""How a stage becomes a command: user mistakes end in one sentence on stderr, real bugs in a traceback.
+
+And on how many cores it may run.
+"""
 
 from __future__ import annotations
 

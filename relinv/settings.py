@@ -52,10 +52,11 @@ class Settings(BaseModel):
 class ModelSettings(Settings):
     """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
 
-    attention: sdpa is PyTorch's fused kernel, eager the plain products of matrices, sliced one head after another in
-    less memory. compile: whether the UNet goes through torch.compile. gradient_checkpointing: whether training computes
-    activations a second time instead of keeping them. samples_per_pass: how many samples of a training step go through
-    the UNet at once, each pass computed a second time for its gradient; null: all of them, once.
+    precision: fp16 is for drawing; training needs bf16 or fp32. attention: sdpa is PyTorch's fused kernel, eager the
+    plain products of matrices, sliced one head of the UNet after another in less memory. compile: whether the UNet goes
+    through torch.compile. gradient_checkpointing: whether training computes activations twice, not keeping them.
+    samples_per_pass: how many samples of a training step go through the UNet at once, each pass computed a second time
+    for its gradient; null: all of them, once.
     """
 
     source: Annotated[str, Field(min_length=1)]

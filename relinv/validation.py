@@ -98,7 +98,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
 
 
 def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
-    """Add which masks belong to no picture, and which cannot be read."""
+    """Add which masks belong to no picture or to two, which cannot be read, and which are deeper than 8 bits."""
     stems = [Path(name).stem for name in images]
     for path in sorted(folder.glob("*")):
         if path.suffix != ".png" or path.stem not in stems:

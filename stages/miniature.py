@@ -21,7 +21,7 @@ def main() -> None:
     Stopped at any moment and run again, each goes on from its last checkpoint in .scratch/miniature.
     """
     if not THREADS_CHOSEN:
-        os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # large batches, one stage at a time
+        os.environ["OMP_NUM_THREADS"] = str(cli.cores())  # large batches, one stage at a time
 
 
 @app.command()

@@ -84,8 +84,7 @@ def test_a_process_bound_to_some_cores_counts_those(monkeypatch: pytest.MonkeyPa
 
 def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, trained = [], []
-    for module in ("invert", "invert_together"):
-        monkeypatch.setattr(f"stages.{module}.load_base", lambda settings: loaded.append(settings) or object())
+    monkeypatch.setattr("stages.invert_together.load_base", lambda settings: loaded.append(settings) or object())
     for name in ("require_valid", "read_exemplars"):
         monkeypatch.setattr(f"relinv.learning.problem.{name}", lambda path: path)
     monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.append(problems))

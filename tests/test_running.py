@@ -49,6 +49,7 @@ def test_attention_computed_otherwise_draws_the_same(
     attention: str, processor: str, tiny_base: Path, base: Base
 ) -> None:
     other = run(tiny_base, attention=attention)
+    assert (other.text_encoder.config._attn_implementation == "eager") == (attention == "eager")
     assert {type(each).__name__ for each in other.unet.attn_processors.values()} == {processor}
     assert torch.allclose(drawn(other), drawn(base), atol=1e-4)
 

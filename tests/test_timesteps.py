@@ -21,7 +21,7 @@ def test_importance_values() -> None:
 
 
 def test_importance_without_alpha_is_uniform() -> None:
-    assert torch.allclose(importance(TOTAL, alpha=0.0), torch.full((TOTAL,), 1 / TOTAL, dtype=torch.float64))
+    assert torch.equal(importance(TOTAL, alpha=0.0), torch.full((TOTAL,), 1 / TOTAL, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])

@@ -192,14 +192,16 @@ def test_early_stopping_looks_in_passes_as_small_as_trainings(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = problem(base, exemplar_folder, "textual_inversion", stop_window=10)
-    whole = looping(task, tmp_path / "scratch")
+    whole = looping(task, tmp_path / "scratch")._fixed_loss()
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
     seen: list[int] = []
     hook = base.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(len(inputs[0])))
-    parts = looping(task, tmp_path / "scratch")._fixed_loss()
-    hook.remove()
+    try:
+        parts = looping(task, tmp_path / "scratch")._fixed_loss()
+    finally:
+        hook.remove()
     assert seen == [1] * 4
-    assert parts == pytest.approx(whole._fixed_loss(), rel=1e-5)
+    assert parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_too_little_memory_says_what_to_lower(
@@ -209,5 +211,5 @@ def test_too_little_memory_says_what_to_lower(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(training, "take_step", exhausted)
-    with pytest.raises(UserError, match=r"too small for 2 samples: lower the model's samples_per_pass"):
+    with pytest.raises(UserError, match=r"too small to train with 2 samples: lower the model's samples_per_pass"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")

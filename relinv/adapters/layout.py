@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from relinv.adapters import ConceptAdapter
-from relinv.adapters.multires import is_form_of
+from relinv.adapters.multires import stands_for
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.errors import UserError
 from relinv.settings import Settings, parse
@@ -104,7 +104,7 @@ class Adapter(ConceptAdapter):
 
     def _token_ids(self) -> list[int]:
         """Return the ids that stand for the token now: its own, or those of its rows by timestep."""
-        return [id_ for name, id_ in self.base.tokenizer.get_added_vocab().items() if is_form_of(name, self.token)]
+        return [id_ for name, id_ in self.base.tokenizer.get_added_vocab().items() if stands_for(name, self.token)]
 
     def _guide(
         self,

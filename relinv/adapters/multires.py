@@ -105,6 +105,6 @@ def row_token(token: str, number: int) -> str:
     return f"{token.removesuffix('>')}|{number}|>"
 
 
-def is_form_of(name: str, token: str | None) -> bool:
+def stands_for(name: str, token: str | None) -> bool:
     """Return whether a name that a tokenizer knows is the token's own, or that of one of its rows."""
     return token is not None and (name == token or name.startswith(f"{token.removesuffix('>')}|"))

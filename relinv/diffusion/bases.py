@@ -87,6 +87,7 @@ class Base:
         """Return the text encoder, set up as the settings say."""
         from transformers import CLIPTextModel
 
+        # as the UNet's
         plain = {"attn_implementation": "eager"} if self.settings.attention == "eager" else {}
         text_encoder = self._load_network("text_encoder", CLIPTextModel, **plain)
         if self.settings.gradient_checkpointing:

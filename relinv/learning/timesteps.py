@@ -1,4 +1,4 @@
-"""Laws by which training draws timesteps: probabilities over 0..T-1, and draws from them."""
+"""The law by which training draws timesteps, uniform or leaning to the noisy end, and draws from it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from relinv.learning.checkpoints import Checkpoints
     from relinv.settings import PreviewSettings
 
-SHOWN_EVERY = 20  # steps between two figures in the progress bar: reading one makes a GPU wait
+SHOWN_EVERY = 20  # steps between two looks at the loss, for the progress bar and for divergence: each makes a GPU wait
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def train(tasks: Sequence[Task]) -> list[TrainingLog]:
 
 
 def too_little_memory(loops: Sequence[Loop]) -> UserError:
-    """Return what to say where the memory is too small for a step of these trainings."""
+    """Return what to say where the memory is too small for a step of these trainings, or for their fixed loss."""
     samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
     return UserError(
-        f"The memory of '{loops[0].base.device}' is too small for {samples} samples: lower the model's "
+        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: lower the model's "
         "samples_per_pass, set its gradient_checkpointing to true or its precision to bf16, or train fewer "
         "relations together."
     )
@@ -185,9 +185,9 @@ class Loop:
         self.method.after_step()
 
     def require_finite(self) -> None:
-        """Raise UserError where the last loss, or what is learned, is no longer a finite number."""
-        learned = self.method.state().values()
-        if not all(tensor.isfinite().all() for tensor in (*self.log.losses[-1:], *learned)):
+        """Raise UserError where a loss, or what is learned, is no longer a finite number."""
+        found = (torch.stack(self.log.losses), *self.method.state().values())
+        if not all(tensor.isfinite().all() for tensor in found):
             raise UserError(
                 "The loss is no longer a finite number: lower the method's learning_rate, or set the model's precision "
                 "to fp32."

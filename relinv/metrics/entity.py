@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 TITLE = "Entity similarity"
 DESCRIPTION = (
     "Cosine between the image and the two entities' names. It sees whether the entities are recognisable; "
-    "it cannot see which relation they stand in, and its level differs from pair to pair."
+    "it cannot see which relation they stand in, and its level differs from pair to pair. Scenarios of an object have "
+    "one entity, so for them it is undefined."
 )
 SOURCE = (
     "CLIPScore, unscaled (Hessel et al., EMNLP 2021); the entity score of ReVersion (Huang et al., 2024) has its size."

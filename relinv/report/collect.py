@@ -15,6 +15,7 @@ from relinv.exemplars import read_exemplars
 from relinv.files import read_json, sha256_folder
 from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms
+from relinv.results import FOLDERS
 from relinv.scoring import METRICS, load_metric
 from relinv.settings import PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
 
@@ -45,27 +46,28 @@ class Run:
 
 def collect(root: Path, params: Params) -> Run:
     """Return the run whose results lie below `root`; raises UserError naming what is missing."""
-    data, relations, methods = Path(root) / "data", params.relations(), params.methods()
+    folders = {stage: Path(root) / folder for stage, folder in FOLDERS.items()}
+    relations, methods = params.relations(), params.methods()
     arms = [(relation, method) for relation in relations for method in methods]
-    concepts = {arm: data / "concepts" / arm[0] / arm[1] for arm in arms}
+    concepts = {arm: folders["invert"] / arm[0] / arm[1] for arm in arms}
     base = params.section(f"bases.{params.base()}", BaseSettings)
-    sets = {relation: read_exemplars(data / "relations" / relation) for relation in relations}
+    sets = {relation: read_exemplars(folders["fetch"] / relation) for relation in relations}
     return Run(
         relations=relations,
         methods=methods,
         benchmark=load_benchmark(Path(root) / base.benchmark),
         settings=params.section("report", ReportSettings),
         parameters=used_parameters(params),
-        rows=read_arms(data / "scores", relations, methods),
+        rows=read_arms(folders["score"], relations, methods),
         exemplars={name: [exemplar.path for exemplar in found.exemplars] for name, found in sets.items()},
-        warnings={name: read_warnings(data / "verdicts" / f"{name}.json") for name in relations},
+        warnings={name: read_warnings(folders["validate"] / f"{name}.json") for name in relations},
         concepts={arm: read_json(folder / "concept.json", "concept", MAKE) for arm, folder in concepts.items()},
         losses={
             arm: read_losses(folder / "losses.csv")
             for arm, folder in concepts.items()
             if (folder / "losses.csv").is_file()
         },
-        images=data / "images",
+        images=folders["generate"],
         judge=judge_facts(Path(root), base.judge),
         readings=[describe(name) for name in plugin_names(METRICS)],
     )
