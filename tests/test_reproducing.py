@@ -14,7 +14,7 @@ import pytest
 
 from relinv import cli
 from relinv.errors import UserError
-from relinv.reproducing import ENDED, GROUPS, LOGS, reproduce, stale_stages
+from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, reproduce, stale_stages
 from stages import reproduce as command
 
 HERE = Path(__file__).parent.parent
@@ -136,3 +136,13 @@ def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
     reproduce(project, slots=2)
     assert (project / "report.txt").read_text() == "abc"
     assert stages_run(project) & {f"fetch@{item}" for item in ITEMS} == {"fetch@c"}
+
+
+@pytest.mark.parametrize("methods", [["relation_words", "reversion"], ["relation_words", "reversion", "multires"]])
+def test_each_slot_has_its_part_of_every_method(methods: list[str]) -> None:
+    stages = [f"invert@{relation}-{method}" for relation in ("hug", "inside", "on", "ride_on") for method in methods]
+    shares = _shares(stages, 2)
+    assert sorted(name for share in shares for name in share) == sorted(stages)
+    for method in methods:
+        assert [sum(name.endswith(f"-{method}") for name in share) for share in shares] == [2, 2]
+    assert _shares(["fetch@on"], 2) == [["fetch@on"]]
