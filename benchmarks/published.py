@@ -42,7 +42,8 @@ class PublishedTrainer:
         self.optimizer = torch.optim.AdamW([self.table], lr=2e-3, weight_decay=1e-2)
         self.exemplars = exemplars.exemplars
         self.special = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
-        self.stop = self.tokenizer(" ".join([*STOP_WORDS, *PREPOSITIONS])).input_ids
+        skipped = self.tokenizer([*STOP_WORDS, *PREPOSITIONS], add_special_tokens=False).input_ids
+        self.stop = [piece for word in skipped for piece in word]
         steps = base.scheduler.config.num_train_timesteps
         self.law = importance(steps, ALPHA).numpy()
 
