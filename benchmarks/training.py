@@ -159,7 +159,7 @@ def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, l
     pictures = [load_image(exemplar.path, base.resolution) for exemplar in exemplars.exemplars]
     encode = timed(base, lambda: encode_pictures(base, pictures))
     with torch.inference_mode():
-        images = timed(base, lambda: decode(base, loop.latents.mean[:1]))
+        images = timed(base, lambda: decode(base, loop.draws.latents.mean[:1]))
     concept = Concept("<r>", loop.method.embedding(), {"relation": RELATION, "method": "reversion"})
     save = timed(base, lambda: save_concept(scratch, concept))
     phases = {"load the base": load, f"encode {len(exemplars.exemplars)} exemplars": encode, "one step": step,

@@ -131,9 +131,9 @@ def test_leads_need_the_subject(rows: pd.DataFrame) -> None:
 
 def test_a_difference_is_told_honestly() -> None:
     unclear = verdict("a", "b", "scene accuracy", Interval(0.02, -0.01, 0.05), 0.95)
-    assert "includes zero" in unclear and "cannot tell" in unclear and "95 %" in unclear
+    assert "includes zero" in unclear and "cannot tell" in unclear and "95\N{NO-BREAK SPACE}%" in unclear
     clear = verdict("a", "b", "leakage", Interval(-0.2, -0.3, -0.1), 0.9)
-    assert "0.200 lower" in clear and "90 % interval −0.300 to −0.100" in clear
+    assert "0.200 lower" in clear and "90\N{NO-BREAK SPACE}% interval −0.300 to −0.100" in clear
 
 
 def test_bars_draw_lengths_to_scale() -> None:

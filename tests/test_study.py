@@ -240,8 +240,10 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
     assert "0, 1; scenarios: 24, of 2 relations" in page
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
-    search = plan.model_copy(update={"contrasts": [], "arms": {"plain": {}, "better": {"invert.reversion.skill": 1}}})
-    write_study(tmp_path / "search", "search.yaml", search, rows, FEW)
+    arms = {"plain": {}, "better": {"invert.reversion.skill": 1}, "as_good": {"invert.reversion.skill": 2}}
+    search = plan.model_copy(update={"contrasts": [], "arms": arms})
+    as_good = rows[rows["arm"] == "better"].assign(arm="as_good")  # of equals the plan's first is named
+    write_study(tmp_path / "search", "search.yaml", search, pd.concat([rows, as_good], ignore_index=True), FEW)
     found = (tmp_path / "search" / "study.md").read_text(encoding="utf-8")
     assert "- reversion: better, " in found and "- relation words" not in found
     before = {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}

@@ -71,7 +71,7 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
     for each in (base, velocity_base(tiny_base, tmp_path / "base")):
         loop = looping(problem(each, exemplar_folder, "textual_inversion", batch_size=8), tmp_path / "scratch")
         shown = loop.draw(3)
-        clean = loop.latents.draw(shown.pictures, generator(0, "latents", 3))
+        clean = loop.draws.latents.draw(shown.pictures, generator(0, "latents", 3))
         noise = torch.randn(clean.shape, generator=generator(0, "noise", 3))
         kept = each.scheduler.alphas_cumprod[shown.timesteps, None, None, None]
         alpha, sigma = kept.sqrt(), (1 - kept).sqrt()

@@ -1,9 +1,8 @@
 """The one training loop, for every inversion method, and for several trainings at once.
 
-A step is a function of seed and step number alone: which pictures, timesteps, captions and noise it takes
-comes from generators made for it (relinv/diffusion/randomness.py). So training goes on from any checkpoint to the very
-bytes it would have reached straight through. Gradients reach the method's own tensors; the base's weights
-have none.
+What a step shows is a function of seed and step number alone (relinv/learning/draws.py). So training goes on from any
+checkpoint to the very bytes it would have reached straight through. Gradients reach the method's own tensors; the
+base's weights have none.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,10 +21,9 @@ from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 from relinv.errors import UserError
 from relinv.images import encode_png
-from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
+from relinv.learning.draws import Draw, Draws
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.passes import predict
-from relinv.learning.timesteps import draw
 from relinv.learning.training_log import TrainingLog
 from relinv.methods import InversionMethod, Visit
 
@@ -103,26 +100,12 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
     conditioning = torch.cat([draw.conditioning for draw in draws])  # (batches, tokens, dim)
     prediction = predict(loops[0].base, noisy, timesteps, conditioning)
     parts = prediction.split([len(draw.noisy) for draw in draws])
-    totals = [loop.loss(draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
+    totals = [loop.loss(step, draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
     for loop in loops:
         loop.optimizer.zero_grad(set_to_none=True)
     torch.stack(totals).sum().backward()  # each total reaches its own method's state alone
     for loop in loops:
         loop.update()
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A step's draws for one task, ready for the UNet; all tensors on the base's device."""
-
-    step: int
-    prompts: list[str]
-    timesteps: torch.Tensor  # (batch,)
-    noisy: torch.Tensor  # (batch, channels, height, width), in the UNet's precision
-    target: torch.Tensor  # of the same shape: the noise, or the velocity
-    conditioning: torch.Tensor  # (batch, tokens, dim)
-    masks: torch.Tensor  # (batch, 1, height, width)
-    pictures: list[int]  # which of the pictures shown
 
 
 class Loop:
@@ -132,41 +115,28 @@ class Loop:
     """
 
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
-        self.task, self.method, self.base, self.seed = task, task.method, task.method.base, task.seed
+        self.task, self.method, self.base = task, task.method, task.method.base
         self.attached = attached
-        self.shown = self.method.shown(task.exemplars, task.checkpoints.scratch)
-        self.own = [index for index, shown in enumerate(self.shown) if not shown.prior]
-        self.prior = [index for index, shown in enumerate(self.shown) if shown.prior]
-        self.latents: ExemplarLatents = encode_pictures(self.base, [shown.image for shown in self.shown])
-        self.law = self.method.timestep_law(self.base.scheduler.config.num_train_timesteps)
+        self.draws = Draws(self.method, self.method.shown(task.exemplars, task.checkpoints.scratch), task.seed)
         self.optimizer = torch.optim.AdamW(self.method.groups())
-        self.ids: dict[str, torch.Tensor] = {}  # of each prompt, tokenised once
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
         self._resume(task.checkpoints)
 
-    def draw(self, step: int) -> _Draw:
-        """Return a step's draws: timesteps first, for captions may depend on them."""
-        source = partial(generator, self.seed, step=step)
-        pictures = self._visited(step)
-        timesteps = draw(self.law, len(pictures), source("timesteps"))
-        prompts = self._captions(pictures, timesteps, source("captions"))
-        clean = self.latents.draw(pictures, source("latents"))  # (batch, channels, h, w)
-        timesteps = timesteps.to(clean.device)
-        noisy, target = self._noised(clean, timesteps, source("noise"))
+    def draw(self, step: int) -> Draw:
+        """Return what a step shows the UNet."""
         with self.attached():
-            conditioning = self._conditioning(prompts)
-        return _Draw(step, prompts, timesteps, noisy, target, conditioning, self._masks(pictures), pictures)
+            return self.draws.of_step(step)
 
-    def loss(self, draw: _Draw, prediction: torch.Tensor) -> torch.Tensor:
+    def loss(self, step: int, draw: Draw, prediction: torch.Tensor) -> torch.Tensor:
         """Return the total loss of a step, a scalar, and log its terms."""
         visit = Visit(
             prompts=draw.prompts,
             timesteps=draw.timesteps,
             prediction=prediction,
             target=draw.target,
-            generator=generator(self.seed, "method", draw.step),
+            generator=generator(self.task.seed, "method", step),
             masks=draw.masks,
         )
         with self.attached():
@@ -212,64 +182,13 @@ class Loop:
         if self.task.checkpoints.is_due():
             self.save(step + 1)
 
-    def _visited(self, step: int) -> list[int]:
-        """Return which pictures a step shows: the method's own first, then the base's."""
-        own = visits(len(self.own), self.method.batch_size, step, self.seed)
-        prior = visits(len(self.prior), self.method.prior_batch_size, step, self.seed, "prior pictures")
-        return [*(self.own[index] for index in own), *(self.prior[index] for index in prior)]
-
-    def _masks(self, pictures: Sequence[int]) -> torch.Tensor:
-        """Return where the loss counts in each sample, (batch, 1, height, width), on the base's device."""
-        everywhere = torch.ones(self.latents.mean.shape[-2:])
-        masks = [self.shown[index].mask for index in pictures]
-        stacked = torch.stack([everywhere if mask is None else mask for mask in masks])
-        return stacked[:, None].to(self.base.device)
-
-    def _captions(self, pictures: Sequence[int], timesteps: torch.Tensor, source: torch.Generator) -> list[str]:
-        """Return one prompt a sample, from a template of its picture chosen at random."""
-        prompts = []
-        for picture, timestep in zip(pictures, timesteps.tolist(), strict=True):
-            templates = self.shown[picture].templates
-            template = templates[int(torch.randint(len(templates), (1,), generator=source))]
-            prompts.append(self.method.caption(template, timestep, source))
-        return prompts
-
-    def _conditioning(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Return the prompts' encodings, (batch, tokens, dim); each distinct prompt is encoded once."""
-        distinct = list(dict.fromkeys(prompts))
-        for prompt in distinct:
-            if prompt not in self.ids:
-                self.ids[prompt] = self.base.tokenize([prompt])[0]
-        encodings = self.method.conditioning(torch.stack([self.ids[prompt] for prompt in distinct]))
-        index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encodings.device)
-        return encodings[index]
-
-    def _noised(
-        self, clean: torch.Tensor, timesteps: torch.Tensor, source: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return latents, (batch, channels, height, width), with noise of `source` as at their timesteps, (batch,).
-
-        With them what the UNet should answer: the noise, or the velocity.
-        """
-        scheduler = self.base.scheduler
-        noise = torch.randn(clean.shape, generator=source).to(clean.device)
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
-        if scheduler.config.prediction_type == "v_prediction":
-            return noisy, scheduler.get_velocity(clean, noise, timesteps)
-        return noisy, noise
-
     @torch.no_grad()
     def _fixed_loss(self) -> float:
-        """Return the denoising loss of every picture, each with a caption, a timestep and noise that never change."""
-        source = partial(generator, self.seed, step=0)
-        timesteps = draw(self.law, len(self.own), source("fixed timesteps"))
-        prompts = self._captions(self.own, timesteps, source("fixed captions"))
-        clean = self.latents.mean[self.own]  # (pictures, channels, h, w)
-        timesteps = timesteps.to(clean.device)
-        noisy, target = self._noised(clean, timesteps, source("fixed noise"))
+        """Return the denoising loss over the exemplars that never changes but by what is learned."""
         with self.attached():
-            prediction = predict(self.base, noisy, timesteps, self._conditioning(prompts))
-        return weighted_denoising(prediction, target, self._masks(self.own)).item()
+            draw = self.draws.fixed()
+            prediction = predict(self.base, draw.noisy, draw.timesteps, draw.conditioning)
+        return weighted_denoising(prediction, draw.target, draw.masks).item()
 
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""

@@ -22,6 +22,7 @@ from relinv.report.tables import (
     groups,
     label,
     leads,
+    percent,
     relation_table,
     verdict,
 )
@@ -94,7 +95,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "methods": [label(method) for method in run.methods],
         "images": len(run.rows),
         "exemplars": sum(map(len, run.exemplars.values())),
-        "level": f"{run.settings.level:.0%}".replace("%", " %"),
+        "level": percent(run.settings.level),
     }
 
 

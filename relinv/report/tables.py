@@ -39,6 +39,11 @@ def figure(value: float, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
 
 
+def percent(share: float) -> str:
+    """Return a share of one in percent, the figure and its sign never on two lines."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
 def label(method: str) -> str:
     """Return a method's or relation's name as words."""
     return method.replace("_", " ")
@@ -150,7 +155,7 @@ def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstr
 
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
     """Return a paired difference in words, saying plainly when it cannot be told from zero."""
-    span = f"{level:.0%} interval {figure(found.low, True)} to {figure(found.high, True)}".replace("%", " %")
+    span = f"{percent(level)} interval {figure(found.low, True)} to {figure(found.high, True)}"
     if found.low <= 0 <= found.high:
         return (
             f"The {what} of {name} differs from that of {other} by {figure(found.mean, True)} ({span}). "

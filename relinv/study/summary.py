@@ -12,7 +12,7 @@ from relinv.report import charts
 from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import HEADLINE, Table, between, by_method, label, verdict
+from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, verdict
 from relinv.statistics import Bootstrap
 from relinv.study.plan import Contrast, Plan, Trial
 
@@ -43,7 +43,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         seeds=sorted(rows["trial"].unique()),
         relations=rows["relation"].nunique(),
         scenarios=len(rows[["relation", "index"]].drop_duplicates()),
-        level=f"{bootstrap.level:.0%}".replace("%", " %"),
+        level=percent(bootstrap.level),
         verdicts=_verdicts(contrasts, table, bootstrap),
         contrasts=table,
         best=_best_arms(rows, plan),
@@ -94,8 +94,11 @@ def _verdicts(contrasts: Sequence[Contrast], table: Table, bootstrap: Bootstrap)
 
 
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
-    """Return in words, for each method whose settings the arms change, the arm with the highest headline metric."""
-    means = rows.groupby(["method", "arm"])[HEADLINE[0]].mean()
+    """Return in words, for each method whose settings the arms change, the arm with the highest headline metric.
+
+    Of arms that are equal it is the first in the plan.
+    """
+    means = rows.groupby(["method", "arm"], sort=False)[HEADLINE[0]].mean()
     changed = {part for arm in plan.arms.values() for name in arm for part in name.split(".")}
     return [
         f"{label(method)}: {label(means[method].idxmax())}, {READINGS[HEADLINE[0]].title} {means[method].max():.3f}"
@@ -108,5 +111,5 @@ def _arm_table(rows: pd.DataFrame, arm: str, plan: Plan, bootstrap: Bootstrap) -
     """Return the means of one arm, captioned with what it changes."""
     chosen = rows[rows["arm"] == arm]
     changes = ", ".join(f"{name} = {value}" for name, value in plan.arms[arm].items() if name != "methods")
-    caption = f"{label(arm)} ({changes or 'the parameters as they are'})"
+    caption = f"{label(arm)} ({changes or 'what all arms have in common'})"
     return by_method(chosen, list(chosen["method"].unique()), HEADLINE, bootstrap, caption)

@@ -1,0 +1,113 @@
+"""What each step of a training shows the UNet: a function of seed and step number alone.
+
+Which pictures, timesteps, captions and noise a step takes comes from generators made for it
+(relinv/diffusion/randomness.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from relinv.diffusion.randomness import generator
+from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
+from relinv.learning.timesteps import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relinv.methods import InversionMethod, Shown
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A batch ready for the UNet, and what its answer should be; all tensors on the base's device."""
+
+    prompts: list[str]
+    timesteps: torch.Tensor  # (batch,)
+    noisy: torch.Tensor  # (batch, channels, height, width), in the UNet's precision
+    target: torch.Tensor  # of the same shape: the noise, or the velocity
+    conditioning: torch.Tensor  # (batch, tokens, dim)
+    masks: torch.Tensor  # (batch, 1, height, width)
+    pictures: list[int]  # which of the pictures shown
+
+
+class Draws:
+    """The draws of one training's steps; each is to be asked for where the method's token is known."""
+
+    def __init__(self, method: InversionMethod, shown: Sequence[Shown], seed: int) -> None:
+        self.method, self.base, self.shown, self.seed = method, method.base, shown, seed
+        self.own = [index for index, picture in enumerate(shown) if not picture.prior]
+        self.prior = [index for index, picture in enumerate(shown) if picture.prior]
+        self.latents: ExemplarLatents = encode_pictures(self.base, [picture.image for picture in shown])
+        self.masks = self._stacked_masks()
+        self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
+        self.ids: dict[str, torch.Tensor] = {}  # of each prompt, tokenised once
+
+    def of_step(self, step: int) -> Draw:
+        """Return the draws of a step: a visit to some pictures, each at a fresh sample of its latents."""
+        pictures = self._visited(step)
+        clean = self.latents.draw(pictures, generator(self.seed, "latents", step))  # (batch, channels, h, w)
+        return self._draw(pictures, clean, step)
+
+    def fixed(self) -> Draw:
+        """Return every exemplar at its mean latents, each with a caption, a timestep and noise that never change."""
+        return self._draw(self.own, self.latents.mean[self.own], 0, "fixed ")
+
+    def _draw(self, pictures: list[int], clean: torch.Tensor, step: int, purpose: str = "") -> Draw:
+        """Return the draws for pictures at clean latents: timesteps first, for captions may depend on them."""
+        source = partial(generator, self.seed, step=step)
+        timesteps = draw(self.law, len(pictures), source(f"{purpose}timesteps"))
+        prompts = self._captions(pictures, timesteps, source(f"{purpose}captions"))
+        timesteps = timesteps.to(clean.device)
+        noisy, target = self._noised(clean, timesteps, source(f"{purpose}noise"))
+        conditioning = self._conditioning(prompts)
+        return Draw(prompts, timesteps, noisy, target, conditioning, self.masks[pictures], pictures)
+
+    def _visited(self, step: int) -> list[int]:
+        """Return which pictures a step shows: the method's own first, then the base's."""
+        own = visits(len(self.own), self.method.batch_size, step, self.seed)
+        prior = visits(len(self.prior), self.method.prior_batch_size, step, self.seed, "prior pictures")
+        return [*(self.own[index] for index in own), *(self.prior[index] for index in prior)]
+
+    def _captions(self, pictures: Sequence[int], timesteps: torch.Tensor, source: torch.Generator) -> list[str]:
+        """Return one prompt a sample, from a template of its picture chosen at random."""
+        prompts = []
+        for picture, timestep in zip(pictures, timesteps.tolist(), strict=True):
+            templates = self.shown[picture].templates
+            template = templates[int(torch.randint(len(templates), (1,), generator=source))]
+            prompts.append(self.method.caption(template, timestep, source))
+        return prompts
+
+    def _noised(
+        self, clean: torch.Tensor, timesteps: torch.Tensor, source: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return latents, (batch, channels, height, width), with noise of `source` as at their timesteps, (batch,).
+
+        With them what the UNet should answer: the noise, or the velocity.
+        """
+        scheduler = self.base.scheduler
+        noise = torch.randn(clean.shape, generator=source).to(clean.device)
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
+        if scheduler.config.prediction_type == "v_prediction":
+            return noisy, scheduler.get_velocity(clean, noise, timesteps)
+        return noisy, noise
+
+    def _conditioning(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the prompts' encodings, (batch, tokens, dim); each distinct prompt is encoded once."""
+        distinct = list(dict.fromkeys(prompts))
+        for prompt in distinct:
+            if prompt not in self.ids:
+                self.ids[prompt] = self.base.tokenize([prompt])[0]
+        encodings = self.method.conditioning(torch.stack([self.ids[prompt] for prompt in distinct]))
+        index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encodings.device)
+        return encodings[index]
+
+    def _stacked_masks(self) -> torch.Tensor:
+        """Return where the loss counts in each picture, (pictures, 1, height, width), on the base's device."""
+        everywhere = torch.ones(self.latents.mean.shape[-2:])
+        masks = [everywhere if picture.mask is None else picture.mask for picture in self.shown]
+        return torch.stack(masks)[:, None].to(self.base.device)
