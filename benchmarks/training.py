@@ -67,7 +67,7 @@ def main(
         with ours.method.attached():
             times = in_turns(base, {"ours": stepping(ours), "published": theirs.step}, rounds, steps)
             peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
-        latents = ours.latents
+        latents = ours.draws.latents
         states = {"ours": state_bytes(ours.optimizer, latents.mean, latents.deviation),
                   "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
         show(base, times, states, peaks)
@@ -97,7 +97,7 @@ def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
     plugin = find_plugin("relinv.methods", "reversion")
     values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
     method = plugin.Method(base, "inside", plugin.Settings(**values))
-    preview = PreviewSettings(every=1, prompts=[], steps=1, guidance_scale=1, seed=0)
+    preview = PreviewSettings(count=1, prompts=[], steps=1, guidance_scale=1, seed=0)
     return Loop(Task(method, exemplars, 0, preview, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
 
 

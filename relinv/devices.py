@@ -21,25 +21,43 @@ def find_device(name: str) -> torch.device:
     kind, _, index = name.partition(":")
     if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise UserError(f"The device '{name}' is not available on this machine: set that device to cpu in params.yaml.")
+    if kind == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product: see `deterministic`
     return torch.device(name)
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor on `device`; where that is a GPU, without waiting for what it still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Inside the block `device` gives the same bits each time, as far as PyTorch has kernels that do.
 
-    A CPU does so anyway. cuBLAS must be told before its first product.
+    A CPU does so anyway.
     """
     import torch
+    from torch.utils import deterministic as settings
 
-    enabled, warn_only = (
+    enabled, warn_only, fills = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        settings.fill_uninitialized_memory,
     )
     if device.type != "cpu":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # it takes time, and no kernel here reads what it has not written
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        settings.fill_uninitialized_memory = fills

@@ -7,29 +7,37 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from relinv.errors import UserError
 
 
-def atomic_write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path`, making its folder; a reader sees the old file or the whole new one.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` when the block succeeds, making its folder.
 
-    An OSError raised when that fails names `path`.
+    A reader sees the old file or the whole new one. An OSError raised when that fails names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the process id: writers never share one
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as stream:
+            yield stream
         os.replace(temporary, path)
     except OSError as error:  # a full disk names no file by itself, and what else fails the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, as `atomic_file` does."""
+    with atomic_file(path) as stream:
+        stream.write(data)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -66,9 +74,12 @@ def sha256_folder(path: Path) -> str:
     return sha256_files(path, sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
 
 
-def sha256_files(root: Path, names: Iterable[str]) -> str:
-    """Return one hex SHA-256 over the `names` and bytes of files below `root`, in the order given."""
-    lines = [f"{sha256_file(root / name)}  {name}\n" for name in names]
+def sha256_files(root: Path, names: Iterable[str], hash_of: Callable[[Path], str] = sha256_file) -> str:
+    """Return one hex SHA-256 over the `names` and bytes of files below `root`, in the order given.
+
+    hash_of: how each file's own hash is found.
+    """
+    lines = [f"{hash_of(root / name)}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 

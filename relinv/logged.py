@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from relinv.errors import UserError
@@ -12,11 +13,19 @@ ERROR = "Error: "  # begins what a command that failed says last
 FAILED = "Failed "  # begins the line that stands right after the words of a command that failed
 
 
-def run_logged(what: str, command: Sequence[str], log: Path, cwd: Path) -> None:
-    """Run `command` in `cwd` with all it prints in `log`; UserError with its last words where it fails."""
+def run_logged(
+    what: str, command: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run `command` in `cwd` with all it prints in `log`; UserError with its last words where it fails.
+
+    environment: what its environment has beside this process's own.
+    """
+    environment = {**os.environ, **(environment or {})}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
-        code = subprocess.run(command, cwd=cwd, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, cwd=cwd, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if not code:
         return
     said = last_words(log.read_text(encoding="utf-8", errors="replace")).rstrip(".")

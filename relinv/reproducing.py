@@ -33,15 +33,17 @@ def check_arms(params: Params) -> None:
         params.method(method, find_plugin("relinv.methods", method).Settings)
 
 
-def reproduce(root: Path, slots: int) -> None:
+def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:
     """Reproduce the pipeline, `slots` stages of a group at a time, then the rest as `dvc repro` does.
+
+    gpus: by the names that CUDA_VISIBLE_DEVICES takes; a slot sees one of them alone, as its "cuda". None: all see all.
 
     Stopped at any moment and run again, it goes on where it was. Raises UserError, with the log to read, where a
     stage fails; stages beside it go on to their end.
     """
     for group in GROUPS:
         if stale := stale_stages(root, group):
-            _reproduce_group(root, group, stale, slots)
+            _reproduce_group(root, group, stale, slots, gpus)
     if subprocess.run([*DVC, "repro"], cwd=root, check=False).returncode:
         raise UserError("`dvc repro` failed, as it says above: put that right and run the same command again.")
 
@@ -105,7 +107,7 @@ def _write(made: list[Any]) -> None:
         made.clear()
 
 
-def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int) -> None:
+def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int, gpus: Sequence[str]) -> None:
     """Reproduce the stages of one group, each slot its share of them in one process: starting DVC takes seconds."""
     from tqdm import tqdm
 
@@ -113,10 +115,11 @@ def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int) 
     logs = [root / LOGS / f"{group}-{slot}.log" for slot in range(len(shares))]
     for log in logs:
         log.unlink(missing_ok=True)
+    seen = [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {} for slot in range(len(shares))]
     with ThreadPoolExecutor(len(shares)) as pool, tqdm(total=len(stages), desc=group, unit="stage") as bar:
         running = [
-            pool.submit(run_logged, f"A stage of '{group}'", [sys.executable, "-m", __name__, *share], log, root)
-            for share, log in zip(shares, logs, strict=True)
+            pool.submit(run_logged, f"A stage of '{group}'", [sys.executable, "-m", __name__, *share], log, root, gpu)
+            for share, log, gpu in zip(shares, logs, seen, strict=True)
         ]
         while wait(running, timeout=1).not_done:
             bar.update(_ended(logs) - bar.n)

@@ -49,14 +49,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class ModelSettings(Settings):
+class NetworkSettings(Settings):
     """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
 
     precision: fp16 is for drawing; training needs bf16 or fp32. attention: sdpa is PyTorch's fused kernel, eager the
     plain products of matrices, sliced one head of the UNet after another in less memory. compile: whether the UNet goes
-    through torch.compile. gradient_checkpointing: whether training computes activations twice, not keeping them.
-    samples_per_pass: how many samples of a training step go through the UNet at once, each pass computed a second time
-    for its gradient; null: all of them, once.
+    through torch.compile.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -66,8 +64,21 @@ class ModelSettings(Settings):
     resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
     attention: Literal["sdpa", "eager", "sliced"] = "sdpa"
     compile: bool = False
+
+
+class TrainingSettings(Settings):
+    """How a base is trained in less memory, in more time; nothing that is drawn depends on it.
+
+    gradient_checkpointing: whether activations are computed twice, not kept. samples_per_pass: how many samples of a
+    step go through the UNet at once, each pass computed a second time for its gradient; null: all of them, once.
+    """
+
     gradient_checkpointing: bool = False
     samples_per_pass: Positive | None = None
+
+
+class ModelSettings(NetworkSettings, TrainingSettings):
+    """All that a base is told: which model it is, how it runs, and how it is trained."""
 
 
 class JudgeSettings(Settings):
@@ -96,7 +107,7 @@ class ExemplarSource(Settings):
 
 
 class BaseSettings(Settings):
-    """One entry of `bases`: a diffusion model, how it draws, the benchmark it is tested on, its exemplars, its judge.
+    """One entry of `bases`: a model, how it is trained and draws, its benchmark, its exemplars, its judge.
 
     preset: the one of `presets` that holds where `invert.preset` names none.
     """
@@ -104,7 +115,8 @@ class BaseSettings(Settings):
     benchmark: Path
     exemplars: ExemplarSource
     preset: Name | None
-    model: ModelSettings
+    model: NetworkSettings
+    training: TrainingSettings
     sampling: SamplingSettings
     judge: JudgeSettings
 
@@ -129,9 +141,12 @@ class ValidateSettings(Settings):
 
 
 class PreviewSettings(Settings):
-    """Pictures along the way: every so many steps and after the last, one a prompt, `<r>` standing for the relation."""
+    """Pictures along the way: `count` times, evenly apart, the last time at the end, however many steps there are.
 
-    every: Positive
+    Each time one a prompt, `<r>` standing for the relation.
+    """
+
+    count: Positive
     prompts: list[str]
     steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(ge=0, le=50)]
@@ -225,8 +240,13 @@ class Params:
         return base
 
     def model(self) -> ModelSettings:
-        """Return the diffusion model of the base in use."""
-        return self.section(f"bases.{self.base()}.model", ModelSettings)
+        """Return the diffusion model of the base in use, to draw with."""
+        return ModelSettings(**self.section(f"bases.{self.base()}.model", NetworkSettings).model_dump())
+
+    def trained_model(self) -> ModelSettings:
+        """Return the diffusion model of the base in use, to train with."""
+        training = self.section(f"bases.{self.base()}.training", TrainingSettings)
+        return self.model().model_copy(update=training.model_dump())
 
     def judge(self) -> JudgeSettings:
         """Return the judge of the base in use."""

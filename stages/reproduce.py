@@ -17,17 +17,23 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: python -m stages.reproduce --slots 4")
 def reproduce(
-    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = cli.cores(),
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="How many stages run at a time; else one a core, or one a GPU.")
+    ] = None,
 ) -> None:
-    """Rebuild every result that is out of date, one stage a core; on one GPU use --slots 1. It resumes."""
+    """Rebuild every result that is out of date, several stages at a time. It resumes."""
+    from relinv.devices import visible_gpus
     from relinv.forking import fork_server
     from relinv.reproducing import check_arms, reproduce
 
     params = load_params()
     check_arms(params)
-    on_cpu = params.model().device == params.judge().device == "cpu"  # a GPU's state does not outlive a fork
-    with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():
-        reproduce(Path.cwd(), slots)
+    devices = {params.model().device, params.judge().device}
+    on_cpu = devices == {"cpu"}
+    gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # a number chooses one already
+    slots = slots or (cli.cores() if on_cpu else max(1, len(gpus)))
+    with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():  # no GPU outlives a fork
+        reproduce(Path.cwd(), slots, gpus)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ def study(
     relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
     plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("plans/study.yaml"),
     output: Annotated[Path | None, typer.Option(help="The folder for tables; else reports/PLAN.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="How many stages run at a time.")] = cli.cores(),
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="How many stages run at a time; else as `reproduce` chooses.")
+    ] = None,
 ) -> None:
     """Run what is not finished yet, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
 

@@ -15,9 +15,11 @@ import torch
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
+from relinv.diffusion import fingerprint
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.sampling import decode
 from relinv.errors import UserError
+from relinv.files import sha256_file, sha256_files
 from relinv.tokens import load_token_counter
 from tests.conftest import tiny_settings
 
@@ -34,6 +36,23 @@ def test_networks_are_frozen_and_evaluated(base: Base) -> None:
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_a_large_file_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    read: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fingerprint, "LARGE", 5)
+    monkeypatch.setattr(fingerprint, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
+    for content in (b"a large file", b"a large fool", b"another size"):
+        large.write_bytes(content)
+        small.write_bytes(content[:4])
+        read.clear()
+        found = {fingerprint.fingerprint(tmp_path, [large, small]) for _ in range(3)}
+        assert found == {sha256_files(tmp_path, ["large", "small"])}
+        assert read == ["large", "small", "small", "small"]
+    fingerprint.KNOWN.write_text("damaged")
+    assert fingerprint.hash_of(large) == sha256_file(large)
 
 
 def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: Path) -> None:

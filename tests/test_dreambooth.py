@@ -204,7 +204,7 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     prompts = [template for picture in shown for template in picture.templates]
     assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
     sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")
-    alone = prior_pictures(base, prompts, sampler, task.settings.batch_size, tmp_path / "other")
+    alone = prior_pictures(base, prompts, sampler, tmp_path / "other")
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
 
@@ -214,6 +214,7 @@ def test_the_bases_own_pictures_are_kept_by_batches(
 ) -> None:
     drawn: list[list[str]] = []
     draw = prior._draw
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 2}))
     monkeypatch.setattr(
         prior, "_draw", lambda base, prompts, *rest: drawn.append(prompts) or draw(base, prompts, *rest)
     )
@@ -221,7 +222,7 @@ def test_the_bases_own_pictures_are_kept_by_batches(
     def pictures(**changes: Any) -> list[bytes]:
         drawn.clear()
         arguments = {"base": base, "prompts": ["cat in box", "dog on wood", "a stone"], "sampler": Sampler(1, 2.0)}
-        shown = prior_pictures(**arguments | {"batch_size": 2, "scratch": tmp_path} | changes)
+        shown = prior_pictures(**arguments | {"scratch": tmp_path} | changes)
         return [picture.image.tobytes() for picture in shown]
 
     first = pictures()
@@ -232,12 +233,13 @@ def test_the_bases_own_pictures_are_kept_by_batches(
     assert pictures() == first and drawn == [["a stone"]]
 
     rounded = Base(base.settings.model_copy(update={"precision": "bf16"}), base._folder, base.fingerprint)
+    alone = Base(base.settings.model_copy(update={"samples_per_pass": 1}), base._folder, base.fingerprint)
     another = Base(base.settings, base._folder, "another")
     for change in (
         {"sampler": Sampler(2, 2.0)},
         {"sampler": Sampler(1, 3.0)},
         {"prompts": ["cat in box", "dog on wood", "a stone wall"]},
-        {"batch_size": 1},
+        {"base": alone},
         {"base": rounded},
         {"base": another},
     ):

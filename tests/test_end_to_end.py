@@ -23,7 +23,7 @@ SMALL = {
     "methods": ["relation_words", "textual_inversion", "reversion"],
     "invert.textual_inversion.steps": 2,
     "invert.reversion.steps": 2,
-    "invert.preview.every": 2,
+    "invert.preview.count": 2,
     "bases.miniature.sampling.steps": 2,
     "generate.pairs": "validation",  # a quarter of the scenarios
     "report.resamples": 200,

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from relinv import forking
+from relinv.cli import cores
 from relinv.forking import ADDRESS, fork_server
 from stages.reproduce import reproduce
 
@@ -180,9 +182,32 @@ def test_the_pipeline_forks_its_stages_where_no_gpu_is_used(
     seen: list[bool] = []
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
     monkeypatch.setattr("relinv.reproducing.check_arms", lambda params: None)
-    monkeypatch.setattr("relinv.reproducing.reproduce", lambda root, slots: seen.append(ADDRESS in os.environ))
+    monkeypatch.setattr("relinv.reproducing.reproduce", lambda *arguments: seen.append(ADDRESS in os.environ))
     reproduce(slots=1)
     assert seen == [forks] and ADDRESS not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("devices", "given", "expected"),
+    [
+        (("cpu", "cpu"), None, (cores(), [])),
+        (("cuda", "cuda"), None, (2, ["4", "7"])),
+        (("cuda", "cpu"), 4, (4, ["4", "7"])),
+        (("cuda:1", "cuda"), None, (1, [])),  # a number chooses among all of them
+    ],
+)
+def test_stages_share_what_there_is(
+    devices: tuple[str, str], given: int | None, expected: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, judge = (SimpleNamespace(device=device) for device in devices)
+    params = SimpleNamespace(model=lambda: model, judge=lambda: judge)
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
+    monkeypatch.setattr("relinv.reproducing.check_arms", lambda params: None)
+    monkeypatch.setattr("relinv.reproducing.reproduce", lambda root, *arguments: seen.append(arguments))
+    reproduce(slots=given)
+    assert seen == [expected]
 
 
 def test_what_is_imported_beforehand_is_there() -> None:

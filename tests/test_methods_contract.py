@@ -235,7 +235,7 @@ def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: 
     table = concepts[name] / "losses.csv"
     previews = sorted(path.name for path in concepts[name].glob("previews/*"))
     assert table.exists() == bool(steps)
-    assert previews == (["step_0004.png", "step_0006.png"] if steps else [])
+    assert previews == (["step_0003.png", "step_0006.png"] if steps else [])
     if steps:
         header, *rows = table.read_text().splitlines()
         assert header.startswith("step,denoise,") and header.endswith(",total")

@@ -198,7 +198,7 @@ def counted_sizes(checkpoints: Any) -> list[int]:
 
 def test_10_previews_come_as_often_as_asked(learned: Path) -> None:
     names = sorted(path.name for path in (learned / "previews").iterdir())
-    assert names == ["step_0004.png", "step_0006.png"]  # every 4 of 6 steps, and the last
+    assert names == ["step_0003.png", "step_0006.png"]  # twice in 6 steps, the last time at the end
 
 
 def test_11_the_artefact_holds_the_row_and_no_table(base: Base, learned: Path) -> None:

@@ -44,6 +44,13 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_each_slot_sees_a_gpu_of_its_own(project: Path) -> None:
+    pipeline = project / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("; cp ", '; echo "$CUDA_VISIBLE_DEVICES" >> seen; cp '))
+    reproduce(project, slots=3, gpus=["4", "7"])
+    assert sorted((project / "seen").read_text().split()) == [*["4"] * 2 * len(GROUPS), *["7"] * len(GROUPS)]
+
+
 def stages_run(project: Path) -> set[str]:
     texts = [log.read_text() for log in (project / LOGS).glob("*.log")]
     return {name for text in texts for name in re.findall("Running stage '(.*)'", text)}

@@ -13,7 +13,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from relinv.diffusion.bases import Base, load_base
-from relinv.diffusion.sampling import SCHEDULERS, Sampler, build_scheduler, initial_latents, sample, to_pictures
+from relinv.diffusion.sampling import (
+    SCHEDULERS,
+    Sampler,
+    build_scheduler,
+    denoise,
+    initial_latents,
+    sample,
+    to_pictures,
+)
 from relinv.errors import UserError
 from tests.conftest import tiny_settings
 
@@ -107,6 +115,36 @@ def build_timesteps(base: Base, steps: int) -> list[int]:
     scheduler = build_scheduler(base, "ddim")
     scheduler.set_timesteps(steps)
     return scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_each_step_is_guided_once_and_each_move_counts(base: Base, scheduler: str) -> None:
+    """PNDM asks twice at its second timestep, and its step there starts from where the first one did."""
+    sampler, noise = Sampler(5, 1.0, scheduler), initial_latents(base, [1])
+    with torch.inference_mode():
+        words = base.encode(base.tokenize(["cat inside box"]))  # (1, tokens, dim)
+
+    def moved(at: int | None) -> tuple[torch.Tensor, list[int], list[float]]:
+        """Return the latents where the guidance moves them at its call `at`, and the calls' timesteps and progress."""
+        timesteps: list[int] = []
+        progress: list[float] = []
+
+        def guidance(
+            latents: torch.Tensor, timestep: torch.Tensor, done: float, encodings: torch.Tensor
+        ) -> torch.Tensor:
+            assert torch.equal(encodings, words)
+            timesteps.append(int(timestep))
+            progress.append(done)
+            return latents + 10.0 if len(timesteps) - 1 == at else latents
+
+        with torch.inference_mode():
+            return denoise(base, words, words, noise, sampler, guidance), timesteps, progress
+
+    still, timesteps, progress = moved(None)
+    assert timesteps == list(dict.fromkeys(sampler.timesteps(base)))
+    assert progress == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
+    for at in range(5):
+        assert (moved(at)[0] - still).abs().mean() > 1
 
 
 def test_noise_belongs_to_the_image(base: Base) -> None:

@@ -71,7 +71,7 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
     for each in (base, velocity_base(tiny_base, tmp_path / "base")):
         loop = looping(problem(each, exemplar_folder, "textual_inversion", batch_size=8), tmp_path / "scratch")
         shown = loop.draw(3)
-        clean = loop.draws.latents.draw(shown.pictures, generator(0, "latents", 3))
+        clean = loop.draws.latents.draw(visits(4, 8, step=3, seed=0), generator(0, "latents", 3))
         noise = torch.randn(clean.shape, generator=generator(0, "noise", 3))
         kept = each.scheduler.alphas_cumprod[shown.timesteps, None, None, None]
         alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
@@ -174,13 +174,35 @@ def test_a_diverged_training_is_told_before_a_picture_is_drawn_of_it(
     def diverging(loop: Loop) -> None:
         update(loop)
         taken.append(1)
-        if len(taken) == 4:  # a preview is due after it
+        if len(taken) == 3:  # a preview is due after it
             loop.method.row.data.fill_(torch.nan)
 
     monkeypatch.setattr(Loop, "update", diverging)
     with pytest.raises(UserError, match=r"no longer a finite number: lower the method's learning_rate"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
-    assert len(taken) == 4 and not (tmp_path / "concept").exists()
+    assert len(taken) == 3 and not (tmp_path / "concept").exists()
+
+
+def test_relations_end_whole_beside_one_that_diverges(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [Path(shutil.copytree(exemplar_folder, tmp_path / "relations" / name)) for name in ("on", "inside")]
+    problems = [problem(base, folder, "reversion") for folder in folders]
+    invert_relation(problems[1], tmp_path / "alone", tmp_path / "scratch")
+    update = Loop.update
+
+    def diverging(loop: Loop) -> None:
+        update(loop)
+        if loop.task.exemplars.relation == "on":
+            loop.method.row.data.fill_(torch.nan)
+
+    monkeypatch.setattr(Loop, "update", diverging)
+    with pytest.raises(UserError, match=r"^The loss of 'on' is no longer a finite number"):
+        invert_together(problems, tmp_path / "scratch")
+    monkeypatch.setattr(training, "take_step", stopping(training.take_step, after=0))
+    invert_relation(problems[1], tmp_path / "together", tmp_path / "scratch")  # takes no step of its own
+    alone, together = (load_concept(tmp_path / way, base).embedding for way in ("alone", "together"))
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_methods_that_change_the_unet_do_not_share_it(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
@@ -211,5 +233,5 @@ def test_too_little_memory_says_what_to_lower(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(training, "take_step", exhausted)
-    with pytest.raises(UserError, match=r"too small to train with 2 samples: lower the model's samples_per_pass"):
+    with pytest.raises(UserError, match=r"too small to train with 2 samples: lower the base's training\.s"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")

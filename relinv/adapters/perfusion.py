@@ -59,6 +59,7 @@ class Adapter(ConceptAdapter):
         for name in (INPUT, DIRECTION):
             self.tensors[name].requires_grad_(False)
         self.super_encoding = word_encoding(base, options["superclass"])  # (dim,)
+        self._keys: dict[str, torch.Tensor] = {}  # o of each layer of keys, (out,)
         if options["locking"] == "global" and len(_ids(base, options["superclass"])) > 1:
             raise UserError(
                 f"Perfusion's locking cannot be global with '{options['superclass']}', which is more than one token: "
@@ -106,7 +107,11 @@ class Adapter(ConceptAdapter):
 
     def output(self, name: str, layer: torch.nn.Linear) -> torch.Tensor:
         """Return o of a layer, (out,) or (tokens, out) float32: what was learned, or for keys the superclass's own."""
-        return self.tensors[name] if name in self.tensors else layer.weight.float() @ self.super_encoding
+        if name in self.tensors:
+            return self.tensors[name]
+        if name not in self._keys:  # neither factor is learned
+            self._keys[name] = layer.weight.float() @ self.super_encoding
+        return self._keys[name]
 
 
 class _Composition:

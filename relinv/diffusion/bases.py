@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import find_device
+from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
-from relinv.files import sha256_files
 from relinv.hub import find_model, require_tokenizer
+from relinv.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ FILES = (  # of a model on the hub, those that make a base
     *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt")),
     *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
 )
-OF_TRAINING = ("gradient_checkpointing", "samples_per_pass")  # settings that no drawing depends on
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
@@ -65,7 +65,7 @@ class Base:
         import transformers
 
         versions = {library.__name__: library.__version__ for library in (torch, diffusers, transformers)}
-        return versions | self.settings.model_dump(exclude={"source", "revision", *OF_TRAINING})
+        return versions | self.settings.model_dump(exclude={"source", "revision", *TrainingSettings.model_fields})
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -192,7 +192,7 @@ def load_base(settings: ModelSettings) -> Base:
     folder = locate(settings.source, settings.revision)
     files = model_files(folder)
     check_weights(folder, files)
-    return Base(settings, folder, _fingerprint(folder, files))
+    return Base(settings, folder, fingerprint(folder, files))
 
 
 def locate(source: str, revision: str | None) -> Path:
@@ -235,8 +235,3 @@ def check_weights(folder: Path, files: Sequence[Path]) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.") from None
-
-
-def _fingerprint(folder: Path, files: Sequence[Path]) -> str:
-    """Return one hex SHA-256 over the names and bytes of a base's `files`."""
-    return sha256_files(folder, [path.relative_to(folder).as_posix() for path in files])

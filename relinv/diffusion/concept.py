@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.files import atomic_write_bytes, read_json, write_json
+from relinv.files import atomic_file, atomic_write_bytes, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -78,26 +78,26 @@ def save_concept(folder: Path, concept: Concept) -> None:
         atomic_write_bytes(folder / EMBEDDING, embedding_bytes(concept))
     for adapter in concept.adapters:
         if adapter["file"]:
-            content = _bytes(concept.weights[adapter["name"]], concept.metadata)
-            atomic_write_bytes(folder / adapter["file"], content)
+            with atomic_file(folder / adapter["file"]) as stream:
+                stream.writelines(_parts(concept.weights[adapter["name"]], concept.metadata))
     write_json(folder / METADATA, dict(concept.metadata))
 
 
 def embedding_bytes(concept: Concept) -> bytes:
     """Return the learned row as a safetensors file: one key, 1-D, the metadata beside it; same concept, same bytes."""
-    return _bytes({str(concept.token): concept.embedding}, concept.metadata)
+    return b"".join(_parts({str(concept.token): concept.embedding}, concept.metadata))
 
 
-def _bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """Return tensors as a safetensors file with metadata in its header."""
+def _parts(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> tuple[bytes, memoryview]:
+    """Return tensors as the two parts of a safetensors file: a header with metadata in it, and all tensors."""
     from safetensors.torch import save
 
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     return _ordered(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=texts))
 
 
-def _ordered(data: bytes) -> bytes:
-    """Return safetensors `data` with its header's keys in order: the library writes them as its hashes fall.
+def _ordered(data: bytes) -> tuple[bytes, memoryview]:
+    """Return the parts of safetensors `data`, the header's keys in order: the library writes them as its hashes fall.
 
     The format: the header's length as 8 bytes, little-endian; the header as JSON, padded with spaces to a
     multiple of 8; the tensors, at offsets from the header's end.
@@ -105,7 +105,7 @@ def _ordered(data: bytes) -> bytes:
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[end:]
+    return len(header).to_bytes(8, "little") + header, memoryview(data)[end:]  # a UNet's would be gigabytes to copy
 
 
 def load_concept(folder: Path, base: Base) -> Concept:

@@ -43,11 +43,14 @@ class PlaceholderTokens:
 
     def __enter__(self) -> PlaceholderTokens:
         """Make the base know the tokens."""
+        import torch
+
         self._outer = self._base.tokenizer
         if self._extensions[0] is not self._outer:
             self._extensions = self._outer, self._extended(self._outer)
         self._base.tokenizer = self._extensions[1]
-        self._ids = self._base.tokenizer.convert_tokens_to_ids(self._names)
+        ids = self._base.tokenizer.convert_tokens_to_ids(self._names)
+        self._ids = torch.tensor(ids, dtype=torch.long, device=self._base.device)
         table = self._base.text_encoder.get_input_embeddings()
         self._hooks = [
             table.register_forward_pre_hook(self._hide),
@@ -76,11 +79,8 @@ class PlaceholderTokens:
 
     def _hide(self, table: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         """Remember where the tokens stand, and look up row 0 there: the table has no row of theirs."""
-        import torch
-
         (ids,) = inputs  # (prompts, tokens)
-        known = torch.tensor(self._ids, dtype=ids.dtype, device=ids.device)
-        self._found = ids[..., None] == known  # (prompts, tokens, names)
+        self._found = ids[..., None] == self._ids  # (prompts, tokens, names)
         return (ids.masked_fill(self._found.any(-1), 0),)
 
     def _substitute(self, table: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from relinv.devices import to_device
 from relinv.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def sample(
     Shape (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]. Each conditioning is (batch, tokens, dim),
     or a function that gives it for a timestep; the same inputs give the same images. The pair that guidance
     compares goes through the UNet together; at a guidance scale of 1 or less there is no pair, as in
-    diffusers. `guidance` changes the latents before each step. Raises UserError for a scheduler that is not in
-    `SCHEDULERS`, when the device's memory is too small, and when the base's precision is too low for its numbers.
+    diffusers. `guidance` changes the latents before each step that starts from them. Raises UserError for a
+    scheduler that is not in `SCHEDULERS`, when the device's memory is too small, and when the base's precision is too
+    low for its numbers.
     """
     import torch
 
@@ -72,7 +74,8 @@ def sample(
     except torch.OutOfMemoryError:
         raise UserError(
             f"The memory of '{base.device}' is too small for {len(latents)} images at once: lower the base's "
-            "sampling.batch_size (for a method's own pictures its batch_size), or set the model's attention to sliced."
+            "sampling.batch_size (for a method's own pictures its training.samples_per_pass), or set the model's "
+            "attention to sliced."
         ) from None
     if not images.isfinite().all():
         raise UserError(f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32.")
@@ -89,16 +92,21 @@ def denoise(
 ) -> torch.Tensor:
     """Return denoised latents, float32, of the shape of `latents`; see `sample` for the arguments."""
     scheduler = build_scheduler(base, sampler.scheduler)
-    scheduler.set_timesteps(sampler.steps, device=base.device)
+    scheduler.set_timesteps(sampler.steps)  # they stay on the CPU, where they are read, and go to the UNet at once
+    timesteps, on_device = scheduler.timesteps, to_device(scheduler.timesteps, base.device)
+    distinct = list(dict.fromkeys(timesteps.tolist()))
     guided = sampler.guidance_scale > 1
+    conditions = [negative_embeds, prompt_embeds] if guided else [prompt_embeds]
     # The scheduler's own arithmetic stays in float32, whatever precision the UNet runs in.
     latents = latents.to(base.device).float() * scheduler.init_noise_sigma
-    for index, timestep in enumerate(scheduler.timesteps):
-        if guidance:
-            progress = index / len(scheduler.timesteps)
+    for index, timestep in enumerate(timesteps):
+        # PNDM asks twice at its second timestep, and steps from where it was before the first of these: a move is lost
+        if guidance and timestep not in timesteps[index + 1 :]:
+            progress = distinct.index(int(timestep)) / len(distinct)
             latents = guidance(latents, timestep, progress, _at(prompt_embeds, timestep))
-        conditions = [negative_embeds, prompt_embeds] if guided else [prompt_embeds]
-        noise = _predict(base, scheduler, latents, timestep, conditions)
+        embeds = [_at(condition, timestep) for condition in conditions]
+        inputs = scheduler.scale_model_input(latents, timestep)
+        noise = _predict(base, inputs, on_device[index], embeds)
         if guided:
             unconditional, conditional = noise.chunk(2)
             noise = unconditional + sampler.guidance_scale * (conditional - unconditional)
@@ -145,15 +153,13 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in levels]
 
 
-def _predict(
-    base: Base, scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor, conditions: list
-) -> torch.Tensor:
-    """Return the UNet's output under each condition in one pass, (conditions * batch, channels, h, w)."""
+def _predict(base: Base, latents: torch.Tensor, timestep: torch.Tensor, embeds: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the UNet's output under each of `embeds` in one pass, (conditions * batch, channels, h, w)."""
     import torch
 
-    inputs = scheduler.scale_model_input(torch.cat([latents] * len(conditions)), timestep).to(base.dtype)
-    embeds = torch.cat([_at(condition, timestep) for condition in conditions]).to(base.device, base.dtype)
-    return base.unet(inputs, timestep, encoder_hidden_states=embeds).sample.float()
+    inputs = torch.cat([latents] * len(embeds)).to(base.dtype)
+    conditioning = torch.cat(list(embeds)).to(base.device, base.dtype)
+    return base.unet(inputs, timestep, encoder_hidden_states=conditioning).sample.float()
 
 
 def _at(condition: Conditioning, timestep: torch.Tensor) -> torch.Tensor:

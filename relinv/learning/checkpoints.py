@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import pickle
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relinv.files import atomic_write_bytes
+from relinv.files import atomic_file, atomic_write_bytes
 
 STATE = "state.pt"
 INTERVAL = 5.0  # seconds between two saves
@@ -33,11 +32,14 @@ class Checkpoints:
         self.scratch = Path(scratch)
         self.folder = self.scratch / f"{name}-{digest[:16]}"
         self._interval = self._wait = interval
-        self._saved = time.monotonic()
+        self._saved: float | None = None  # when, or when it was first asked for: getting ready may take minutes
 
     def is_due(self) -> bool:
-        """Return whether it is time to save again."""
-        return time.monotonic() - self._saved >= self._wait
+        """Return whether it is time to save again; to be asked after each step."""
+        now = time.monotonic()
+        if self._saved is None:
+            self._saved = now
+        return now - self._saved >= self._wait
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write `state`: tensors and plain values in dicts and lists."""
@@ -69,9 +71,8 @@ def save_state(path: Path, state: Any) -> None:
     """Write tensors and plain values in dicts and lists to `path`, whole or not at all."""
     import torch
 
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    atomic_write_bytes(path, buffer.getbuffer())
+    with atomic_file(path) as stream:
+        torch.save(state, stream)
 
 
 def load_state(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from relinv.devices import to_device
 from relinv.diffusion.randomness import generator
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
 from relinv.learning.timesteps import draw
@@ -32,7 +33,6 @@ class Draw:
     target: torch.Tensor  # of the same shape: the noise, or the velocity
     conditioning: torch.Tensor  # (batch, tokens, dim)
     masks: torch.Tensor  # (batch, 1, height, width)
-    pictures: list[int]  # which of the pictures shown
 
 
 class Draws:
@@ -62,10 +62,11 @@ class Draws:
         source = partial(generator, self.seed, step=step)
         timesteps = draw(self.law, len(pictures), source(f"{purpose}timesteps"))
         prompts = self._captions(pictures, timesteps, source(f"{purpose}captions"))
-        timesteps = timesteps.to(clean.device)
+        timesteps = to_device(timesteps, clean.device)
         noisy, target = self._noised(clean, timesteps, source(f"{purpose}noise"))
         conditioning = self._conditioning(prompts)
-        return Draw(prompts, timesteps, noisy, target, conditioning, self.masks[pictures], pictures)
+        masks = self.masks[to_device(torch.tensor(pictures), clean.device)]
+        return Draw(prompts, timesteps, noisy, target, conditioning, masks)
 
     def _visited(self, step: int) -> list[int]:
         """Return which pictures a step shows: the method's own first, then the base's."""
@@ -90,7 +91,7 @@ class Draws:
         With them what the UNet should answer: the noise, or the velocity.
         """
         scheduler = self.base.scheduler
-        noise = torch.randn(clean.shape, generator=source).to(clean.device)
+        noise = to_device(torch.randn(clean.shape, generator=source), clean.device)
         noisy = scheduler.add_noise(clean, noise, timesteps).to(self.base.dtype)
         if scheduler.config.prediction_type == "v_prediction":
             return noisy, scheduler.get_velocity(clean, noise, timesteps)
@@ -103,8 +104,8 @@ class Draws:
             if prompt not in self.ids:
                 self.ids[prompt] = self.base.tokenize([prompt])[0]
         encodings = self.method.conditioning(torch.stack([self.ids[prompt] for prompt in distinct]))
-        index = torch.tensor([distinct.index(prompt) for prompt in prompts], device=encodings.device)
-        return encodings[index]
+        index = torch.tensor([distinct.index(prompt) for prompt in prompts])
+        return encodings[to_device(index, encodings.device)]
 
     def _stacked_masks(self) -> torch.Tensor:
         """Return where the loss counts in each picture, (pictures, 1, height, width), on the base's device."""

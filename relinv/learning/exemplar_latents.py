@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from relinv.devices import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,8 +29,8 @@ class ExemplarLatents:
 
     def draw(self, pictures: list[int], generator: torch.Generator) -> torch.Tensor:
         """Return a fresh sample for each of `pictures`, (batch, channels, h, w); `generator` is on the CPU."""
-        index = torch.tensor(pictures, device=self.mean.device)
-        noise = torch.randn(len(pictures), *self.mean.shape[1:], generator=generator).to(self.mean.device)
+        index = to_device(torch.tensor(pictures), self.mean.device)
+        noise = to_device(torch.randn(len(pictures), *self.mean.shape[1:], generator=generator), self.mean.device)
         return self.mean[index] + self.deviation[index] * noise
 
 

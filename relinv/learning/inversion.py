@@ -37,7 +37,7 @@ def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
     `invert_relation` of each then only writes its folder. The result of each is that of training it alone, but for
     rounding: a larger batch adds up in another order. `train` says how far that may go.
     """
-    _train([(problem, *_prepare(problem, scratch)) for problem in problems])
+    _train([(problem, *_prepare(problem, scratch)) for problem in problems], keep=True)
 
 
 def _prepare(problem: Problem, scratch: Path) -> tuple[InversionMethod, Checkpoints]:
@@ -50,10 +50,11 @@ def _prepare(problem: Problem, scratch: Path) -> tuple[InversionMethod, Checkpoi
     return method, Checkpoints(scratch, name, identity(problem))
 
 
-def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]]) -> list[TrainingLog]:
+def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]], keep: bool = False) -> list[TrainingLog]:
     from relinv.learning.training import Task, train  # imports torch, which a method of no steps does without
 
-    return train([Task(method, p.exemplars, p.seed, p.preview, checkpoints) for p, method, checkpoints in trainings])
+    tasks = [Task(method, p.exemplars, p.seed, p.preview, checkpoints) for p, method, checkpoints in trainings]
+    return train(tasks, keep)
 
 
 def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: Checkpoints) -> None:

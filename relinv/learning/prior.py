@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from relinv.exemplars import ExemplarSet
 
 CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # what decides the pictures beside the arguments
+DRAWN_AT_ONCE = 8
 FIRST_SEED = 2**32  # of the pictures' noise: drawn scenarios and previews have seeds below
 
 
-def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int, scratch: Path) -> list[Shown]:
-    """Return one picture that the base draws for each of `prompts`, a function of base, prompts, sampler, batch size.
+def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch: Path) -> list[Shown]:
+    """Return one picture that the base draws for each of `prompts`, as many at once as its training may take.
 
     Each batch is kept below `scratch`, and read from there where it has been drawn before.
     """
+    batch_size = min(DRAWN_AT_ONCE, base.settings.samples_per_pass or DRAWN_AT_ONCE)
     folder = scratch / f"prior-{_identity(base, prompts, sampler, batch_size)}"
     pictures: list[Image.Image] = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="the base's own pictures", unit="batch"):

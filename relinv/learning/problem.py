@@ -41,7 +41,7 @@ def read_problem(params: Params, relation: str, method: str, load: Callable[[Mod
     words = load_benchmark(params.benchmark()).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
     settings = params.method(method, plugin.Settings)
-    model = params.model()
+    model = params.trained_model()
     if model.precision == "fp16" and "steps" in plugin.Settings.model_fields:
         raise UserError(
             f"The base '{params.base()}' runs in fp16, in which training loses small gradients: set its precision to "

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,13 +47,14 @@ class Task:
     checkpoints: Checkpoints
 
 
-def train(tasks: Sequence[Task]) -> list[TrainingLog]:
+def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
     """Train the method of each task in place, from its last checkpoint where there is one; return their logs.
 
     Tasks share one base and each step's one pass of its UNet, and nothing else: each has its own state, optimiser,
     captions, timesteps and noise, and learns what it learns alone, but for rounding: tests ask of its rows 1e-4,
-    absolute and relative, in fp32 on a CPU, and a cosine of 0.99 in bf16 on a GPU. The state at the end is saved
-    with the checkpoints. Raises UserError where a loss diverged, and where one of several changes the UNet.
+    absolute and relative, in fp32 on a CPU, and a cosine of 0.99 in bf16 on a GPU. `keep`: whether the state at the
+    end is saved with the checkpoints too, for another process. Raises UserError where one of several changes the UNet,
+    and where a loss diverged: the other tasks go on to their end first.
     """
     adapters = [adapter for task in tasks for adapter in task.method.adapters]
     if len(tasks) > 1 and not all(adapter.shares_unet for adapter in adapters):
@@ -65,20 +67,21 @@ def train(tasks: Sequence[Task]) -> list[TrainingLog]:
         begin, end = min(loop.done for loop in loops), max(loop.end for loop in loops)
         bar = tqdm(range(begin, end), initial=begin, total=end, unit="step")
         for step in bar:
-            active = [loop for loop in loops if loop.done <= step < loop.end]
+            active = [loop for loop in loops if loop.done <= step < loop.end and not loop.failure]
             if not active:
                 break  # every one of them has stopped early
             try:
                 take_step(active, step)
                 for loop in active:
-                    loop.after(step)
+                    loop.attempt(partial(loop.after, step))
             except torch.OutOfMemoryError:
                 raise too_little_memory(active) from None
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{sum(loop.log.losses[-1][-1].item() for loop in active) / len(active):.4f}")
         for loop in loops:
-            loop.require_finite()
-            loop.save(loop.end)
+            loop.attempt(partial(loop.finish, keep))
+    if failures := [str(loop.failure) for loop in loops if loop.failure]:
+        raise UserError("\n".join(failures))
     return [loop.log for loop in loops]
 
 
@@ -86,9 +89,9 @@ def too_little_memory(loops: Sequence[Loop]) -> UserError:
     """Return what to say where the memory is too small for a step of these trainings, or for their fixed loss."""
     samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
     return UserError(
-        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: lower the model's "
-        "samples_per_pass, set its gradient_checkpointing to true or its precision to bf16, or train fewer "
-        "relations together."
+        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: lower the base's "
+        "training.samples_per_pass, set its training.gradient_checkpointing to true or its model.precision to bf16, or "
+        "train fewer relations together."
     )
 
 
@@ -122,6 +125,7 @@ class Loop:
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
+        self.failure: UserError | None = None
         self._resume(task.checkpoints)
 
     def draw(self, step: int) -> Draw:
@@ -159,9 +163,23 @@ class Loop:
         found = (torch.stack(self.log.losses), *self.method.state().values())
         if not all(tensor.isfinite().all() for tensor in found):
             raise UserError(
-                "The loss is no longer a finite number: lower the method's learning_rate, or set the model's precision "
-                "to fp32."
+                f"The loss of '{self.task.exemplars.relation}' is no longer a finite number: lower the method's "
+                "learning_rate, or set the model's precision to fp32."
             )
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do some work of this training unless it has failed; an error is kept, for it is not to end the others."""
+        if not self.failure:
+            try:
+                work()
+            except UserError as error:
+                self.failure = error
+
+    def finish(self, keep: bool) -> None:
+        """Save the state at the end where `keep` says so; UserError where the loss diverged."""
+        self.require_finite()
+        if keep:
+            self.save(self.end)
 
     def after(self, step: int) -> None:
         """Make the preview and the checkpoint that are due after a step; end the training where it may end.
@@ -175,7 +193,8 @@ class Loop:
             if self.stopping.is_over():
                 self.end = step + 1
         preview = self.task.preview
-        if preview.prompts and ((step + 1) % preview.every == 0 or step + 1 == self.end):
+        due = (step + 1) * preview.count // self.end > step * preview.count // self.end
+        if preview.prompts and due:
             self.require_finite()  # else the pictures would be blamed
             with self.attached():
                 self._preview(step + 1, preview)

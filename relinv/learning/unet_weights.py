@@ -70,7 +70,7 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         settings = self.settings
         prompts = class_prompts(exemplars, self.words, settings.prior_images)
         sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
-        prior = prior_pictures(self.base, prompts, sampler, settings.batch_size, scratch)
+        prior = prior_pictures(self.base, prompts, sampler, scratch)
         return [*super().shown(exemplars, scratch), *prior]
 
     def losses(self, visit: Visit) -> dict[str, Term]:

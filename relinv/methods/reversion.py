@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from relinv.devices import to_device
 from relinv.learning.losses import steering
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
@@ -56,14 +57,13 @@ class Method(ResolutionRowsMethod):
         longest = max(map(len, contents))
         padded = [ids + [0] * (longest - len(ids)) for ids in contents]
         present = [[True] * len(ids) + [False] * (longest - len(ids)) for ids in contents]
-        device = self.base.device
         positives = self._rows(drawn)  # (batch, n_p, dim)
         negatives = self._rows(padded)  # (batch, n_n, dim)
         return steering(
             self.rows_of(visit),
             positives,
             negatives,
-            torch.tensor(present, dtype=torch.bool, device=device),
+            to_device(torch.tensor(present, dtype=torch.bool), self.base.device),
             self.settings.steer_temperature,
         )
 
@@ -83,8 +83,8 @@ class Method(ResolutionRowsMethod):
         """Return the table's rows for equally long lists of ids, (lists, ids, dim) float32."""
         import torch
 
-        index = torch.tensor(ids, dtype=torch.long, device=self.base.device)  # empty lists are no integers by default
-        return self.base.table[index].float()
+        index = torch.tensor(ids, dtype=torch.long)  # empty lists are no integers by default
+        return self.base.table[to_device(index, self.base.device)].float()
 
 
 def preposition_ids(base: Base) -> list[int]:

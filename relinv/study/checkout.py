@@ -32,18 +32,19 @@ def open_checkout(root: Path, folder: Path) -> Path:
 
 
 def run_experiment(
-    root: Path, checkout: Path, name: str, overrides: Sequence[str], slots: int, log: Path, lock: int
+    root: Path, checkout: Path, name: str, overrides: Sequence[str], slots: int | None, log: Path, lock: int
 ) -> None:
     """Override parameters in `checkout` and reproduce its pipeline, as the experiment `name` that `root` then has.
 
-    overrides: as `dvc exp run --set-param` reads them. It runs `slots` stages at a time with its bars on stderr, the
-    rest of what it says in `log`, and inherits the descriptor `lock`. Raises UserError where it fails.
+    overrides: as `dvc exp run --set-param` reads them. It runs `slots` stages at a time (None: as `reproduce` chooses)
+    with its bars on stderr, the rest of what it says in `log`, and inherits the descriptor `lock`. Raises UserError
+    where it fails.
     """
     from dvc.utils.hydra import apply_overrides
 
     apply_overrides(checkout / "params.yaml", list(overrides))
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "stages.reproduce", "--slots", str(slots)]
+    command = [sys.executable, "-m", "stages.reproduce", *(["--slots", str(slots)] if slots else [])]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, cwd=checkout, stdout=stream, pass_fds=[lock], check=False).returncode
     if code:

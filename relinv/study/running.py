@@ -15,8 +15,8 @@ from relinv.study.plan import Trial
 LOGS = ".scratch/study"  # git-ignored
 
 
-def run_pending(root: Path, planned: Sequence[Trial], slots: int) -> dict[str, str]:
-    """Run every trial that is not finished, `slots` of its stages at a time; return {name: commit}.
+def run_pending(root: Path, planned: Sequence[Trial], slots: int | None) -> dict[str, str]:
+    """Run every trial that is not finished, `slots` of its stages at a time (None: as fits); return {name: commit}.
 
     They run in a checkout of their own that shares DVC's run cache: a study that was killed goes on with the stages
     it was in, and arms that differ in one method share the others. Raises UserError where one fails; no other is

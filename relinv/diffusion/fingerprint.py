@@ -1,0 +1,42 @@
+"""A base's fingerprint: one hash over its files, for which gigabytes are read once, not at every start of a stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from relinv.files import sha256_file, sha256_files, write_json
+
+KNOWN = Path(".scratch/hashes.json")  # git-ignored: of each large file seen, its size, time of change and hash
+LARGE = 2**26  # bytes: what is smaller is read in a moment
+
+
+def fingerprint(folder: Path, files: Sequence[Path]) -> str:
+    """Return one hex SHA-256 over the names and bytes of a base's `files` below `folder`."""
+    return sha256_files(folder, [path.relative_to(folder).as_posix() for path in files], hash_of)
+
+
+def hash_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes, from memory where it is large and has not changed since it was read."""
+    path = path.resolve()
+    state = path.stat()
+    if state.st_size < LARGE:
+        return sha256_file(path)
+    known = _known()
+    match known.get(str(path)):
+        case [state.st_size, state.st_mtime_ns, str(found)]:
+            return found
+    found = sha256_file(path)
+    write_json(KNOWN, _known() | {str(path): [state.st_size, state.st_mtime_ns, found]})
+    return found
+
+
+def _known() -> dict[str, Any]:
+    """Return what is remembered; nothing where the file is missing or damaged."""
+    try:
+        found = json.loads(KNOWN.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
