@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,16 @@ def problem(base: Base, exemplar_folder: Path, name: str, seed: int = 0, **chang
     small = {name: value for name, value in (SMALL | changes).items() if name in kind.model_fields}
     settings = kind(**(values | small))
     return Problem(base, read_exemplars(exemplar_folder), "inside", method, settings, seed, PREVIEW)
+
+
+def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:
+    """Return `step`, which a KeyboardInterrupt ends in place of its call `after` others."""
+    taken: list[int] = []
+
+    def limited(*arguments: Any) -> None:
+        if len(taken) == after:
+            raise KeyboardInterrupt
+        taken.append(1)
+        step(*arguments)
+
+    return limited

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
 import torch
 
+from benchmarks import training
 from benchmarks.published import PublishedTrainer
 from benchmarks.training import our_steps, state_bytes, stepping
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.learning.losses import steering
+from relinv.settings import load_params
+from tests.conftest import tiny_settings
 
 COUNT = 4  # bytes of AdamW's count of its steps
 
@@ -43,3 +48,24 @@ def test_the_published_table_has_a_gradient_in_a_step_alone(base: Base, exemplar
     table = trainer.table.nbytes
     assert state_bytes(trainer.optimizer, trainer.original) == 4 * table + COUNT  # table, copy and two averages
     assert trainer.table.grad is None  # it counts in the step's peak
+
+
+def test_the_published_step_moves_the_tokens_row_alone(base: Base, exemplar_folder: Path) -> None:
+    trainer = PublishedTrainer(base, read_exemplars(exemplar_folder))
+    before = trainer.table.detach().clone()
+    trainer.step()
+    moved = (trainer.table.detach() != before).any(-1).nonzero().flatten().tolist()
+    assert moved == trainer.tokenizer("<r>", add_special_tokens=False).input_ids
+
+
+def test_the_benchmark_prints_what_it_compares(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, model = load_params(), tiny_settings(tiny_base)
+    monkeypatch.setattr(params, "model", lambda: model)
+    monkeypatch.setattr(training, "load_params", lambda: params)
+    training.main(rounds=2, steps=1)
+    printed = capsys.readouterr().out
+    assert re.search(r"ours is \d+\.\d\d times as fast \(\d+\.\d\d to \d+\.\d\d over 2 turns\)", printed)
+    assert re.search(r"all memory beyond the frozen weights: \d+\.\d\d of the published", printed)
+    assert "encode 10 exemplars" in printed and "save the concept" in printed

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from relinv.diffusion.bases import Base
+from relinv.learning import training
+from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.early_stopping import EVALUATIONS, EarlyStopping
 from relinv.learning.inversion import invert_relation
-from tests.inverting import problem
+from tests.inverting import problem, stopping
 
 
 def after(losses: list[float]) -> EarlyStopping:
@@ -44,6 +46,21 @@ def test_a_training_ends_early_and_says_how_many_steps_it_took(
     steps = json.loads((tmp_path / "concept" / "concept.json").read_text())["steps"]
     assert 2 * EVALUATIONS <= steps < 60
     assert len((tmp_path / "concept" / "losses.csv").read_text().splitlines()) == steps + 1
+
+
+def test_a_training_that_was_stopped_ends_where_it_would_have(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = problem(base, exemplar_folder, "reversion", steps=60, stop_window=10, stop_threshold=0.9)
+    invert_relation(task, tmp_path / "straight", tmp_path / "scratch")
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)
+    for after in (13, 1):  # between two looks at the fixed loss, and right after it went on
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "take_step", stopping(training.take_step, after))
+            invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
+    invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
+    for name in ("learned_embeds.safetensors", "concept.json", "losses.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
 @pytest.mark.parametrize("window", [None, 1000])

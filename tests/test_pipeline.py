@@ -117,6 +117,25 @@ def test_a_stage_depends_on_all_code_that_decides_its_results(name: str, stages:
     assert uncovered == set()
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_a_stage_depends_on_the_plugins_that_it_finds_by_name(name: str, stages: dict[str, Any]) -> None:
+    texts = [Path(path).read_text() for path in imported(Path(f"stages/{name.partition('@')[0]}.py")) - PLUMBING]
+    found = {package for text in texts for package in re.findall(r'"relinv\.(\w+)"', text)}
+    found -= {"methods"}  # of which a run needs one alone
+    assert bool(found) == (name != "validate@inside")
+    assert {f"relinv/{package}" for package in found} <= {dep.def_path for dep in stages[name].deps}
+
+
+def test_stages_depend_on_the_data_that_their_parameters_name(stages: dict[str, Any]) -> None:
+    data = {"benchmark": "data/benchmark", "model": "data/miniature/base", "judge": "data/miniature/judge",
+            "preset": "presets.yaml"}  # fmt: skip
+    for name, stage in stages.items():
+        sections = {section.rpartition(".")[2] for section in tracked(stage) if section.startswith("bases.miniature.")}
+        files = [dep.def_path for dep in stage.deps]
+        for section in sections & set(data):
+            assert any(file.startswith(data[section]) for file in files), (name, section)
+
+
 def imported(file: Path, found: set[str] | None = None) -> set[str]:
     """Return the modules of relinv that a file runs, itself and what it imports at any depth among them."""
     found = set() if found is None else found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.training import peak_bytes
 from relinv.benchmark import load_benchmark
@@ -128,6 +131,32 @@ def test_a_run_is_never_finished_in_another_way(
 
     task = problem(base, exemplar_folder, "reversion")
     assert identity(task) != identity(problem(run(tiny_base, **other), exemplar_folder, "reversion"))
+
+
+def test_a_run_is_never_finished_as_another(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relinv.learning import inversion
+
+    task = problem(base, exemplar_folder, "reversion")
+    folder = Path(shutil.copytree(exemplar_folder, tmp_path / exemplar_folder.name))
+    Image.new("RGB", (64, 64)).save(folder / "0.png")
+    others = {
+        "another rate": problem(base, exemplar_folder, "reversion", learning_rate=0.04),
+        "another method": problem(base, exemplar_folder, "textual_inversion"),
+        "another seed": problem(base, exemplar_folder, "reversion", seed=1),
+        "another picture": problem(base, folder, "reversion"),
+        "other words": replace(task, words="in"),
+        "another preview": replace(task, preview=task.preview.model_copy(update={"count": 1})),
+    }
+    known = inversion.identity(task)
+    assert inversion.identity(problem(base, exemplar_folder, "reversion")) == known
+    assert [name for name, other in others.items() if inversion.identity(other) == known] == []
+    monkeypatch.setattr(inversion, "versions", lambda: {"torch": "another"})
+    another_version = inversion.identity(task)
+    monkeypatch.undo()
+    monkeypatch.setattr(inversion, "code_hash", lambda root, parts: "another")
+    assert known not in (another_version, inversion.identity(task))
 
 
 def test_in_bf16_the_row_and_its_loss_stay_fp32(

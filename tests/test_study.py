@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from relinv.errors import UserError
-from relinv.report.compare import as_html, as_lines, compare
+from relinv.report.compare import compare
 from relinv.report.revisions import flatten, scores_at
 from relinv.report.rows import format_rows, parse_rows, with_leakage
 from relinv.statistics import Bootstrap
@@ -143,7 +143,9 @@ def runner(root: Path) -> Callable[..., str]:
     return run
 
 
-def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_path: Path) -> None:
+def test_a_study_runs_each_trial_once_and_reads_it_back(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = load_plan(repository / "study.yaml")
     planned = trials(repository, plan, [], [])
     assert [(trial.arm, trial.seed) for trial in planned] == [("plain", 0), ("better", 0)]
@@ -171,8 +173,16 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(repository: Path, tmp_pa
     assert [line.name for line in means.lines] == ["main", name, "workspace"]
     assert differences.lines[0].cells[0].mean == pytest.approx(gain)
     assert differences.lines[1].cells[0] == (0, 0, 0)
-    assert "skill: 0.6 | 0.9 | 0.6" in as_lines(comparison)
-    assert f"<h1>main, {name}, workspace</h1>" in as_html(comparison)
+
+    from stages.compare import compare as compare_command  # where this module is imported by MAKE, stages are others
+    from stages.study import study
+
+    monkeypatch.chdir(repository)
+    study(plan=Path("study.yaml"), output=tmp_path / "tables", slots=2)  # all is finished: it writes the tables
+    assert "What skill adds" in (tmp_path / "tables" / "study.md").read_text(encoding="utf-8")
+    compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")
+    assert "skill: 0.6 | 0.9 | 0.6" in capsys.readouterr().out
+    assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
 
 
 def two_arms(repository: Path) -> list[Trial]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.problem import Problem
 from relinv.learning.training import Loop, Task
 from relinv.plugins import find_plugin
-from tests.inverting import problem
+from tests.inverting import problem, stopping
 from tests.test_sampling import velocity_base
 from tests.tiny import weights
 
@@ -152,18 +151,6 @@ def test_a_joint_training_that_was_stopped_goes_on(
             invert_relation(each, tmp_path / "out" / way / name, tmp_path / way)
         straight, stopped = (tmp_path / "out" / way / name for way in ("straight", "stopped"))
         assert (straight / EMBEDDING).read_bytes() == (stopped / EMBEDDING).read_bytes()
-
-
-def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:
-    taken: list[int] = []
-
-    def limited(*arguments: Any) -> None:
-        if len(taken) == after:
-            raise KeyboardInterrupt
-        taken.append(1)
-        step(*arguments)
-
-    return limited
 
 
 def test_a_diverged_training_is_told_before_a_picture_is_drawn_of_it(
