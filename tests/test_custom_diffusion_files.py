@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from relinv.files import sha256_file
 from relinv.generation import imagine
 from relinv.importing import import_concept
 from relinv.settings import GenerateSettings
+from tests.exploits import Exploit
 from tests.test_concept import made
 from tests.test_custom_diffusion import changed, copy_of_unet
 
@@ -126,10 +126,7 @@ def test_weights_that_cannot_be_taken_over_are_refused(base: Base, published: Pa
 
 
 def test_missing_and_damaged_files_and_code_in_them_are_refused(base: Base, published: Path, tmp_path: Path) -> None:
-    class Exploit:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return ((tmp_path / "was-run").touch, ())
-
+    exploit = Exploit(tmp_path / "was-run")
     folder = lay(published, tmp_path / "files", BIN, SAFE, "<new1>.bin")
     bring = lambda name, **token: import_concept(folder / name, "i", "m", base, tmp_path / "concept", **token)  # noqa: E731
     with pytest.raises(UserError, match=r"other\.bin' does not exist"):
@@ -140,10 +137,10 @@ def test_missing_and_damaged_files_and_code_in_them_are_refused(base: Base, publ
         (folder / name).write_bytes((published / name).read_bytes()[:1000])
         with pytest.raises(UserError, match=r"damaged|not opened"):
             bring(name)
-    torch.save(changed(base) | {"down.attn1.processor": Exploit()}, folder / BIN)
-    torch.save({"<new1>": Exploit()}, folder / "<new1>.bin")
+    torch.save(changed(base) | {"down.attn1.processor": exploit}, folder / BIN)
+    torch.save({"<new1>": exploit}, folder / "<new1>.bin")
     (folder / SAFE).write_bytes((published / SAFE).read_bytes())
     for name in (BIN, SAFE):  # code in the weights, code in the token
         with pytest.raises(UserError, match="might run code"):
             bring(name)
-    assert not (tmp_path / "was-run").exists() and not (tmp_path / "concept").exists()
+    assert not exploit.marker.exists() and not (tmp_path / "concept").exists()

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from relinv.benchmark import load_benchmark
 from relinv.forking import fork_server
 
+AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@example.org")
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "relations": ["inside", "hug"],
@@ -67,7 +68,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _set(target / "params.yaml", SMALL)
     _run(target, "git", "init", "-q")
     _run(target, "git", "add", ".")
-    _run(target, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
+    _run(target, "git", *AUTHOR, "commit", "-qm", "start")
     one = ["fetch@hug", "validate@hug", "invert@hug-textual_inversion"]
     assert _stages_run(_run(target, "dvc", "repro", one[-1])) == set(one)
     assert _stages_run(_run(target, "python", "-m", "stages.reproduce", "--slots", "2")) == {"report"}
@@ -96,12 +97,15 @@ def test_a_rerun_with_nothing_changed_does_nothing(clone: Path) -> None:
 
 
 def test_another_steering_weight_runs_reversions_arms_and_what_follows_from_them(clone: Path) -> None:
+    _run(clone, "git", "add", "reports", "dvc.lock")
+    _run(clone, "git", *AUTHOR, "commit", "-qm", "the first run")
     with fork_server(clone):  # as `make reproduce` runs stages
         output = _run(clone, "dvc", "exp", "run", "-S", "invert.reversion.steer_weight=0.1")
     stages = ("invert", "generate", "score")
     arms = {f"{stage}@{relation}-reversion" for stage in stages for relation in SMALL["relations"]}
     assert _stages_run(output) == {*arms, "report"}
-    assert "reversion" in _run(clone, "dvc", "metrics", "diff", "--all")
+    changed = json.loads(_run(clone, "dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
+    assert {name.partition(".")[0] for name in changed} == {"reversion"}
     assert "steer_weight" in _run(clone, "dvc", "exp", "show", "--only-changed", "--md")
 
 

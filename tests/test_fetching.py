@@ -9,6 +9,7 @@ import io
 import json
 import random
 import shutil
+import socket
 import tarfile
 import threading
 import zipfile
@@ -382,8 +383,10 @@ def test_a_download_follows_redirects_waits_for_a_busy_server_and_is_kept(
 
 def test_an_address_without_a_server_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
-    with pytest.raises(UserError, match=r"'http://127\.0\.0\.1:9/x\.zip' cannot be downloaded"):
-        fetch(from_("archive", "http://127.0.0.1:9/x.zip"), tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(UserError, match=rf"'http://127\.0\.0\.1:{port}/x\.zip' cannot be downloaded"):
+        fetch(from_("archive", f"http://127.0.0.1:{port}/x.zip"), tmp_path)
 
 
 def test_checksums_are_recorded_once_and_kept_to(server: Server, exemplar_folder: Path, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from relinv import forking
 from relinv.cli import cores
 from relinv.forking import ADDRESS, fork_server
 from stages.reproduce import reproduce
+from tests.waiting import wait_until
 
 COMMAND = """
 import atexit, os, sys, time
@@ -85,13 +85,6 @@ def begin(project: Path) -> tuple[subprocess.Popen[str], int]:
     assert process.stdout.readline() == "begun\n"
     assert worker != process.pid
     return process, worker
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def is_alive(process: int) -> bool:

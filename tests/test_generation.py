@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not (tmp_path / "images").exists()  # nothing half-written to be mistaken for a result
     (workspace,) = (tmp_path / "scratch").iterdir()
     assert sorted(path.name for path in workspace.iterdir()) == ["000.png", "001.png"]
+    # As SIGKILL leaves a batch that was being written: one of its pictures, and the beginning of the other.
+    shutil.copy(straight / "002.png", workspace / "002.png")
+    (workspace / ".003.png.1.tmp").write_bytes((straight / "003.png").read_bytes()[:100])
     generate_folder(*run)
     assert len(sampled) == 2 + 2  # the first batch was kept
     assert contents(tmp_path / "images") == contents(straight)

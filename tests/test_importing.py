@@ -16,6 +16,7 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
 from relinv.importing import import_concept, read_embedding, read_published
+from tests.exploits import Exploit
 
 
 def row(dim: int) -> torch.Tensor:
@@ -62,23 +63,15 @@ def test_a_view_leaves_its_table_behind(tmp_path: Path) -> None:
     assert read_embedding(tmp_path / "view.bin")[1].untyped_storage().nbytes() == 8 * 4
 
 
-class Exploit:
-    """What a pickle may hold: a call that is made when it is opened."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path("/tmp/relinv-was-run").touch, ())
-
-
 def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
-    marker = Path("/tmp/relinv-was-run")
-    marker.unlink(missing_ok=True)
-    torch.save({"<R>": Exploit()}, tmp_path / "evil.bin")
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"<R>": Exploit()}))
+    exploit = Exploit(tmp_path / "was-run")
+    torch.save({"<R>": exploit}, tmp_path / "evil.bin")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"<R>": exploit}))
     for name in ("evil.bin", "evil.pt"):
         with pytest.raises(UserError, match=r"not opened|damaged") as caught:
             read_embedding(tmp_path / name)
         assert "weights_only" not in str(caught.value)
-    assert not marker.exists()
+    assert not exploit.marker.exists()
 
 
 @pytest.mark.parametrize(

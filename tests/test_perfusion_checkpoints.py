@@ -15,6 +15,7 @@ from relinv.diffusion.conditioning import in_use
 from relinv.errors import UserError
 from relinv.importing import import_concept
 from relinv.perfusion_checkpoints import diffusers_name
+from tests.exploits import Exploit
 from tests.tiny import TOKENS
 
 
@@ -109,11 +110,8 @@ def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_p
 
 
 def test_code_in_a_checkpoint_is_never_run(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
-    class Exploit:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return ((tmp_path / "was-run").touch, ())
-
-    torch.save(content | {"global_step": Exploit()}, tmp_path / "evil.ckpt")
+    exploit = Exploit(tmp_path / "was-run")
+    torch.save(content | {"global_step": exploit}, tmp_path / "evil.ckpt")
     with pytest.raises(UserError, match="might run code"):
         import_concept(tmp_path / "evil.ckpt", "inside", "published", base, tmp_path / "concept")
-    assert not (tmp_path / "was-run").exists()
+    assert not exploit.marker.exists()

@@ -191,6 +191,10 @@ def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
     assert metrics["relation_words"]["leakage"] == 0
     scores = pd.read_csv(reports / "scores.csv")
     assert len(scores) == 2 * 3 * 12 and scores.columns[-1] == "leakage"
+    for method, values in metrics.items():
+        own = scores[scores["method"] == method].rename(columns={"relation": "name", "relation_score": "relation"})
+        for name, value in values.items():
+            assert value == pytest.approx(own[name].sum() / own[name].count(), abs=1e-5), (method, name)
 
 
 def test_the_report_shows_the_forms_of_a_token_that_has_several(tmp_path: Path) -> None:

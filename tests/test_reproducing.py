@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from relinv import cli
 from relinv.errors import UserError
 from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, reproduce, stale_stages
 from stages import reproduce as command
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent.parent
 ITEMS = ("a", "b", "c")
@@ -132,9 +132,8 @@ def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
         share = subprocess.Popen(
             command, cwd=project, env=os.environ | {"PYTHONPATH": str(HERE)}, stdout=stream, start_new_session=True
         )
-    while "Running stage 'fetch@c'" not in said.read_text():
-        assert share.poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: "Running stage 'fetch@c'" in said.read_text() or share.poll() is not None)
+    assert share.poll() is None
     os.killpg(share.pid, signal.SIGKILL)
     share.wait()
     assert said.read_text().count(ENDED) == 2 and not (project / "dvc.lock").exists()

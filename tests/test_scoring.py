@@ -84,6 +84,28 @@ def test_a_row_for_each_image_with_every_metric(
     assert rows["direction"].isna().tolist() == [False, False, True, False]  # box inside box
 
 
+def test_an_image_is_held_against_its_own_words_and_the_exemplars(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
+) -> None:
+    """Its values by hand, of pictures that are no exemplars and in another order than the records' pairs."""
+    records = read_records(images)
+    drawn = [load_image(exemplar_folder / f"{3 - record.index}.png", 64).rotate(90) for record in records]
+    with ImageWriter(images) as writer:
+        for record, picture in zip(records, drawn, strict=True):
+            writer.write(record, picture)
+    rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+    exemplars = judge.encode_images([load_image(exemplar_folder / f"{place}.png", 64) for place in range(4)], 4)
+    for (_, row), picture in zip(rows.iterrows(), drawn, strict=True):
+        (image,) = judge.encode_images([picture], 1)  # (dim,)
+        head, tail = row["head"], row["tail"]
+        scene, swapped = judge.encode_texts([f"{head} inside {tail}", f"{tail} inside {head}"])
+        nearest = (exemplars @ image).max()
+        assert row["relation_score"] == pytest.approx(image @ scene, abs=1e-5)
+        assert row["exemplar_similarity"] == pytest.approx(nearest, abs=1e-5) and nearest < 0.9999
+        if head != tail:
+            assert row["direction"] == float(image @ scene > image @ swapped)
+
+
 def test_scores_are_written_with_blanks_and_the_same_bytes(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, tmp_path: Path
 ) -> None:

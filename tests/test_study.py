@@ -23,6 +23,7 @@ from relinv.study.plan import Trial, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
 from tests.reporting import score_table
+from tests.waiting import wait_until
 
 FEW = Bootstrap(resamples=100)
 HERE = Path(__file__).parent.parent
@@ -225,9 +226,8 @@ def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(repository)]
     environment = os.environ | {"BEGUN": str(begun)}
     study = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    while not begun.exists():
-        assert study.poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: begun.exists() or study.poll() is not None)
+    assert study.poll() is None
     os.killpg(study.pid, signal.SIGKILL)
     study.wait()
     await_end_of_group(study.pid)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,11 @@ def test_latents_are_those_of_the_autoencoder(base: Base, exemplar_folder: Path)
     pictures = [load_image(found.path, base.resolution) for found in read_exemplars(exemplar_folder).exemplars]
     latents = encode_pictures(base, pictures)
     assert latents.mean.shape == latents.deviation.shape == (4, 4, 16, 16)
+    levels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])  # (4, side, side, 3)
+    with torch.inference_mode():
+        moments = base.vae.encode(levels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    torch.testing.assert_close(latents.mean, 0.4 * moments.mean, atol=1e-5, rtol=1e-4)  # the base's scaling factor
+    torch.testing.assert_close(latents.deviation, 0.4 * moments.std, atol=1e-5, rtol=1e-4)
     drawn = torch.cat([latents.draw([2, 0], generator(0, "latents", step)) for step in range(400)])
     assert torch.allclose(drawn[::2].mean(0), latents.mean[2], atol=5 * latents.deviation.max().item() / 20)
     assert torch.allclose(drawn[1::2].std(0), latents.deviation[0], rtol=0.25)

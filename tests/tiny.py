@@ -89,7 +89,7 @@ def _vae() -> AutoencoderKL:
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=RESOLUTION,
-        scaling_factor=1.0,
+        scaling_factor=0.4,
     )
 
 
