@@ -19,6 +19,7 @@ from relinv.forking import ADDRESS, fork_server
 from stages.reproduce import reproduce
 from tests.waiting import wait_until
 
+SAID = "said.txt"
 COMMAND = """
 import atexit, os, sys, time
 import typer
@@ -70,19 +71,19 @@ def server(project: Path) -> Iterator[None]:
 
 def run(project: Path, what: str) -> subprocess.CompletedProcess[str]:
     command, environment = [sys.executable, "-m", "command", what], os.environ | {"TOLD": "a secret"}
-    return subprocess.run(
-        command, cwd=project, env=environment, input="typed", capture_output=True, text=True, check=False
-    )
+    streams = {"input": "typed", "capture_output": True, "text": True}
+    return subprocess.run(command, cwd=project, env=environment, check=False, timeout=120, **streams)
 
 
 def begin(project: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start a command that sleeps; return it and the process id of what runs in its place."""
-    command = [sys.executable, "-m", "command", "sleep"]
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=project, text=True, **streams)
-    assert process.stdout is not None
-    worker = int(process.stdout.readline().split()[0])
-    assert process.stdout.readline() == "begun\n"
+    """Start a command that sleeps and writes to the file `SAID`; return it and the id of what runs in its place."""
+    command, said = [sys.executable, "-m", "command", "sleep"], project / SAID
+    with said.open("w") as stream:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=project, text=True, **streams)
+    wait_until(lambda: "begun\n" in said.read_text() or process.poll() is not None)
+    assert process.poll() is None
+    worker = int(said.read_text().split()[0])
     assert worker != process.pid
     return process, worker
 
@@ -120,8 +121,8 @@ def test_it_ends_as_the_command_would_by_itself(project: Path, server: None) -> 
 def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, server: None) -> None:
     process, worker = begin(project)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert "tidied up" in output and "Traceback" not in errors
+    _, errors = process.communicate(timeout=60)
+    assert "tidied up" in (project / SAID).read_text() and "Traceback" not in errors
     assert process.returncode == 130
     assert not is_alive(worker)
 
@@ -205,4 +206,4 @@ def test_stages_share_what_there_is(
 
 def test_what_is_imported_beforehand_is_there() -> None:
     code = "from importlib import import_module as get; from relinv.forking import PRELOADED; list(map(get, PRELOADED))"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)

@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text("\n".join(lines) + "\n")
     for item in ITEMS:
         (tmp_path / f"source-{item}").write_text(item)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True, timeout=120)
     return tmp_path
 
 
@@ -135,7 +135,7 @@ def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
     wait_until(lambda: "Running stage 'fetch@c'" in said.read_text() or share.poll() is not None)
     assert share.poll() is None
     os.killpg(share.pid, signal.SIGKILL)
-    share.wait()
+    share.wait(timeout=120)
     assert said.read_text().count(ENDED) == 2 and not (project / "dvc.lock").exists()
 
     (project / "wait-c").unlink()

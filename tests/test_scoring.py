@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import ImageOps
 from typer.testing import CliRunner
 
 from relinv import cli
@@ -89,7 +90,7 @@ def test_an_image_is_held_against_its_own_words_and_the_exemplars(
 ) -> None:
     """Its values by hand, of pictures that are no exemplars and in another order than the records' pairs."""
     records = read_records(images)
-    drawn = [load_image(exemplar_folder / f"{3 - record.index}.png", 64).rotate(90) for record in records]
+    drawn = [ImageOps.invert(load_image(exemplar_folder / f"{3 - record.index}.png", 64)) for record in records]
     with ImageWriter(images) as writer:
         for record, picture in zip(records, drawn, strict=True):
             writer.write(record, picture)
@@ -104,6 +105,7 @@ def test_an_image_is_held_against_its_own_words_and_the_exemplars(
         assert row["exemplar_similarity"] == pytest.approx(nearest, abs=1e-5) and nearest < 0.9999
         if head != tail:
             assert row["direction"] == float(image @ scene > image @ swapped)
+    assert set(rows["direction"].dropna()) == {0, 1}
 
 
 def test_scores_are_written_with_blanks_and_the_same_bytes(

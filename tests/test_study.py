@@ -139,7 +139,7 @@ def runner(root: Path) -> Callable[..., str]:
     """Return a function that runs a command in `root` and returns what it printed."""
 
     def run(*command: str) -> str:
-        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=120).stdout
 
     return run
 
@@ -229,7 +229,7 @@ def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
     wait_until(lambda: begun.exists() or study.poll() is not None)
     assert study.poll() is None
     os.killpg(study.pid, signal.SIGKILL)
-    study.wait()
+    study.wait(timeout=120)
     await_end_of_group(study.pid)
     planned = two_arms(repository)
     assert finished(repository, planned) == {}

@@ -207,7 +207,9 @@ def test_early_stopping_looks_in_passes_as_small_as_trainings(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = problem(base, exemplar_folder, "textual_inversion", stop_window=10)
-    whole = looping(task, tmp_path / "scratch")._fixed_loss()
+    loop = looping(task, tmp_path / "scratch")
+    whole = loop._fixed_loss()
+    assert loop._fixed_loss() == whole  # by the same captions, timesteps and noise
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
     seen: list[int] = []
     hook = base.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(len(inputs[0])))
