@@ -1,5 +1,5 @@
 # make reproduce: set up and rebuild every result.  make test: set up and run the tests.
-# make search: choose learning rates and budgets on validation scenarios.  make study: compare over seeds and settings.
+# make search: choose settings on validation scenarios.  make study: compare over seeds and settings.
 # make compare-methods: every method over every relation, and over objects.
 # make budgets: what the published budget, a short one and early stopping cost in quality.
 # make miniature: train the miniature itself anew (hours).
@@ -31,10 +31,7 @@ test: $(INSTALLED)
 	python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest, of few tests, begins last
 
 search: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search.yaml
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search_methods.yaml
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search_custom_diffusion.yaml
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/search_perfusion.yaml
+	for plan in plans/search*.yaml; do LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan $$plan || exit; done
 
 study: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
