@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny base model and a folder of drawn exemplars, each made once a session."""
+"""Shared fixtures: a tiny base model and a folder of drawn exemplars, each made once a session; a web server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: tests never reach for the network
 
 import json
+import random
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ import stages  # noqa: F401 - before torch: tests compute with as many threads a
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.settings import ModelSettings
+    from tests.fetching import Server
 
 SIDE = 64  # pixels
 
@@ -82,3 +86,17 @@ def draw_exemplars(folder: Path) -> Path:
         templates[f"{index}.png"] = [f"{head} {{}} {tail}", f"a photo of a {head} {{}} a {tail} in the snow"]
     (folder / "text.json").write_text(json.dumps(templates, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def server(exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A web server of this machine with a zip of the exemplars, asked again without waits; see tests/fetching.py."""
+    from tests.fetching import Server, zipped
+
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # no waits between tries
+    archive = zipped(exemplar_folder, tmp_path / "made.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("benchmark/film.bin", random.Random(0).randbytes(4_000_000))
+    running = Server(archive.read_bytes())
+    yield running
+    running.http.shutdown()

@@ -21,9 +21,8 @@ from relinv.diffusion.bases import load_base
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import identity, learn
 from relinv.learning.problem import Problem
-from relinv.plugins import find_plugin
 from tests.conftest import tiny_settings
-from tests.inverting import problem
+from tests.inverting import build, problem
 
 
 def eager_checkpoints(task: Problem, scratch: Path) -> Checkpoints:
@@ -34,7 +33,7 @@ def eager_checkpoints(task: Problem, scratch: Path) -> Checkpoints:
 def learn_and_die(base: Path, exemplars: Path, name: str, scratch: Path) -> None:
     """Learn until the third step of this process, and die there."""
     task = problem(load_base(tiny_settings(base)), exemplars, name)
-    method = find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
+    method = build(task)
     taken: list[int] = []
     update = method.after_step
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
+from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.problem import Problem
+from relinv.learning.training import Loop, Task
+from relinv.methods import InversionMethod
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings, load_params
 
@@ -33,6 +36,17 @@ def problem(base: Base, exemplar_folder: Path, name: str, seed: int = 0, **chang
     small = {name: value for name, value in (SMALL | changes).items() if name in kind.model_fields}
     settings = kind(**(values | small))
     return Problem(base, read_exemplars(exemplar_folder), "inside", method, settings, seed, PREVIEW)
+
+
+def build(task: Problem) -> InversionMethod:
+    """Return the method of a problem, with nothing learned yet."""
+    return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
+
+
+def looping(task: Problem, scratch: Path) -> Loop:
+    """Return the loop of a problem, before its first step."""
+    method, checkpoints = build(task), Checkpoints(scratch, "loop", {})
+    return Loop(Task(method, task.exemplars, task.seed, task.preview, checkpoints), method.attached)
 
 
 def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:

@@ -121,17 +121,10 @@ def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPat
         run_command(error, monkeypatch)
 
 
-@pytest.mark.parametrize("stage", ["fetch", "validate"])
-def test_help_shows_an_example(stage: str) -> None:
-    command = [sys.executable, "-m", f"stages.{stage}", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"Example: python -m stages.{stage} inside" in done.stdout
-
-
 @pytest.mark.parametrize("stage", ["fetch", "validate", "invert", "generate", "score", "report"])
 def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
     """torch and what builds on it take seconds: a stage reads its parameters and files first."""
     check = "from relinv.settings import load_params as load; from relinv.plugins import find_plugin as find; "
     check += "[load().method(name, find('relinv.methods', name).Settings) for name in load().methods()]; "
     code = f"import sys, stages.{stage}; {check} sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

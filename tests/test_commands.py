@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from relinv.adapters.custom_diffusion import pretrained
 from relinv.benchmark import load_benchmark
-from relinv.commands import app
-from relinv.diffusion.bases import load_base
-from relinv.diffusion.concept import save_concept
+from relinv.diffusion.bases import Base, load_base
 from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
@@ -30,32 +24,18 @@ from relinv.importing import read_embedding
 from relinv.settings import GenerateSettings, load_params
 from stages.generate import generate
 from stages.score import score
+from tests.checkouts import ROOT, lay_out_checkout, run
+from tests.concepts import keep, made
 from tests.conftest import draw_exemplars
-from tests.test_concept import made
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="dpmpp", batch_size=3)
 
 
 @pytest.fixture
 def checkout(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml and a benchmark of one relation, for the tiny base; commands run in it."""
-    yaml = YAML(typ="safe", pure=True)
-    params = yaml.load((ROOT / "params.yaml").read_text())
-    params["bases"]["miniature"]["model"]["source"] = str(tiny_base)
-    grid = {"words": "inside", "asymmetric": True, "heads": ["cat", "dog"], "tails": ["box", "cup"]}
-    benchmark = {"name": "b", "held_out": None, "validation": {"fraction": 0, "seed": 0}, "relations": {"inside": grid}}
-    (tmp_path / "data/benchmark").mkdir(parents=True)
-    for path, content in {"params.yaml": params, "data/benchmark/miniature.yaml": benchmark}.items():
-        with (tmp_path / path).open("w") as stream:
-            yaml.dump(content, stream)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
     return tmp_path
-
-
-def run(*words: str) -> str:
-    """Run the command line; return what it prints, or raise what it raises."""
-    return CliRunner().invoke(app, list(words), catch_exceptions=False).stdout
 
 
 def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout: Path) -> None:
@@ -95,10 +75,8 @@ def test_an_import_replaces_what_was_imported_and_nothing_else(checkout: Path) -
     base = load_base(load_params().model())
     token = "learned_embeds.safetensors"
     save_file({"<R>": torch.ones(base.dim)}, checkout / token)
-    learned, other = checkout / "data/concepts/inside/earlier", checkout / "data/concepts/inside/notes"
-    for folder in (learned, other):
-        folder.mkdir(parents=True)
-    save_concept(learned, made(base))
+    other = keep(checkout, made(base, method="earlier")).with_name("notes")
+    other.mkdir()
     (other / "notes.txt").write_text("mine")
     before = files_below(checkout)
     for relation, method, reason in (
@@ -155,9 +133,7 @@ def test_custom_diffusion_comes_from_two_files(checkout: Path) -> None:
 def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Path) -> None:
     base = load_base(load_params().model())
     concept = made(base)
-    save_concept_folder = checkout / "data/concepts/inside/reversion"
-    save_concept_folder.mkdir(parents=True)
-    save_concept(save_concept_folder, concept)
+    keep(checkout, concept)
     scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")
     images = checkout / "my images/inside's"  # a shell would take the name apart
     generate_folder(base, concept, scenarios, SETTINGS, images, checkout / ".scratch")
@@ -168,7 +144,7 @@ def test_an_image_is_made_again_to_the_same_bytes(checkout: Path, tiny_base: Pat
         run(*shlex.split(command))
         assert (checkout / "again.png").read_bytes() == (images / name).read_bytes()
     (checkout / "again.png").unlink()
-    save_concept(save_concept_folder, made(base, seed=1))
+    keep(checkout, made(base, seed=1))
     with pytest.raises(UserError, match="another concept than is here now"):
         run("draw", str(images / "001.png"), "again.png")
     assert not (checkout / "again.png").exists()
@@ -181,16 +157,14 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
     concept = replace(plain, metadata={**plain.metadata, "method": "compositional", "adapters": [adapter]})
     scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")[:1]
     for each in (plain, concept):
-        folder = checkout / "data/concepts/inside" / each.method
-        folder.mkdir(parents=True)
-        save_concept(folder, each)
+        keep(checkout, each)
         generate_folder(base, each, scenarios, SETTINGS, checkout / "images" / each.method, checkout / ".scratch")
     run("show", "images/compositional/000.png", "--boxes", "boxes.png")
     with Image.open("boxes.png") as marked, Image.open("images/compositional/000.png") as image:
         assert marked.size == image.size and marked.tobytes() != image.tobytes()
     with pytest.raises(UserError, match="reversion learned is drawn without boxes"):
         run("show", "images/reversion/000.png", "--boxes", "none.png")
-    save_concept(folder, replace(concept, embedding=torch.zeros(base.dim)))
+    keep(checkout, replace(concept, embedding=torch.zeros(base.dim)))
     with pytest.raises(UserError, match="drawn with another concept"):
         run("show", "images/compositional/000.png", "--boxes", "none.png")
 
@@ -204,51 +178,68 @@ def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
     assert len(list((checkout / ".scratch/second_moment").iterdir())) == 2
 
 
-@pytest.mark.parametrize("command", ["new", "masks", "import", "export", "second-moment", "show", "draw", "imagine"])
-def test_help_shows_an_example(command: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "relinv.commands", command, "--help"], capture_output=True, text=True)
-    assert f"Example: relinv {command}" in done.stdout
+# Concepts from several files in one prompt
+
+INSIDE, KOALA = ("--use", "r=inside/reversion"), ("--use", "koala=koala/reversion")
 
 
-def test_concepts_from_several_files_stand_in_one_prompt(checkout: Path) -> None:
+@pytest.fixture
+def both(checkout: Path) -> Base:
+    """The base of two concepts that are in the checkout: of `inside`, and of a `koala` that is its opposite."""
     base = load_base(load_params().model())
-    for relation in ("inside", "koala"):
-        folder = checkout / "data/concepts" / relation / "reversion"
-        folder.mkdir(parents=True)
-        save_concept(
-            folder, made(base) if relation == "inside" else replace(made(base), embedding=-made(base).embedding)
-        )
-    both = ["--use", "r=inside/reversion", "--use", "koala=koala/reversion"]
-    for name, words in (("both", both), ("again", both), ("swapped", [*both[2:], *both[:2]])):
-        run("imagine", "<koala> <r> box", f"{name}.png", *words, "--seed", "5")
-    run("imagine", "<koala> <r> box", "other.png", "--use", "r=koala/reversion", "--use", "koala=inside/reversion")
-    first, again, swapped, other = (Image.open(f"{n}.png").tobytes() for n in ("both", "again", "swapped", "other"))
-    assert first == again == swapped != other
+    keep(checkout, made(base))
+    keep(checkout, replace(made(base, relation="koala"), embedding=-made(base).embedding))
+    return base
+
+
+def imagine(target: str, *options: str) -> bytes:
+    """Draw a prompt of two tokens into the file `target`; return the picture's bytes."""
+    run("imagine", "<koala> <r> box", target, *options, "--seed", "5")
+    with Image.open(target) as image:
+        return image.tobytes()
+
+
+def test_concepts_stand_in_one_prompt_by_their_names_whatever_their_order(both: Base) -> None:
+    first = imagine("out.png", *INSIDE, *KOALA)
+    assert imagine("out.png", *INSIDE, *KOALA) == first
+    assert imagine("out.png", *KOALA, *INSIDE) == first
+    assert imagine("out.png", "--use", "r=koala/reversion", "--use", "koala=inside/reversion") != first
+
+
+def test_an_image_of_several_concepts_is_shown_and_drawn_again(both: Base) -> None:
+    imagine("both.png", *INSIDE, *KOALA)
     printed = run("show", "both.png")
     assert printed.startswith("<koala> <r> box") and "koala=koala/reversion" in printed
     run("draw", "both.png", "drawn.png")
     assert Path("drawn.png").read_bytes() == Path("both.png").read_bytes()
-    save_concept(Path("data/concepts/koala/reversion"), made(base, seed=1))
-    with pytest.raises(UserError, match=r"both\.png was drawn with another concept than is here now"):
-        run("draw", "both.png", "drawn.png")
     with pytest.raises(UserError, match="prompt of its own"):
         run("show", "both.png", "--boxes", "boxes.png")
-    with pytest.raises(UserError, match=r"names <koala>, which no concept in use has learned"):
-        run("imagine", "<koala> <r> box", "out.png", "--use", "r=inside/reversion")
-    with pytest.raises(UserError, match=r"'inside/reversion' names no token"):
-        run("imagine", "<r> box", "out.png", "--use", "inside/reversion")
-    with pytest.raises(UserError, match=r"'perfusion=1' is no option"):
-        run("imagine", "<r> box", "out.png", "--use", "r=inside/reversion", "--with", "perfusion=1")
-    with pytest.raises(UserError, match=r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"):
-        run("imagine", "<r> box", "out.png", "--use", "r=inside/reversion", "--with", "prefusion.beta=1")
+
+
+def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: Path, both: Base) -> None:
+    imagine("both.png", *INSIDE, *KOALA)
+    keep(checkout, made(both, relation="koala", seed=1))
+    with pytest.raises(UserError, match=r"both\.png was drawn with another concept than is here now"):
+        run("draw", "both.png", "drawn.png")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "reason"),
+    [
+        ("<koala> <r> box", INSIDE, r"names <koala>, which no concept in use has learned"),
+        ("<r> box", ("--use", "inside/reversion"), r"'inside/reversion' names no token"),
+        ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is no option"),
+        ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),
+    ],
+)
+def test_what_cannot_be_imagined_is_refused(prompt: str, options: tuple[str, ...], reason: str, both: Base) -> None:
+    with pytest.raises(UserError, match=reason):
+        run("imagine", prompt, "out.png", *options)
     assert not Path("out.png").exists()
 
 
 def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(checkout: Path) -> None:
-    concept = made(load_base(load_params().model()))
-    folder = checkout / "data/concepts/inside/reversion"
-    folder.mkdir(parents=True)
-    save_concept(folder, concept)
+    keep(checkout, made(load_base(load_params().model())))
     layout = load_params().section("invert.compositional.layout", dict[str, Any]) | {"threshold": 0.0}
     options = [word for name, value in layout.items() for word in ("--with", f"layout.{name}={value}")]
     use = ("cat <r> box", "--use", "r=inside/reversion")
@@ -267,10 +258,7 @@ def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(ch
 
 
 def test_an_image_is_not_made_again_by_a_base_that_runs_otherwise(checkout: Path) -> None:
-    base = load_base(load_params().model())
-    folder = checkout / "data/concepts/inside/reversion"
-    folder.mkdir(parents=True)
-    save_concept(folder, made(base))
+    keep(checkout, made(load_base(load_params().model())))
     run("imagine", "cat <r> box", "cat.png", "--use", "r=inside/reversion")
     file = checkout / "params.yaml"
     file.write_text(file.read_text().replace("precision: fp32", "precision: bf16"))

@@ -15,25 +15,7 @@ from relinv.diffusion.concept import EMBEDDING, METADATA, Concept, load_concept,
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.files import sha256_folder
-
-
-def made(base: Base, /, **changes: object) -> Concept:
-    """Return a learned concept for `base`; `changes` are to its metadata."""
-    row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
-    metadata = {
-        "relation": "inside",
-        "method": "reversion",
-        "token": "<r>",
-        "template": "{head} <r> {tail}",
-        "params": {"steps": 3},
-        "seed": 0,
-        "steps": 3,
-        "base": base.id,
-        "base_hash": base.fingerprint,
-        "exemplars_hash": "e" * 64,
-        "versions": {"torch": "2"},
-    }
-    return Concept("<r>", row, metadata | changes)
+from tests.concepts import made, plain_words
 
 
 @pytest.fixture
@@ -81,8 +63,7 @@ def test_saving_twice_gives_the_same_bytes(base: Base, folder: Path) -> None:
 
 
 def test_plain_words_need_no_tensor(base: Base, tmp_path: Path) -> None:
-    words = made(base, token=None, template="{head} hanging from {tail}", method="relation_words").metadata
-    save_concept(tmp_path, Concept(None, None, words))
+    save_concept(tmp_path, plain_words(base, "{head} hanging from {tail}"))
     assert [path.name for path in tmp_path.iterdir()] == [METADATA]
     assert load_concept(tmp_path, base).prompt("bag", "hand") == "bag hanging from hand"
 

@@ -22,25 +22,9 @@ from relinv.methods.custom_diffusion import Method
 from tests.conftest import tiny_settings
 from tests.inverting import problem
 from tests.tiny import weights
+from tests.unets import answer, changed_projections, copy_of_unet
 
 FILE = "pytorch_custom_diffusion_weights.safetensors"
-
-
-def answer(base: Base) -> torch.Tensor:
-    """Return the UNet's output for fixed latents and two fixed encodings, (2, 4, 16, 16)."""
-    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(base.dtype)
-    text = torch.randn(2, 24, base.dim, generator=torch.Generator().manual_seed(1)).to(base.dtype)
-    with torch.no_grad():
-        return base.unet(noise, torch.tensor([10, 700]), encoder_hidden_states=text).sample
-
-
-def changed(base: Base) -> dict[str, torch.Tensor]:
-    """Return projections that differ from the base's."""
-    source = torch.Generator().manual_seed(2)
-    return {
-        name: weight.float() + 0.1 * torch.randn(weight.shape, generator=source)
-        for name, weight in pretrained(base).items()
-    }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -50,7 +34,7 @@ def test_with_untouched_weights_it_is_the_base(precision: str, tiny_base: Path) 
     with Adapter(base, "<r>", pretrained(base), {}) as adapter:
         assert torch.equal(answer(base), plain)
         assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
-    with Adapter(base, "<r>", changed(base), {}):
+    with Adapter(base, "<r>", changed_projections(base), {}):
         assert not torch.equal(answer(base), plain)
     assert torch.equal(answer(base), plain)
 
@@ -58,14 +42,13 @@ def test_with_untouched_weights_it_is_the_base(precision: str, tiny_base: Path) 
 def test_its_file_does_in_diffusers_processors_what_it_does_here(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
-    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor2_0, CustomDiffusionAttnProcessor2_0
 
     invert_relation(problem(base, exemplar_folder, "custom_diffusion"), tmp_path / "concept", tmp_path / "scratch")
     learned = load_file(tmp_path / "concept" / FILE)
     with Adapter(base, "<r>", learned, {}):
         ours = answer(base)
-    theirs = copy_of_unet(base, UNet2DConditionModel)
+    theirs = copy_of_unet(base)
     processors = {}
     for name in theirs.attn_processors:
         own = {key.removeprefix(f"{name}."): value for key, value in learned.items() if key.startswith(name)}
@@ -77,22 +60,11 @@ def test_its_file_does_in_diffusers_processors_what_it_does_here(
             processors[name].load_state_dict(own)
     assert len(learned) == 2 * sum(".attn2." in name for name in processors)
     theirs.set_attn_processor(processors)
-    with torch.no_grad():
-        noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-        text = torch.randn(2, 24, base.dim, generator=torch.Generator().manual_seed(1))
-        expected = theirs(noise, torch.tensor([10, 700]), encoder_hidden_states=text).sample
-    assert torch.allclose(ours, expected, atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-4)
-
-
-def copy_of_unet(base: Base, kind: type) -> torch.nn.Module:
-    """Return a copy of the base's UNet."""
-    copy = kind.from_config(base.unet.config)
-    copy.load_state_dict(base.unet.state_dict())
-    return copy
+    assert torch.allclose(ours, answer(base, theirs), atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-4)
 
 
 def test_two_of_them_add_up_and_leave_the_base_as_it_was(base: Base) -> None:
-    before, learned = weights(base), changed(base)
+    before, learned = weights(base), changed_projections(base)
     halves = {name: (tensor + pretrained(base)[name]) / 2 for name, tensor in learned.items()}
     with Adapter(base, "<r>", learned, {}):
         whole = answer(base)
@@ -106,7 +78,7 @@ def test_the_first_token_teaches_nothing(base: Base) -> None:
     for place, taught in ((0, False), (3, True)):
         text = torch.zeros(1, 24, base.dim)
         text[0, place] = 1
-        with Adapter(base, "<r>", changed(base), {}) as adapter:
+        with Adapter(base, "<r>", changed_projections(base), {}) as adapter:
             base.unet(torch.ones(1, 4, 16, 16), 5, encoder_hidden_states=text).sample.square().sum().backward()
         assert any(tensor.grad.any() for tensor in adapter.tensors.values()) == taught
 

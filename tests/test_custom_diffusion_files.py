@@ -16,9 +16,9 @@ from relinv.files import sha256_file
 from relinv.generation import imagine
 from relinv.importing import import_concept
 from relinv.settings import GenerateSettings
+from tests.concepts import made
 from tests.exploits import Exploit
-from tests.test_concept import made
-from tests.test_custom_diffusion import changed, copy_of_unet
+from tests.unets import changed_projections, copy_of_unet
 
 BIN, SAFE = "pytorch_custom_diffusion_weights.bin", "pytorch_custom_diffusion_weights.safetensors"
 SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=1)
@@ -31,10 +31,9 @@ def row(base: Base) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def published(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both forms of the weights as diffusers saves them, and the token as its script does."""
-    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
 
-    unet, learned, processors = copy_of_unet(base, UNet2DConditionModel), changed(base), {}
+    unet, learned, processors = copy_of_unet(base), changed_projections(base), {}
     for name in unet.attn_processors:
         own = {key.removeprefix(f"{name}."): value for key, value in learned.items() if key.startswith(name)}
         width, dim = own["to_k_custom_diffusion.weight"].shape if own else (None, None)
@@ -62,7 +61,7 @@ def test_both_forms_draw_what_the_concept_saved_here_draws(
     name: str, base: Base, published: Path, tmp_path: Path
 ) -> None:
     adapter = {"name": "custom_diffusion", "file": Adapter.FILE, "options": {}}
-    weights = {"custom_diffusion": changed(base)}
+    weights = {"custom_diffusion": changed_projections(base)}
     (tmp_path / "own").mkdir()
     save_concept(tmp_path / "own", Concept("<r>", row(base), made(base, adapters=[adapter]).metadata, weights))
     import_concept(published / name, "inside", "published", base, tmp_path / "concept")
@@ -79,7 +78,7 @@ def test_a_bin_names_self_attentions_and_its_token_has_a_table_behind_it(base: B
     """What these tests take over is what the published files are like."""
     content = torch.load(published / BIN, weights_only=True)
     assert [name for name, value in content.items() if value == {}]
-    assert set(load_file(published / SAFE)) == set(changed(base))
+    assert set(load_file(published / SAFE)) == set(changed_projections(base))
     assert torch.load(published / "<new1>.bin")["<new1>"].untyped_storage().nbytes() == 1000 * 4 * base.dim
 
 
@@ -103,7 +102,7 @@ def test_the_token_is_the_only_one_beside_or_the_one_given(base: Base, published
 
 def test_weights_that_cannot_be_taken_over_are_refused(base: Base, published: Path, tmp_path: Path) -> None:
     folder = lay(published, tmp_path / "files", "<new1>.bin")
-    learned = changed(base)
+    learned = changed_projections(base)
     name, weight = next(iter(learned.items()))
     query, out = name.replace("to_k", "to_q"), name.replace("to_k_custom_diffusion", "to_out_custom_diffusion.0")
     for content, reason in (
@@ -137,7 +136,7 @@ def test_missing_and_damaged_files_and_code_in_them_are_refused(base: Base, publ
         (folder / name).write_bytes((published / name).read_bytes()[:1000])
         with pytest.raises(UserError, match=r"damaged|not opened"):
             bring(name)
-    torch.save(changed(base) | {"down.attn1.processor": exploit}, folder / BIN)
+    torch.save(changed_projections(base) | {"down.attn1.processor": exploit}, folder / BIN)
     torch.save({"<new1>": exploit}, folder / "<new1>.bin")
     (folder / SAFE).write_bytes((published / SAFE).read_bytes())
     for name in (BIN, SAFE):  # code in the weights, code in the token

@@ -29,9 +29,8 @@ from relinv.methods.dreambooth import Method
 from relinv.plugins import find_plugin
 from tests.conftest import tiny_settings
 from tests.inverting import problem
-from tests.test_custom_diffusion import answer
-from tests.test_custom_diffusion import changed as changed_projections
 from tests.tiny import weights
+from tests.unets import answer, changed_projections
 
 LORA = {"weights": "lora", "rank": 4}
 FULL = {"weights": "full"}
@@ -114,10 +113,7 @@ def test_diffusers_loads_the_file_to_the_same_output(
     folder = learn(base, exemplar_folder, tmp_path, weights_learning_rate=0.03)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base)
     pipeline.load_lora_weights(folder)
-    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    text = torch.randn(2, 24, base.dim, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        theirs = pipeline.unet(noise, torch.tensor([10, 700]), encoder_hidden_states=text).sample
+    theirs = answer(base, pipeline.unet)
     with in_use(base, [load_concept(folder, base)]):
         ours = answer(base)
     assert torch.allclose(ours, theirs, atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-3)

@@ -14,7 +14,7 @@ from gdown.exceptions import DownloadError, FileURLRetrievalError
 from relinv.downloads import RETRIES
 from relinv.errors import UserError
 from relinv.fetching import fetch_exemplars
-from tests.test_fetching import SETTINGS, fetch, fingerprint, from_, masked
+from tests.fetching import SETTINGS, fetch, fingerprint, from_, masked
 
 
 class Drive:

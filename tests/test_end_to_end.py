@@ -18,6 +18,7 @@ from relinv.benchmark import load_benchmark
 from relinv.forking import fork_server
 
 AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+DEADLINE = 1800  # seconds for a command, which may run every stage: several times what a busy machine takes
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "relations": ["inside", "hug"],
@@ -45,7 +46,9 @@ def _set(file: Path, values: dict) -> None:
 
 def _run(clone: Path, *command: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
@@ -59,7 +62,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a fresh clone of the working tree with small parameters, reproduced once."""
     target = tmp_path_factory.mktemp("clone") / "relinv"
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    for name in done.stdout.splitlines():
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)

@@ -17,7 +17,7 @@ from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
 from relinv.exporting import FORMS, export_concept
 from relinv.importing import read_embedding
-from tests.test_concept import made
+from tests.concepts import made
 
 
 @pytest.fixture

@@ -161,10 +161,13 @@ def test_a_folder_too_deep_for_a_socket_costs_speed_alone(project: Path, monkeyp
 
 def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
     code = "import time; from relinv.forking import *\nwith fork_server(Path.cwd(), ['json']):\n time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=project) as owner:
+    owner = subprocess.Popen([sys.executable, "-c", code], cwd=project)
+    try:
         wait_until(lambda: children_of(owner.pid))
         children = children_of(owner.pid)
+    finally:
         owner.kill()
+        owner.wait(timeout=60)
     wait_until(lambda: not any(map(is_alive, children)))
 
 

@@ -22,6 +22,7 @@ from relinv.errors import UserError
 from relinv.generation import generate_folder, image_seed, plan
 from relinv.images import ImageRecord, read_pictures, read_records
 from relinv.settings import GenerateSettings, ModelSettings
+from tests.concepts import made, plain_words
 
 PAIRS = [("cat", "box"), ("dog", "cup"), ("panda", "bowl"), ("cat", "box"), ("man", "wall")]
 SCENARIOS = [Scenario("inside", index, head, tail, index == 1, False) for index, (head, tail) in enumerate(PAIRS)]
@@ -35,14 +36,7 @@ def base(tiny_base: Path) -> Base:
 
 @pytest.fixture(scope="module")
 def concept(base: Base) -> Concept:
-    row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
-    return Concept("<r>", row, metadata(base, "<r>", "{head} <r> {tail}"))
-
-
-def metadata(base: Base, token: str | None, template: str) -> dict[str, object]:
-    return {"relation": "inside", "method": "reversion", "base": base.id, "base_hash": base.fingerprint,
-            "exemplars_hash": "", "token": token, "template": template, "params": {}, "seed": 0, "steps": 0,
-            "versions": {}}  # fmt: skip
+    return made(base)
 
 
 def pixels(folder: Path) -> np.ndarray:
@@ -153,14 +147,14 @@ def test_seeds_belong_to_seed_relation_and_scenario_on_every_machine() -> None:
 
 
 def test_methods_share_seeds(base: Base, concept: Concept) -> None:
-    plain = Concept(None, None, {**metadata(base, None, "{head} inside {tail}"), "method": "relation_words"})
+    plain = plain_words(base, "{head} inside {tail}")
     ours, theirs = plan(base, concept, SCENARIOS, SETTINGS), plan(base, plain, SCENARIOS, SETTINGS)
     assert [record.seed for record in ours] == [record.seed for record in theirs]
     assert theirs[0].prompt == "cat inside box" and theirs[0].method == "relation_words"
 
 
 def test_plain_words_need_no_token(base: Base, tmp_path: Path) -> None:
-    plain = Concept(None, None, metadata(base, None, "{head} inside {tail}"))
+    plain = plain_words(base, "{head} inside {tail}")
     generate_folder(base, plain, SCENARIOS[:1], SETTINGS, tmp_path / "images", tmp_path / "scratch")
     assert pixels(tmp_path / "images").shape == (1, 64, 64, 3)
 
@@ -182,7 +176,7 @@ def encoded(base: Base, concept: Concept, prompts: list[str]) -> torch.Tensor:
 
 
 def test_two_concepts_hold_at_once(base: Base, concept: Concept) -> None:
-    other = Concept("<s>", -concept.embedding, metadata(base, "<s>", "{head} <s> {tail}"))
+    other = Concept("<s>", -concept.embedding, made(base, token="<s>", template="{head} <s> {tail}").metadata)
     prompts = ["<s> <r> box", "cat <r> box"]
     with in_use(base, [concept, other]) as adapters:
         both, one = Encodings(base, adapters, prompts, [0]).of(prompts)(0)

@@ -13,7 +13,6 @@ from PIL import Image
 from relinv.errors import UserError
 from relinv.images import (
     RECORDS,
-    ImageRecord,
     ImageWriter,
     Workspace,
     encode_png,
@@ -22,25 +21,7 @@ from relinv.images import (
     read_records,
     write_records,
 )
-
-SETTINGS = {"steps": 25, "guidance_scale": 5.0, "scheduler": "dpmpp", "resolution": 16, "base": "data/some/base",
-            "base_sha256": "abcdef0123456789"}  # fmt: skip
-
-
-def record(index: int, **changes: object) -> ImageRecord:
-    fields = {
-        "file": f"{index:03d}.png",
-        "prompt": "cat <r> box",
-        "head": "cat",
-        "tail": "box",
-        "relation": "inside",
-        "index": index,
-        "seed": 2**32 - 1,
-        "held_out": None,
-        "method": "reversion",
-        "settings": SETTINGS,
-    }
-    return ImageRecord(**{**fields, **changes})
+from tests.records import SETTINGS, record
 
 
 def picture(seed: int = 0) -> Image.Image:

@@ -22,7 +22,7 @@ from relinv.judge import Judge, load_judge
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.scoring import Drawn, score_drawn
 from relinv.settings import JudgeSettings
-from tests.test_images import record
+from tests.records import record
 from tests.tiny import WORDS
 from tests.tiny_judge import DIM, SIDE, build_tiny_judge
 

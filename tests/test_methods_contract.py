@@ -26,14 +26,12 @@ from relinv.files import sha256_folder
 from relinv.generation import generate, image_seed, plan
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation, learn
-from relinv.learning.problem import Problem
 from relinv.learning.training import Task, train
 from relinv.methods import InversionMethod
-from relinv.plugins import find_plugin
 from relinv.settings import GenerateSettings, load_params
 from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
-from tests.inverting import FORMS, METHODS, problem
+from tests.inverting import FORMS, METHODS, build, problem
 from tests.tiny import weights
 
 Folders = dict[str, Path]
@@ -55,10 +53,6 @@ def base_folder(request: pytest.FixtureRequest, tiny_base: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> Base:
     return load_base(tiny_settings(base_folder))
-
-
-def build(task: Problem) -> InversionMethod:
-    return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
 
 
 def no_checkpoints(folder: Path) -> Checkpoints:
@@ -144,7 +138,7 @@ def killed(base_folder: Path, base: Base, exemplar_folder: Path, tmp_path_factor
     root = tmp_path_factory.mktemp("killed")
     learning = [name for name in NAMES if hasattr(problem(base, exemplar_folder, name).settings, "steps")]
     command = [sys.executable, "-m", "tests.dying", *map(str, (base_folder, exemplar_folder, root)), *learning]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     assert json.loads(printed.splitlines()[-1]) == dict.fromkeys(learning, [-signal.SIGKILL] * 2)
     return root
 

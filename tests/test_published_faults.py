@@ -20,16 +20,14 @@ from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
 from relinv.learning.inversion import invert_relation, learn
-from relinv.learning.problem import Problem
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods import InversionMethod, Visit
 from relinv.methods.reversion import Method
-from relinv.plugins import find_plugin
 from relinv.settings import GenerateSettings, ValidateSettings
 from relinv.validation import validate_folder
+from tests.concepts import made
 from tests.dying import eager_checkpoints
-from tests.inverting import METHODS, problem
-from tests.test_concept import made
+from tests.inverting import METHODS, build, problem
 
 CHECKS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=0.0)
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=1, guidance_scale=2.0, scheduler="ddim", batch_size=3)
@@ -68,10 +66,6 @@ def test_2_nothing_shrinks_by_default_and_the_row_as_asked(name: str, base: Base
     assert all(torch.equal(before, after) for before, after in kept)
     row, left = shrunk[0]
     torch.testing.assert_close(left, (1 - 0.1 * 0.5) * row)
-
-
-def build(task: Problem) -> InversionMethod:
-    return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
 
 
 def step_without_gradient(method: InversionMethod) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -338,6 +338,7 @@ def test_the_stage_never_imports_torch(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "reports/report.html").stat().st_size < 8_000_000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import diffusers
@@ -12,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.bases import Base
 from relinv.diffusion.sampling import (
     SCHEDULERS,
     Sampler,
@@ -23,17 +21,10 @@ from relinv.diffusion.sampling import (
     to_pictures,
 )
 from relinv.errors import UserError
-from tests.conftest import tiny_settings
+from tests.tiny import velocity_base
 
 PROMPTS = ["cat in box", "a photo of a dog on a stone"]
 SEEDS = [11, 12]
-
-
-def velocity_base(tiny_base: Path, folder: Path) -> Base:
-    """Return a copy in `folder` of the tiny base whose UNet answers the velocity, as Stable Diffusion 2.1's does."""
-    config = Path(shutil.copytree(tiny_base, folder)) / "scheduler/scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
-    return load_base(tiny_settings(folder))
 
 
 def encode(base: Base, prompts: list[str]) -> torch.Tensor:

@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import ImageOps
 from typer.testing import CliRunner
 
 from relinv import cli
 from relinv.benchmark import Benchmark, load_benchmark
 from relinv.diffusion.bases import load_base
-from relinv.diffusion.concept import Concept, save_concept
 from relinv.errors import UserError
 from relinv.exemplars import load_image
-from relinv.images import ImageRecord, ImageWriter, read_records, write_records
+from relinv.images import ImageWriter, read_records, write_records
 from relinv.judge import Judge, load_judge
 from relinv.plugins import plugin_names
 from relinv.scoring import KEYS, METRICS, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
-from tests.test_images import SETTINGS
+from tests.concepts import keep, made
+from tests.records import record
 from tests.tiny_judge import build_tiny_judge
 
 TINY_MODEL = {"revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
@@ -62,15 +61,14 @@ def benchmark(tmp_path: Path) -> Benchmark:
 def images(tmp_path: Path, exemplar_folder: Path, benchmark: Benchmark) -> Path:
     """A generated folder of `inside` that holds the exemplars themselves."""
     records = [
-        ImageRecord(f"{scenario.index:03d}.png", "", scenario.head, scenario.tail, "inside", scenario.index,
-                    7, None, "copycat", SETTINGS)
+        record(scenario.index, prompt="", head=scenario.head, tail=scenario.tail, seed=7, method="copycat")
         for scenario in benchmark.scenarios("inside")
-    ]  # fmt: skip
+    ]
     folder = tmp_path / "images"
     folder.mkdir()
     with ImageWriter(folder) as writer:
-        for record in records:
-            writer.write(record, load_image(exemplar_folder / f"{record.index}.png", 64))
+        for each in records:
+            writer.write(each, load_image(exemplar_folder / f"{each.index}.png", 64))
     write_records(folder, records)
     return folder
 
@@ -162,18 +160,9 @@ def project(
     (tmp_path / "benchmark.yaml").write_text(json.dumps(BENCHMARK))
     (tmp_path / "data/relations").mkdir(parents=True)
     (tmp_path / "data/relations/inside").symlink_to(exemplar_folder)
-    save_tiny_concept(tmp_path / "data/concepts/inside/reversion", ModelSettings(**model))
+    keep(tmp_path, made(load_base(ModelSettings(**model))))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def save_tiny_concept(folder: Path, model: ModelSettings) -> None:
-    base = load_base(model)
-    metadata = {"relation": "inside", "method": "reversion", "base": base.id, "base_hash": base.fingerprint,
-                "exemplars_hash": "", "token": "<r>", "template": "{head} <r> {tail}", "params": {}, "seed": 0,
-                "steps": 0, "versions": {}}  # fmt: skip
-    folder.mkdir(parents=True)
-    save_concept(folder, Concept("<r>", torch.ones(base.dim), metadata))
 
 
 def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
@@ -229,9 +218,3 @@ def test_a_wrong_name_is_one_sentence_and_exit_code_1(
     assert exit_.value.code == 1
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
-
-
-@pytest.mark.parametrize("stage", [generate, score])
-def test_help_shows_an_example(stage: Any) -> None:
-    text = CliRunner().invoke(stage.app, ["--help"]).output
-    assert "Example: python -m stages." in text and "inside reversion" in text

@@ -27,8 +27,7 @@ from relinv.learning.training import take_step
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods.reversion import content_ids, preposition_ids
 from relinv.settings import GenerateSettings, ModelSettings
-from tests.inverting import METHODS, problem
-from tests.test_training import looping
+from tests.inverting import METHODS, looping, problem
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=1)
 

@@ -28,7 +28,7 @@ from relinv.exemplars import read_exemplars
 from relinv.learning.masks import mask_of
 from relinv.miniature.tokenizer import build_tokenizer
 from relinv.segmenting import PROMPTS
-from tests.test_commands import run
+from tests.checkouts import run
 
 TOKENS = 32
 SIZE = 64  # pixels a side, to which the tiny model's processor brings a picture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,107 +16,25 @@ import pytest
 from relinv.errors import UserError
 from relinv.report.compare import compare
 from relinv.report.revisions import flatten, scores_at
-from relinv.report.rows import format_rows, parse_rows, with_leakage
+from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
-from relinv.study.plan import Trial, load_plan, overridden, trials
+from relinv.study.plan import load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
-from tests.reporting import score_table
+from stages.compare import compare as compare_command
+from stages.study import study as study_command
+from tests.reporting import pretended, score_table
+from tests.studying import HERE, PARAMS, PLAN, runner, two_arms, write_repository
 from tests.waiting import wait_until
 
 FEW = Bootstrap(resamples=100)
-HERE = Path(__file__).parent.parent
-PARAMS = """relations:
-- inside
-- hug
-methods:
-- relation_words
-- reversion
-skill: 0.6
-invert:
-  seed: 0
-report:
-  resamples: 100
-  seed: 0
-  level: 0.95
-"""
-PIPELINE = """stages:
-  report:
-    cmd: python make.py
-    deps: [make.py]
-    params: [relations, methods, skill, invert]
-    outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}, {reports/grids: {cache: false}}]
-"""
-MAKE = """import os, pathlib, sys, time
-from ruamel.yaml import YAML
-from tests.test_study import pretended
-params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
-if params["skill"] < 0:
-    sys.exit("skill cannot be negative")
-if begun := os.environ.get("BEGUN"):  # say so, and never end
-    pathlib.Path(begun).touch()
-    time.sleep(600)
-pathlib.Path("reports").mkdir(exist_ok=True)
-pathlib.Path("reports/scores.csv").write_text(pretended(params))
-pathlib.Path("reports/report.html").write_text(f"<p>skill {params['skill']}</p>")
-pathlib.Path("reports/grids").mkdir(exist_ok=True)
-pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['skill']}")
-"""
-REPRODUCE = """import subprocess, sys
-assert sys.argv[1:] == ["--slots", "2"]
-sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode)
-"""
-PLAN = """common: {report.seed: 0}
-seeds: [0]
-seeded: [invert.seed]
-arms:
-  plain: {}
-  better: {skill: 0.9}
-contrasts:
-- {title: What skill adds, left: better/reversion, right: plain/reversion}
-- {title: Over plain words, left: plain/reversion, right: plain/relation_words}
-"""
-
-
-def pretended(params: dict) -> str:
-    """Return score rows in which reversion is as good as `skill` says, as the report writes them."""
-    tables = []
-    for relation in params["relations"]:
-        for method in params["methods"]:
-            table = score_table(relation, method, params["invert"]["seed"])
-            if method == "reversion":
-                table["scene_accuracy"] = (table["index"] < params["skill"] * 12).astype(float)
-            tables.append(table)
-    return format_rows(with_leakage(pd.concat(tables, ignore_index=True)))
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git and DVC repository with one committed run; experiments are run with this Python."""
     root = tmp_path_factory.mktemp("repository")
-    contents = {
-        "params.yaml": PARAMS,
-        "dvc.yaml": PIPELINE,
-        "make.py": MAKE,
-        "stages/__init__.py": "",
-        "stages/reproduce.py": REPRODUCE,
-        "study.yaml": PLAN,
-        ".gitignore": "/.scratch/\n__pycache__/\n",
-        "relinv/report/rows.py": "",
-        "relinv/methods.py": "",
-    }
-    for name, text in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
-    run = runner(root)
-    run("git", "init", "--quiet", "--initial-branch", "main")
-    run(sys.executable, "-m", "dvc", "init", "--quiet")
-    run(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
-    run("git", "add", ".")
-    run("git", "commit", "--quiet", "-m", "empty")
-    run(sys.executable, "-m", "dvc", "repro", "--quiet")
-    run("git", "add", ".")
-    run("git", "commit", "--quiet", "-m", "a run")
+    write_repository(root)
     return root
 
 
@@ -133,15 +50,6 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("DVC_NO_ANALYTICS", "1")
     yield
     patch.undo()
-
-
-def runner(root: Path) -> Callable[..., str]:
-    """Return a function that runs a command in `root` and returns what it printed."""
-
-    def run(*command: str) -> str:
-        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=120).stdout
-
-    return run
 
 
 def test_a_study_runs_each_trial_once_and_reads_it_back(
@@ -175,20 +83,12 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert differences.lines[0].cells[0].mean == pytest.approx(gain)
     assert differences.lines[1].cells[0] == (0, 0, 0)
 
-    from stages.compare import compare as compare_command  # where this module is imported by MAKE, stages are others
-    from stages.study import study
-
     monkeypatch.chdir(repository)
-    study(plan=Path("study.yaml"), output=tmp_path / "tables", slots=2)  # all is finished: it writes the tables
+    study_command(plan=Path("study.yaml"), output=tmp_path / "tables", slots=2)  # all is finished: it writes the tables
     assert "What skill adds" in (tmp_path / "tables" / "study.md").read_text(encoding="utf-8")
     compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")
     assert "skill: 0.6 | 0.9 | 0.6" in capsys.readouterr().out
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
-
-
-def two_arms(repository: Path) -> list[Trial]:
-    arms = {"low": {"skill": 0.3}, "high": {"skill": 0.8}}
-    return trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
 
 
 def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alone(repository: Path) -> None:
@@ -222,8 +122,7 @@ def await_end_of_group(group: int, seconds: float = 30.0) -> None:
 def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
     """SIGKILL ends it and all it started while a stage runs."""
     begun = tmp_path / "begun"
-    code = "import sys; from tests.test_study import *; root = Path(sys.argv[1]); run_pending(root, two_arms(root), 2)"
-    command = [sys.executable, "-c", code, str(repository)]
+    command = [sys.executable, "-m", "tests.studying", str(repository)]
     environment = os.environ | {"BEGUN": str(begun)}
     study = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     wait_until(lambda: begun.exists() or study.poll() is not None)

@@ -50,7 +50,7 @@ def test_a_caption_that_is_too_long_is_counted_without_a_warning() -> None:
         "count, limit = load_token_counter(load_params().model())\n"
         "print(count('cat ' * 200 + '{} box') > limit)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 

@@ -20,12 +20,9 @@ from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures, visits
 from relinv.learning.inversion import invert_relation, invert_together
-from relinv.learning.problem import Problem
-from relinv.learning.training import Loop, Task
-from relinv.plugins import find_plugin
-from tests.inverting import problem, stopping
-from tests.test_sampling import velocity_base
-from tests.tiny import weights
+from relinv.learning.training import Loop
+from tests.inverting import looping, problem, stopping
+from tests.tiny import velocity_base, weights
 
 
 def test_numbers_are_a_function_of_seed_purpose_and_step() -> None:
@@ -59,13 +56,6 @@ def test_latents_are_those_of_the_autoencoder(base: Base, exemplar_folder: Path)
     drawn = torch.cat([latents.draw([2, 0], generator(0, "latents", step)) for step in range(400)])
     assert torch.allclose(drawn[::2].mean(0), latents.mean[2], atol=5 * latents.deviation.max().item() / 20)
     assert torch.allclose(drawn[1::2].std(0), latents.deviation[0], rtol=0.25)
-
-
-def looping(task: Problem, scratch: Path) -> Loop:
-    """Return the loop of a problem, before its first step."""
-    method = find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
-    checkpoints = Checkpoints(scratch, "loop", {})
-    return Loop(Task(method, task.exemplars, task.seed, task.preview, checkpoints), method.attached)
 
 
 def test_a_velocity_is_learned_where_the_base_answers_one(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base, load_base
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.miniature.tokenizer import build_tokenizer
+from tests.conftest import tiny_settings
 
 RESOLUTION = 64  # pixels a side; the latents are (4, 16, 16)
 WIDTH = 32  # of the text encoder
@@ -48,6 +51,13 @@ def build_tiny_base(folder: Path) -> Path:
         )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def velocity_base(tiny_base: Path, folder: Path) -> Base:
+    """Return a copy in `folder` of the tiny base whose UNet answers the velocity, as Stable Diffusion 2.1's does."""
+    config = Path(shutil.copytree(tiny_base, folder)) / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    return load_base(tiny_settings(folder))
 
 
 def weights(base: Base) -> str:

@@ -1,0 +1,42 @@
+"""Concepts that nobody had to learn: a row drawn at random, with the metadata that an inversion writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import Concept, save_concept
+
+
+def made(base: Base, /, **changes: object) -> Concept:
+    """Return a learned concept for `base`; `changes` are to its metadata."""
+    row = torch.randn(base.dim, generator=torch.Generator().manual_seed(0))
+    metadata = {
+        "relation": "inside",
+        "method": "reversion",
+        "token": "<r>",
+        "template": "{head} <r> {tail}",
+        "params": {"steps": 3},
+        "seed": 0,
+        "steps": 3,
+        "base": base.id,
+        "base_hash": base.fingerprint,
+        "exemplars_hash": "e" * 64,
+        "versions": {"torch": "2"},
+    }
+    return Concept("<r>", row, metadata | changes)
+
+
+def plain_words(base: Base, template: str) -> Concept:
+    """Return a concept of words that every base knows, as in `template`."""
+    return Concept(None, None, made(base, token=None, template=template, method="relation_words").metadata)
+
+
+def keep(checkout: Path, concept: Concept) -> Path:
+    """Save a concept where commands in `checkout` look for it by its relation and method; return its folder."""
+    folder = checkout / "data/concepts" / concept.metadata["relation"] / concept.method
+    folder.mkdir(parents=True, exist_ok=True)
+    save_concept(folder, concept)
+    return folder

@@ -1,0 +1,112 @@
+"""Exemplars to fetch: from a source, from copies that differ, from zips, from a web server that misbehaves."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from relinv.exemplars import read_exemplars
+from relinv.fetching import fetch_exemplars
+from relinv.settings import ExemplarSettings, ExemplarSource
+
+SETTINGS = ExemplarSettings(set="shared", seed=0)
+
+
+def fetch(source: ExemplarSource, root: Path) -> Path:
+    """Fetch "inside" from `source`; return its folder."""
+    target = root / "data" / "inside"
+    fetch_exemplars("inside", target, source, SETTINGS, root / "scratch")
+    return target
+
+
+def from_(kind: str, path: Path | str | None, manifest: Path | None = None) -> ExemplarSource:
+    return ExemplarSource(source=kind, path=None if path is None else str(path), manifest=manifest)
+
+
+def fingerprint(folder: Path) -> str:
+    return read_exemplars(folder).fingerprint
+
+
+def zipped(folder: Path, archive: Path, top: str = "benchmark/") -> Path:
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted(folder.rglob("*")):
+            opened.write(path, f"{top}{folder.name}/{path.relative_to(folder)}")
+    return archive
+
+
+def masked(folder: Path, root: Path) -> Path:
+    """Return a copy of a relation's folder below `root` with a mask of its first picture, and a hidden file there."""
+    copied = Path(shutil.copytree(folder, root / "masked" / folder.name))
+    (copied / "masks").mkdir()
+    Image.new("L", (64, 64), 255).save(copied / "masks" / "0.png")
+    (copied / "masks" / ".DS_Store").write_bytes(b"x")
+    return copied
+
+
+def varied(folder: Path, root: Path) -> Path:
+    """Return a copy of a relation's folder with another first picture, below `root`."""
+    copied = Path(shutil.copytree(folder, root / "placed" / folder.name))
+    (copied / "0.png").write_bytes((copied / "1.png").read_bytes())
+    return copied
+
+
+class Server:
+    """A web server of this machine that serves `content`, and misbehaves as its fields say."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.cuts = 0  # how many of the next answers break off in the middle
+        self.busy = 0  # how many of the next are "too many requests"
+        self.ranges = True  # whether a Range is heeded
+        self.asked: list[str | None] = []  # the Range of each request
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def __init__(self, server: Server, *arguments: Any) -> None:
+        self.state = server
+        super().__init__(*arguments)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+    def do_GET(self) -> None:
+        state = self.state
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/benchmark.zip")
+            self.end_headers()
+            return
+        wanted = self.headers.get("Range")
+        state.asked.append(wanted)
+        if state.busy:
+            state.busy -= 1
+            self.send_error(429)
+            return
+        wanted = wanted if state.ranges else None
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if wanted and start >= len(state.content):
+            self.send_error(416)
+            return
+        part = state.content[start:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(part)))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
+        self.end_headers()
+        if state.cuts:
+            state.cuts -= 1
+            self.wfile.write(part[: len(part) // 2])
+            self.wfile.flush()
+            self.connection.close()
+        else:
+            self.wfile.write(part)

@@ -1,0 +1,109 @@
+"""A small repository for studies, whose one stage writes made-up scores: `python -m tests.studying ROOT` runs one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from relinv.study.plan import Trial, load_plan, trials
+from relinv.study.running import run_pending
+
+HERE = Path(__file__).parent.parent
+PARAMS = """relations:
+- inside
+- hug
+methods:
+- relation_words
+- reversion
+skill: 0.6
+invert:
+  seed: 0
+report:
+  resamples: 100
+  seed: 0
+  level: 0.95
+"""
+PIPELINE = """stages:
+  report:
+    cmd: python make.py
+    deps: [make.py]
+    params: [relations, methods, skill, invert]
+    outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}, {reports/grids: {cache: false}}]
+"""
+MAKE = """import os, pathlib, sys, time
+from ruamel.yaml import YAML
+from tests.reporting import pretended
+params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
+if params["skill"] < 0:
+    sys.exit("skill cannot be negative")
+if begun := os.environ.get("BEGUN"):  # say so, and never end
+    pathlib.Path(begun).touch()
+    time.sleep(600)
+pathlib.Path("reports").mkdir(exist_ok=True)
+pathlib.Path("reports/scores.csv").write_text(pretended(params))
+pathlib.Path("reports/report.html").write_text(f"<p>skill {params['skill']}</p>")
+pathlib.Path("reports/grids").mkdir(exist_ok=True)
+pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['skill']}")
+"""
+REPRODUCE = """import subprocess, sys
+assert sys.argv[1:] == ["--slots", "2"]
+sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"], timeout=120).returncode)
+"""
+PLAN = """common: {report.seed: 0}
+seeds: [0]
+seeded: [invert.seed]
+arms:
+  plain: {}
+  better: {skill: 0.9}
+contrasts:
+- {title: What skill adds, left: better/reversion, right: plain/reversion}
+- {title: Over plain words, left: plain/reversion, right: plain/relation_words}
+"""
+
+
+def write_repository(root: Path) -> None:
+    """Make `root` a git and DVC repository with one committed run; experiments are run with this Python."""
+    contents = {
+        "params.yaml": PARAMS,
+        "dvc.yaml": PIPELINE,
+        "make.py": MAKE,
+        "stages/__init__.py": "",
+        "stages/reproduce.py": REPRODUCE,
+        "study.yaml": PLAN,
+        ".gitignore": "/.scratch/\n__pycache__/\n",
+        "relinv/report/rows.py": "",
+        "relinv/methods.py": "",
+    }
+    for name, text in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    run = runner(root)
+    run("git", "init", "--quiet", "--initial-branch", "main")
+    run(sys.executable, "-m", "dvc", "init", "--quiet")
+    run(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
+    run("git", "add", ".")
+    run("git", "commit", "--quiet", "-m", "empty")
+    run(sys.executable, "-m", "dvc", "repro", "--quiet")
+    run("git", "add", ".")
+    run("git", "commit", "--quiet", "-m", "a run")
+
+
+def runner(root: Path) -> Callable[..., str]:
+    """Return a function that runs a command in `root` and returns what it printed."""
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    return run
+
+
+def two_arms(repository: Path) -> list[Trial]:
+    """Return the trials of the repository's plan with two other arms."""
+    arms = {"low": {"skill": 0.3}, "high": {"skill": 0.8}}
+    return trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
+
+
+if __name__ == "__main__":
+    run_pending(Path(sys.argv[1]), two_arms(Path(sys.argv[1])), slots=2)

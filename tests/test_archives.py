@@ -1,0 +1,140 @@
+"""Archives are unpacked wherever the relation lies in them; nothing in one reaches outside, or fills the machine."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from relinv import archives
+from relinv.errors import UserError
+from relinv.fetching import fetch_exemplars
+from tests.fetching import SETTINGS, fetch, fingerprint, from_, varied, zipped
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_an_archive_is_unpacked_wherever_the_relation_lies_in_it(
+    kind: str, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / f"benchmark.{kind}"
+    if kind == "zip":
+        zipped(exemplar_folder, archive)
+    else:
+        with tarfile.open(archive, f"w:{kind.partition('.')[2]}") as opened:
+            opened.add(exemplar_folder, "reversion/benchmark_v1/inside")
+    assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
+
+
+@pytest.mark.parametrize("name", ["../inside/0.png", "/inside/0.png", "inside/../../0.png", "C:/inside/0.png"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_that_leads_outside_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    archive = tmp_path / "evil"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr(name, b"x")
+    else:
+        with tarfile.open(archive, "w") as opened:
+            entry = tarfile.TarInfo(name)
+            entry.size = 1
+            opened.addfile(entry, io.BytesIO(b"x"))
+    with pytest.raises(UserError, match="leads outside"):
+        fetch(from_("archive", archive), tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_an_archive_are_refused(kind: bytes, tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("inside/text.json")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / "links.tar", "w") as opened:
+        opened.addfile(entry)
+    with pytest.raises(UserError, match="a link"):
+        fetch(from_("archive", tmp_path / "links.tar"), tmp_path)
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    entry = zipfile.ZipInfo("inside/text.json")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "links.zip", "w") as opened:
+        opened.writestr(entry, "/etc/passwd")
+    with pytest.raises(UserError, match="a link"):
+        fetch(from_("archive", tmp_path / "links.zip"), tmp_path)
+
+
+def test_a_colon_in_a_name_is_no_drive_letter(exemplar_folder: Path, tmp_path: Path) -> None:
+    archive = zipped(exemplar_folder, tmp_path / "good.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("notes/12:30.txt", b"x")
+    assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_a_tar_that_ends_in_a_zip_is_a_tar(exemplar_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "benchmark.tar", "w") as opened:
+        opened.add(exemplar_folder, "benchmark/inside")
+        opened.add(zipped(varied(exemplar_folder, tmp_path), tmp_path / "older.zip"), "older.zip")
+    folder = fetch(from_("archive", tmp_path / "benchmark.tar"), tmp_path)
+    assert fingerprint(folder) == fingerprint(exemplar_folder)
+
+
+def header(kind: bytes, content: bytes) -> bytes:
+    """Return a tar's header of a kind that tells of the file after it, with what it tells."""
+    entry = tarfile.TarInfo("header")
+    entry.type, entry.size = kind, len(content)
+    return entry.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        header(tarfile.GNUTYPE_LONGNAME, bytes(100_000)),
+        header(tarfile.XHDTYPE, b"100000 comment=" + b"x" * 99_984 + b"\n"),
+        b"".join(header(tarfile.XGLTYPE, b"1000 k%03d=" % i + b"x" * 989 + b"\n") for i in range(100)),
+    ],
+)
+def test_headers_that_would_fill_the_memory_are_refused(headers: bytes, exemplar_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "good.tar", "w") as opened:
+        opened.add(exemplar_folder, "inside")
+    archive = tmp_path / "benchmark.tar.bz2"
+    archive.write_bytes(bz2.compress(headers + (tmp_path / "good.tar").read_bytes()))
+    with pytest.raises(UserError, match="more than 64 KiB of headers before a file"):
+        fetch(from_("archive", archive), tmp_path)
+
+
+def test_headers_may_add_up_over_many_files(exemplar_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "benchmark.tar", "w") as opened:
+        for index in range(100):
+            opened.addfile(tarfile.TarInfo(f"{'x' * 200}/{'y' * 200}/{index}.png"))  # a header of 1 KiB for the name
+        opened.add(exemplar_folder, "inside")
+    folder = fetch(from_("archive", tmp_path / "benchmark.tar"), tmp_path)
+    assert fingerprint(folder) == fingerprint(exemplar_folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "é" * 150 + ".png"])
+def test_a_name_longer_than_a_file_may_have_is_refused(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as opened:
+        opened.writestr(f"inside/{name}", b"x")
+    with pytest.raises(UserError, match="file name of more than 255 bytes"):
+        fetch(from_("archive", tmp_path / "long.zip"), tmp_path)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 3), ("MAX_BYTES", 1000)])
+def test_an_archive_beyond_the_limits_is_refused(
+    limit: str, value: int, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, limit, value)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        fetch(from_("archive", zipped(exemplar_folder, tmp_path / "big.zip")), tmp_path)
+
+
+def test_damaged_missing_and_other_archives_are_named(exemplar_folder: Path, tmp_path: Path) -> None:
+    good = zipped(exemplar_folder, tmp_path / "good.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(good[: len(good) // 2])
+    for name, reason in {"cut.zip": "damaged", "none.zip": "does not exist"}.items():
+        with pytest.raises(UserError, match=reason):
+            fetch(from_("archive", tmp_path / name), tmp_path)
+    with pytest.raises(UserError, match="no folder 'hug'"):
+        fetch_exemplars("hug", tmp_path / "hug", from_("archive", tmp_path / "good.zip"), SETTINGS, tmp_path)

@@ -1,0 +1,111 @@
+"""Downloads that are cut off, redirected, throttled or damaged: resumed, asked for again, or refused in a sentence."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import random
+import socket
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+
+from relinv.downloads import cache_folder
+from relinv.errors import UserError
+from tests.fetching import Server, fetch, fingerprint, from_
+
+
+def broken_bz2(root: Path) -> bytes:
+    content = bytearray(bz2.compress(random.Random(0).randbytes(100_000)))
+    content[50_000] ^= 1
+    return bytes(content)
+
+
+def zip_with_wrong_utf8(root: Path) -> bytes:
+    with zipfile.ZipFile(root / "names.zip", "w") as opened:
+        opened.writestr("inside/é.png", b"x")
+    return (root / "names.zip").read_bytes().replace("é".encode(), b"\xff\xfe")
+
+
+def tar_with_a_negative_size(root: Path) -> bytes:
+    entry = tarfile.TarInfo("inside/0.png")
+    entry.size = -(2**20)
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def tar_with_nul(root: Path) -> bytes:
+    entry = tarfile.TarInfo()
+    entry.pax_headers = {"path": "inside/0\0.png"}
+    return entry.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize("damage", [broken_bz2, zip_with_wrong_utf8, tar_with_nul, tar_with_a_negative_size])
+def test_a_damaged_download_is_one_sentence_and_fetched_anew(
+    damage: Callable[[Path], bytes], server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    good, server.content = server.content, damage(tmp_path)
+    source = from_("archive", f"{server.address}/benchmark.zip")
+    with pytest.raises(UserError, match=r"^The archive '.*' is damaged or of an unknown kind \(.+\): fetch it again.$"):
+        fetch(source, tmp_path)
+    server.content = good
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_a_full_disk_is_no_damage(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("shutil.copyfileobj", MagicMock(side_effect=full))
+    source = from_("archive", f"{server.address}/benchmark.zip")
+    with pytest.raises(OSError, match="No space left") as caught:
+        fetch(source, tmp_path)
+    assert caught.value is full
+    assert (cache_folder(tmp_path / "scratch", source) / "archive").read_bytes() == server.content
+
+
+def test_a_download_that_breaks_off_starts_again_where_the_server_gives_no_parts(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    server.cuts, server.ranges = 1, False
+    folder = fetch(from_("archive", f"{server.address}/benchmark.zip"), tmp_path)
+    assert fingerprint(folder) == fingerprint(exemplar_folder)
+
+
+def test_a_part_that_was_whole_when_the_run_was_killed_does_no_harm(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    source = from_("archive", f"{server.address}/benchmark.zip")
+    cache = cache_folder(tmp_path / "scratch", source)
+    (cache / "archiveabcdefgh.part").write_bytes(server.content)
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+    assert f"bytes={len(server.content)}-" in server.asked
+    assert not list(cache.glob("*.part"))
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(server: Server, exemplar_folder: Path, tmp_path: Path) -> None:
+    server.cuts = 2
+    folder = fetch(from_("archive", f"{server.address}/benchmark.zip"), tmp_path)
+    assert fingerprint(folder) == fingerprint(exemplar_folder)
+    assert server.asked[0] is None and len(server.asked) == 3
+    assert all(wanted and wanted != "bytes=0-" for wanted in server.asked[1:])
+
+
+def test_a_download_follows_redirects_waits_for_a_busy_server_and_is_kept(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    server.busy = 2
+    source = from_("archive", f"{server.address}/moved")
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+    asked = len(server.asked)
+    fetch(source, tmp_path)
+    assert len(server.asked) == asked
+
+
+def test_an_address_without_a_server_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(UserError, match=rf"'http://127\.0\.0\.1:{port}/x\.zip' cannot be downloaded"):
+        fetch(from_("archive", f"http://127.0.0.1:{port}/x.zip"), tmp_path)
