@@ -100,3 +100,4 @@ def server(exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     running = Server(archive.read_bytes())
     yield running
     running.http.shutdown()
+    running.http.server_close()

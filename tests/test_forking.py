@@ -63,7 +63,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def server(project: Path) -> Iterator[None]:
+def warm_server(project: Path) -> Iterator[None]:
     """A server that has imported next to nothing."""
     with fork_server(project, ["json"]):
         yield
@@ -100,7 +100,7 @@ def children_of(process: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(project: Path, server: None) -> None:
+def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(project: Path, warm_server: None) -> None:
     done = run(project, "well")
     assert done.returncode == 0 and done.stderr == ""
     process, parent, *rest = done.stdout.split()
@@ -109,7 +109,7 @@ def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(proj
     wait_until(lambda: not is_alive(int(process)) and not is_alive(int(parent)))
 
 
-def test_it_ends_as_the_command_would_by_itself(project: Path, server: None) -> None:
+def test_it_ends_as_the_command_would_by_itself(project: Path, warm_server: None) -> None:
     forked = {what: run(project, what) for what in ("fail", "crash", "exit", "die")}
     assert {what: done.returncode for what, done in forked.items()} == {"fail": 1, "crash": 1, "exit": 7, "die": 1}
     assert forked["fail"].stderr == "Error: It fails.\n"
@@ -118,7 +118,7 @@ def test_it_ends_as_the_command_would_by_itself(project: Path, server: None) -> 
     assert run(project, "well").returncode == 0
 
 
-def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, server: None) -> None:
+def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, warm_server: None) -> None:
     process, worker = begin(project)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -127,7 +127,7 @@ def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, server: 
     assert not is_alive(worker)
 
 
-def test_a_killed_command_takes_its_worker_along(project: Path, server: None) -> None:
+def test_a_killed_command_takes_its_worker_along(project: Path, warm_server: None) -> None:
     process, worker = begin(project)
     process.kill()
     process.communicate(timeout=60)
