@@ -13,15 +13,14 @@ import torch
 from relinv.diffusion.bases import Base
 from relinv.learning.draws import Draws
 from relinv.learning.exemplar_latents import visits
-from relinv.plugins import find_plugin
-from tests.inverting import problem
+from tests.inverting import build, problem
 
 
 @contextmanager
 def drawing(base: Base, exemplar_folder: Path, name: str, **changes: Any) -> Iterator[Draws]:
     """Yield the draws of a training by the method `name`, eight samples a step, where its token is known."""
     task = problem(base, exemplar_folder, name, batch_size=8, **changes)
-    method = find_plugin("relinv.methods", name).Method(base, task.words, task.settings)
+    method = build(task)
     draws = Draws(method, method.shown(task.exemplars, Path()), task.seed)
     with method.attached(), torch.no_grad():
         yield draws

@@ -14,17 +14,15 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.randomness import generator
 from relinv.downloads import copy_files
 from relinv.exemplars import read_exemplars
-from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import visits
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.masks import mask_of
 from relinv.learning.scale_augmentation import scale_variant
-from relinv.learning.training import Loop, Task, take_step
+from relinv.learning.training import take_step
 from relinv.methods import InversionMethod, Shown, Visit
-from relinv.plugins import find_plugin
 from relinv.settings import ValidateSettings
 from relinv.validation import validate_folder
-from tests.inverting import problem
+from tests.inverting import build, looping, problem
 
 
 def test_a_mask_weighs_the_squared_error_once() -> None:
@@ -63,8 +61,7 @@ def test_a_steps_loss_counts_where_its_pictures_masks_say(base: Base, exemplar_f
     left.paste(255, (0, 0, 32, 64))
     left.save(folder / "masks" / "2.png")
     task = problem(base, folder, "textual_inversion", batch_size=4)
-    method = find_plugin("relinv.methods", "textual_inversion").Method(base, "inside", task.settings)
-    loop = Loop(Task(method, task.exemplars, 0, task.preview, Checkpoints(tmp_path, "unused", {})), method.attached)
+    loop = looping(task, tmp_path)
     draw = loop.draw(0)
     with torch.no_grad():
         prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
@@ -86,8 +83,7 @@ def test_masks_come_along_when_exemplars_are_copied(exemplar_folder: Path, tmp_p
 
 
 def test_every_methods_loss_is_weighed(base: Base, exemplar_folder: Path) -> None:
-    task = problem(base, exemplar_folder, "textual_inversion")
-    method = find_plugin("relinv.methods", "textual_inversion").Method(base, "inside", task.settings)
+    method = build(problem(base, exemplar_folder, "textual_inversion"))
     masks, noise = torch.zeros(2, 1, 4, 4), torch.Generator()
     masks[0, :, 0] = 1
     target, prediction = torch.zeros(2, 4, 4, 4), torch.ones(2, 4, 4, 4)

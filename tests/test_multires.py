@@ -22,9 +22,8 @@ from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept
 from relinv.methods import InversionMethod, Visit
-from relinv.plugins import find_plugin
 from relinv.settings import GenerateSettings, load_params
-from tests.inverting import problem
+from tests.inverting import build, problem
 from tests.tiny import weights
 
 FINE, MIDDLE, COARSE = 0, 555, 999  # timesteps; of ten resolutions those of 0, 5 and 9
@@ -37,8 +36,7 @@ def adapter(base: Base) -> Adapter:
 
 
 def method(base: Base, exemplar_folder: Path, name: str = "multires", **changes: object) -> InversionMethod:
-    task = problem(base, exemplar_folder, name, **{"resolutions": 10} | changes)
-    return find_plugin("relinv.methods", name).Method(base, "inside", task.settings)
+    return build(problem(base, exemplar_folder, name, **{"resolutions": 10} | changes))
 
 
 def visit(prompts: list[str], timesteps: list[int]) -> Visit:
@@ -119,7 +117,7 @@ def test_a_prompt_has_no_more_encodings_than_resolutions(
 
 def test_another_concept_with_the_token_is_refused(base: Base, adapter: Adapter, exemplar_folder: Path) -> None:
     one, many = (
-        to_concept(task, find_plugin("relinv.methods", task.method).Method(base, "inside", task.settings), 0)
+        to_concept(task, build(task), 0)
         for task in (problem(base, exemplar_folder, name) for name in ("textual_inversion", "multires"))
     )
     for concepts in ([one, many], [many, one]):
