@@ -14,6 +14,7 @@ import typer
 from relinv.errors import UserError, is_out_of_memory
 from relinv.forking import run_forked
 
+IN_THE_WAY = "A file stands where a folder is to be{}: move it away"
 NO_RIGHT = "You lack the right to read or write{}: give it to yourself (chmod, chown)"
 REMEDIES = {  # by the system's number of an error: what is wrong, {} for the place, and what to do
     errno.ENOSPC: "The disk is full while writing{}: free some space",
@@ -21,6 +22,9 @@ REMEDIES = {  # by the system's number of an error: what is wrong, {} for the pl
     errno.EROFS: "The disk may be read, but not written to{}: mount it for writing, or work on another,",
     errno.EACCES: NO_RIGHT,
     errno.EPERM: NO_RIGHT,
+    errno.EEXIST: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.EISDIR: "A folder stands where a file is to be{}: name a file, or move it away,",
 }
 HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # in what libraries raise
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from relinv.archives import unpack
+from relinv.checking import parse
 from relinv.downloads import cache_folder, copy_files, relation_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
@@ -77,7 +78,7 @@ def _compare(relation: str, folder: Path, manifest: Path, cache: Path) -> None:
     if not manifest.is_file():
         write_json(manifest, sums)
         return
-    known = read_json(manifest, "manifest")
+    known = parse(dict[str, str], read_json(manifest, "manifest"), "", manifest)
     wrong = [name for name in sorted(known.keys() | sums.keys()) if known.get(name) != sums.get(name)]
     if wrong:
         for kept in list(cache.rglob(f"{relation}/")):

@@ -19,7 +19,8 @@ from relinv.errors import UserError
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of `path` when the block succeeds, making its folder.
 
-    A reader sees the old file or the whole new one. An OSError raised when that fails names `path`.
+    A reader sees the old file or the whole new one. An OSError raised when that fails names `path`, also where a
+    library's own error hides it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,8 +29,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as stream:
             yield stream
         os.replace(temporary, path)
-    except OSError as error:  # a full disk names no file by itself, and what else fails the temporary one
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    except (OSError, RuntimeError) as error:  # torch.save ends a file that it could not write by a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        # a full disk names no file by itself, and what else fails the temporary one
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

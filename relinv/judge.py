@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relinv.checking import parse
 from relinv.devices import deterministic, find_device
 from relinv.errors import UserError, is_out_of_memory, reason, unknown
 from relinv.files import read_json
@@ -123,7 +124,10 @@ def _weights(folder: Path) -> Path:
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None or not (folder / CONFIG).is_file():
         raise UserError(f"The judge '{folder}' is incomplete: put {CONFIG} and {WEIGHTS[0]} in that folder.")
-    text = read_json(folder / CONFIG, "judge's configuration").get("model_cfg", {}).get("text_cfg", {})
+    file = folder / CONFIG
+    config = parse(dict[str, Any], read_json(file, "judge's configuration"), "", file)
+    model = parse(dict[str, Any], config.get("model_cfg", {}), "model_cfg", file)
+    text = parse(dict[str, Any], model.get("text_cfg", {}), "model_cfg.text_cfg", file)
     if text.get("hf_tokenizer_name") and not any(any(folder.glob(name)) for name in TOKENIZERS):
         raise UserError(f"The judge '{folder}' lacks its tokenizer: put tokenizer.json in that folder.")
     return weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,9 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from relinv.checking import parse as parse  # every reader of settings needs it, so it is offered here too
 from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
+from relinv.plugins import plugin_names
 
 T = TypeVar("T")
 PRESETS = "presets.yaml"  # beside params.yaml
+SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report")
+OF_ALL_METHODS = ("seed", "preview", "preset")  # in `invert`, beside a section for each method
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -215,6 +218,20 @@ class Params:
         self.sections_read.add(name)
         return parse(kind, node, name, self.file)
 
+    def names(self, section: str) -> list[str]:
+        """Return the names in a section, "" for the whole file; none where it is no section."""
+        node: Any = self._values
+        for part in section.split(".") if section else ():
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return [str(name) for name in node] if isinstance(node, Mapping) else []
+
+    def require_known(self, section: str, known: Collection[str]) -> None:
+        """Raise UserError, with the closest name, where a section, "" for the whole file, has one not `known`."""
+        for name in self.names(section):
+            if name not in known:
+                place = f"{section}.{name}" if section else name
+                raise UserError(f"{unknown('parameter', name, known)} It stands in {self.file} as '{place}'.")
+
     def method(self, name: str, kind: type[T]) -> T:
         """Return the section `invert.NAME`, with what the preset in force changes in it, checked as a `kind`.
 
@@ -283,9 +300,22 @@ def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
     return presets[name]
 
 
-def load_params(file: Path | str = "params.yaml") -> Params:
-    """Return the parameters in `file`; UserError where it is missing, no YAML, or no mapping."""
-    values = read_yaml(Path(file), "parameter file")
+def read_params(file: Path) -> Params:
+    """Return the parameters in `file`, of any names; UserError where it is missing, no YAML, or no mapping."""
+    values = read_yaml(file, "parameter file")
     if not isinstance(values, Mapping):
         raise UserError(f"The parameter file '{file}' holds no named sections: restore it from git.")
-    return Params(values, Path(file))
+    return Params(values, file)
+
+
+def load_params(file: Path | str = "params.yaml") -> Params:
+    """Return the pipeline's parameters in `file`; UserError as `read_params`, and for a section that nothing reads.
+
+    What stands in a section is checked by the stage that reads it.
+    """
+    params = read_params(Path(file))
+    params.require_known("", SECTIONS)
+    params.require_known("invert", [*OF_ALL_METHODS, *plugin_names("relinv.methods")])
+    for base in params.names("bases"):
+        params.require_known(f"bases.{base}", BaseSettings.model_fields)
+    return params

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relinv import cli
 from relinv.files import read_yaml
-from relinv.settings import GenerateSettings, load_params
+from relinv.settings import GenerateSettings, read_params
 from stages import THREADS_CHOSEN
 
 app = cli.stage_app()
@@ -29,7 +29,7 @@ def autoencoder() -> None:
     """Render the training scenes and train the autoencoder on them: data/miniature/base/vae."""
     from relinv.miniature.recipe import SceneSettings, TrainingSettings, make_autoencoder
 
-    params = load_params(PARAMS)
+    params = read_params(PARAMS)
     make_autoencoder(
         params.section("scenes", SceneSettings),
         params.section("autoencoder", TrainingSettings),
@@ -42,7 +42,7 @@ def denoiser() -> None:
     """Train text encoder and UNet on the scenes' latents: the rest of data/miniature/base."""
     from relinv.miniature.recipe import SceneSettings, TrainingSettings, make_denoiser
 
-    params = load_params(PARAMS)
+    params = read_params(PARAMS)
     make_denoiser(params.section("scenes", SceneSettings), params.section("denoiser", TrainingSettings))
 
 
@@ -51,7 +51,7 @@ def judge() -> None:
     """Train the judge on fresh scenes passed through the autoencoder, and test it: data/miniature/judge."""
     from relinv.miniature.recipe import TrainingSettings, make_judge
 
-    make_judge(load_params(PARAMS).section("judge", TrainingSettings))
+    make_judge(read_params(PARAMS).section("judge", TrainingSettings))
 
 
 @app.command()
@@ -62,7 +62,7 @@ def card() -> None:
     from relinv.miniature.recipe import HOME
     from relinv.world.exemplars import BENCHMARK
 
-    settings = load_params(PARAMS).section("card", GenerateSettings)
+    settings = read_params(PARAMS).section("card", GenerateSettings)
     make_card(HOME, load_benchmark(BENCHMARK), read_yaml(PARAMS), settings)
 
 

@@ -67,6 +67,9 @@ def test_checksums_are_recorded_once_and_kept_to(server: Server, exemplar_folder
     with pytest.raises(UserError, match=r"not those on record in '.*inside\.json': text\.json"):
         fetch(source, tmp_path)
     assert record.read_text() == before
+    record.write_text("[]")
+    with pytest.raises(UserError, match=r"in .*inside\.json: it must be a section of named values"):
+        fetch(source, tmp_path)
     record.write_text(json.dumps(sums))
     fetch(source, tmp_path)
     assert len(server.asked) == asked + 1  # what was wrong is not kept

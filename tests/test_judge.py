@@ -117,6 +117,13 @@ def test_missing_weights_are_refused(broken: Path) -> None:
         load(broken)
 
 
+@pytest.mark.parametrize("config", ["[]", '{"model_cfg": 3}', '{"model_cfg": {"text_cfg": []}}'])
+def test_a_configuration_that_is_none_is_refused(broken: Path, config: str) -> None:
+    (broken / "open_clip_config.json").write_text(config)
+    with pytest.raises(UserError, match=r"in .*open_clip_config\.json: it must be a section of named values"):
+        load(broken)
+
+
 def test_a_missing_tokenizer_is_refused_and_not_made_up(broken: Path) -> None:
     (broken / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"lacks its tokenizer: put tokenizer\.json"):

@@ -18,11 +18,12 @@ from PIL import Image
 
 from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
+from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.images import FORMS
 from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, describe, read_warnings
-from relinv.report.rows import READINGS, format_rows, means, parse_rows, with_leakage
+from relinv.report.rows import READINGS, format_rows, means, parse_rows, shows, with_leakage
 from relinv.report.sheets import build, render, spread
 from relinv.report.tables import as_text, by_method, difference, groups, leads, relation_table, verdict
 from relinv.statistics import Bootstrap, Interval
@@ -103,13 +104,33 @@ def test_all_that_tie_for_the_best_are_marked(rows: pd.DataFrame, metric: str) -
 
 def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataFrame) -> None:
     benchmark = load_benchmark("data/benchmark/miniature.yaml")
-    held_out, seen, tests = groups(rows, benchmark, METHODS, FEW)
+    rows = rows.assign(exemplar_pair=rows["index"] < 3)
+    held_out, seen, unshown, tests = groups(rows, benchmark, METHODS, FEW)
     assert "held out" in held_out.caption and "8 scenarios" in held_out.caption
     assert "seen" in seen.caption and "16 scenarios" in seen.caption
+    assert unshown.caption == "Pairs that no exemplar shows: 18 scenarios"
     count = sum(s.index < 12 for relation in RELATIONS for s in benchmark.scenarios(relation, "test"))
     assert tests.caption == f"Scenarios by which no setting was chosen: {count} scenarios"
     nothing_known = dataclasses.replace(benchmark, validation=Split(fraction=0, seed=0))
-    assert groups(rows.assign(held_out=np.nan), nothing_known, METHODS, FEW) == []
+    assert groups(rows.assign(held_out=np.nan, exemplar_pair=False), nothing_known, METHODS, FEW) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "shown"),
+    [
+        ("cat", "box", True),
+        ("box", "cat", True),
+        ("Michael Jackson", "wall", True),
+        ("cat", "wall", False),  # of two pictures
+        ("cat", "cat", False),
+        ("cat", "bo", False),
+        ("", "box", False),  # an object's scenario has no head
+    ],
+)
+def test_exemplars_show_a_pair_on_the_two_sides_of_the_relation(head: str, tail: str, shown: bool) -> None:
+    captions = (("Cat {} box", "a photo of a cat {} box, on the beach"), ("michael jackson {} wall",))
+    exemplars = tuple(Exemplar(Path(f"{index}.png"), templates) for index, templates in enumerate(captions))
+    assert shows(ExemplarSet("inside", exemplars, ""), head, tail) is shown
 
 
 def test_a_metric_added_since_rows_were_written_is_undefined_for_them(
@@ -164,6 +185,8 @@ def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> Non
     run = collect(tmp_path, write_run(tmp_path))
     sheet = build(run, "hug")
     assert [panel.heading.split()[0] for panel in sheet.panels] == ["held", "seen"]
+    shown = {(line.head, line.tail) for panel in sheet.panels for line in panel.lines}
+    assert ("dog", "box") in shown and ("cat", "box") not in shown  # which an exemplar shows
     for panel in sheet.panels:
         for line in panel.lines:
             assert [shot.path.parent.name for shot in line.shots] == METHODS

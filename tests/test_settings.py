@@ -25,6 +25,7 @@ from relinv.settings import (
     load_params,
     load_preset,
     parse,
+    read_params,
 )
 
 SAMPLING = {"steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}
@@ -113,6 +114,21 @@ def test_missing_section_is_named() -> None:
         Params({"invert": {}}, Path("p.yaml")).section("invert.seed", Seed)
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("scroe: {batch_size: 8}\n", "'scroe'. Did you mean 'score'.*as 'scroe'"),
+        ("invert: {sede: 3}\n", "'sede'. Did you mean 'seed'.*as 'invert.sede'"),
+        ("invert: {revrsion: {}}\n", "'revrsion'. Did you mean 'reversion'.*as 'invert.revrsion'"),
+        ("bases: {tiny: {samplng: {}}}\n", "'samplng'. Did you mean 'sampling'.*as 'bases.tiny.samplng'"),
+    ],
+)
+def test_a_section_that_nothing_reads_is_answered_with_the_closest(tmp_path: Path, text: str, place: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"Unknown parameter {place}"):
+        load_params(tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize("text", ["", "- a list\n", "a: [1\n"])
 def test_file_that_holds_no_parameters_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
@@ -122,7 +138,7 @@ def test_file_that_holds_no_parameters_is_refused(tmp_path: Path, text: str) -> 
 
 def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("relations: [on, inside]\nrate: 1e-3\n")
-    params = load_params(tmp_path / "params.yaml")
+    params = read_params(tmp_path / "params.yaml")
     assert params.relations() == ["on", "inside"]
     assert params.section("rate", float) == 1e-3
 

@@ -11,13 +11,13 @@ import pandas as pd
 
 from relinv.benchmark import Benchmark, load_benchmark
 from relinv.errors import UserError
-from relinv.exemplars import read_exemplars
+from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json, sha256_folder
 from relinv.plugins import plugin_names
-from relinv.report.rows import read_arms
+from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
 from relinv.scoring import METRICS, load_metric
-from relinv.settings import PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
+from relinv.settings import OF_ALL_METHODS, PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
 MAKE = "run `dvc repro` to make it"
@@ -35,7 +35,7 @@ class Run:
     settings: ReportSettings
     parameters: dict[str, Any]  # every section that determines the numbers, under its dotted name's path
     rows: pd.DataFrame
-    exemplars: dict[str, list[Path]]
+    exemplars: dict[str, ExemplarSet]
     warnings: dict[str, list[str]]
     concepts: dict[Arm, Mapping[str, Any]]
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column a loss term
@@ -58,8 +58,8 @@ def collect(root: Path, params: Params) -> Run:
         benchmark=load_benchmark(Path(root) / base.benchmark),
         settings=params.section("report", ReportSettings),
         parameters=used_parameters(params),
-        rows=read_arms(folders["score"], relations, methods),
-        exemplars={name: [exemplar.path for exemplar in found.exemplars] for name, found in sets.items()},
+        rows=with_exemplar_pairs(read_arms(folders["score"], relations, methods), sets),
+        exemplars=sets,
         warnings={name: read_warnings(folders["validate"] / f"{name}.json") for name in relations},
         concepts={arm: read_json(folder / "concept.json", "concept", MAKE) for arm, folder in concepts.items()},
         losses={
@@ -87,7 +87,7 @@ def used_parameters(params: Params) -> dict[str, Any]:
     preset = used["invert"].get("preset") or entry.get("preset")
     if preset:
         used["presets"] = {preset: load_preset(preset, params.file.with_name(PRESETS))}
-    shared = {key: value for key, value in used["invert"].items() if key in ("seed", "preview", "preset")}
+    shared = {key: value for key, value in used["invert"].items() if key in OF_ALL_METHODS}
     used["invert"] = shared | {method: used["invert"].get(method) for method in used["methods"]}
     return used | {"report": params.section("report", dict[str, Any])}
 

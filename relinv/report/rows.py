@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from relinv.errors import UserError
+from relinv.exemplars import ExemplarSet
 from relinv.plugins import plugin_names
 from relinv.scoring import KEYS, METRICS, load_metric
 
@@ -96,6 +98,22 @@ def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
     baseline = rows.loc[rows["method"] == BASELINE, [*place, "exemplar_similarity"]]
     joined = rows.merge(baseline, on=place, how="left", suffixes=("", "_baseline"), validate="many_to_one")
     return rows.assign(leakage=rows["exemplar_similarity"] - joined["exemplar_similarity_baseline"].to_numpy())
+
+
+def with_exemplar_pairs(rows: pd.DataFrame, sets: Mapping[str, ExemplarSet]) -> pd.DataFrame:
+    """Return `rows` with `exemplar_pair`: whether an exemplar of the relation shows the row's pair, in either order."""
+    pairs = rows[["relation", "head", "tail"]].drop_duplicates()
+    marks = [shows(sets[relation], head, tail) for relation, head, tail in pairs.itertuples(index=False)]
+    return rows.merge(pairs.assign(exemplar_pair=marks), how="left", validate="many_to_one")
+
+
+def shows(exemplars: ExemplarSet, head: str, tail: str) -> bool:
+    """Return whether a caption names one of the two before the relation and the other after it."""
+    if not (head and tail):
+        return False
+    first, second = (rf"\b{re.escape(name)}\b" for name in (head, tail))
+    either = re.compile(rf"{first}.*{{}}.*{second}|{second}.*{{}}.*{first}", re.IGNORECASE)
+    return any(either.search(template) for exemplar in exemplars.exemplars for template in exemplar.templates)
 
 
 def format_rows(rows: pd.DataFrame) -> str:

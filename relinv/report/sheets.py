@@ -60,8 +60,11 @@ class Sheet:
 
 
 def build(run: Run, relation: str) -> Sheet:
-    """Return what the sheet of a relation shows: scenarios evenly over its grid, alike in every run."""
-    rows = run.rows[run.rows["relation"] == relation]
+    """Return what the sheet of a relation shows: scenarios evenly over its grid, alike in every run.
+
+    None is of a pair that an exemplar shows.
+    """
+    rows = run.rows[(run.rows["relation"] == relation) & ~run.rows["exemplar_pair"]]
     held_out = rows["held_out"].map(as_flag)
     kinds = {
         "held out of the base’s training": held_out.eq(True),
@@ -72,7 +75,8 @@ def build(run: Run, relation: str) -> Sheet:
     words = run.benchmark.relation(relation).words
     pictures = {method: run.images / relation / method / FORMS for method in run.methods}
     forms = {method: path for method, path in pictures.items() if path.is_file()}
-    return Sheet(relation, words, [label(method) for method in run.methods], run.exemplars[relation], panels, forms)
+    exemplars = [exemplar.path for exemplar in run.exemplars[relation].exemplars]
+    return Sheet(relation, words, [label(method) for method in run.methods], exemplars, panels, forms)
 
 
 def _lines(run: Run, rows: pd.DataFrame) -> list[Line]:

@@ -94,7 +94,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "relations": [run.benchmark.relation(name).words for name in run.relations],
         "methods": [label(method) for method in run.methods],
         "images": len(run.rows),
-        "exemplars": sum(map(len, run.exemplars.values())),
+        "exemplars": sum(len(found.exemplars) for found in run.exemplars.values()),
         "level": percent(run.settings.level),
     }
 

@@ -106,16 +106,18 @@ def relation_table(
 
 
 def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], bootstrap: Bootstrap) -> list[Table]:
-    """Return tables for triplets held out of the base's training, for those seen in it, and for test scenarios.
+    """Return tables of the headline's metrics for some kinds of scenarios.
 
-    Test scenarios are those by which no setting may be chosen. A group that is empty, or all there is, has no table:
-    the training set of a published base is not known.
+    Triplets held out of the base's training, and those seen in it; pairs that no exemplar shows; test scenarios, by
+    which no setting may be chosen. A kind that is empty, or all there is, has no table: the training set of a published
+    base is not known.
     """
     held_out = rows["held_out"].map(as_flag)
     tests = {(name, s.index) for name in set(rows["relation"]) for s in benchmark.scenarios(name, "test")}
     kinds = {
         "Triplets held out of the base’s training": held_out.eq(True),
         "Triplets seen in the base’s training": held_out.eq(False),
+        "Pairs that no exemplar shows": ~rows["exemplar_pair"],
         "Scenarios by which no setting was chosen": rows[["relation", "index"]].apply(tuple, axis=1).isin(tests),
     }
     return [

@@ -9,7 +9,7 @@ import numpy as np
 
 from relinv.benchmark import Benchmark, Scenario, load_benchmark
 from relinv.errors import UserError
-from relinv.files import atomic_write_text
+from relinv.files import atomic_file, atomic_write_text
 from relinv.world.captions import PREFIXES
 from relinv.world.sampling import sample_tint
 from relinv.world.scene import BACKGROUNDS, PLAIN, Scene
@@ -21,9 +21,9 @@ BENCHMARK = Path("data/benchmark/miniature.yaml")
 def write_exemplars(relation: str, folder: Path, *, exemplar_set: str, seed: int) -> None:
     """Write 0.png … 9.png of one relation and text.json with several templates each into `folder`.
 
-    `varied` pictures all differ in backdrop and tint. `shared` pictures have one backdrop and one strong tint in
-    common that no template names, as photographs found by one search have. UserError for a relation that the world
-    does not have, or of which the base has seen too few pairs.
+    `varied` pictures have each a backdrop of its own, and some a tint. `shared` pictures have one backdrop and one
+    strong tint in common that no template names, as photographs found by one search have. UserError for a relation
+    that the world does not have, or of which the base has seen too few pairs.
     """
     benchmark = load_benchmark(BENCHMARK)
     if relation not in benchmark.relations:
@@ -34,7 +34,8 @@ def write_exemplars(relation: str, folder: Path, *, exemplar_set: str, seed: int
     shared = exemplar_set == "shared"
     texts = {}
     for i, scene in enumerate(exemplar_scenes(benchmark, relation, shared=shared, seed=seed)):
-        scene.paint()[0].save(folder / f"{i}.png")
+        with atomic_file(folder / f"{i}.png") as stream:
+            scene.paint()[0].save(stream, "PNG")
         texts[f"{i}.png"] = templates(scene, name_backdrop=not shared)
     atomic_write_text(folder / "text.json", json.dumps(texts, indent=2) + "\n")
 
@@ -57,11 +58,13 @@ def exemplar_scenes(benchmark: Benchmark, relation: str, *, shared: bool, seed: 
             f"{len(seen)} pairs of '{relation}' may be shown as exemplars, and {COUNT} are needed: "
             f"add entities to its grid in {BENCHMARK}."
         )
-    backdrops = [*BACKGROUNDS, PLAIN]
-    common = str(rng.choice(list(BACKGROUNDS))), sample_tint(rng, rate=1.0, strength=0.5)
+    if shared:
+        looks = [(str(rng.choice(list(BACKGROUNDS))), sample_tint(rng, rate=1.0, strength=0.5))] * COUNT
+    else:  # every named backdrop, and two plain ones, each of a colour of its own
+        looks = [(str(backdrop), sample_tint(rng)) for backdrop in rng.permutation([*BACKGROUNDS, PLAIN, PLAIN])]
     scenes = []
-    for scenario in _spread([seen[i] for i in rng.permutation(len(seen))]):
-        backdrop, tint = common if shared else (str(rng.choice(backdrops)), sample_tint(rng))
+    chosen = _spread([seen[i] for i in rng.permutation(len(seen))])
+    for scenario, (backdrop, tint) in zip(chosen, looks, strict=True):
         scenes.append(Scene(scenario.head, relation, scenario.tail, backdrop, int(rng.integers(2**62)), tint))
     return scenes
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from relinv.errors import UserError
-from relinv.files import atomic_write_text
+from relinv.files import atomic_file, atomic_write_text
 from relinv.world.paint import SCENE, scaled, sprite, stand
 from relinv.world.scene import BACKGROUNDS, SIDE, backdrop
 
@@ -30,7 +30,8 @@ def write_object_exemplars(name: str, folder: Path, *, seed: int) -> None:
     rng = np.random.default_rng((seed, *name.encode()))
     texts = {}
     for index, background in enumerate(rng.permutation(list(BACKGROUNDS))[:COUNT]):
-        paint_object(name, str(background), rng).save(folder / f"{index}.png")
+        with atomic_file(folder / f"{index}.png") as stream:
+            paint_object(name, str(background), rng).save(stream, "PNG")
         bare = f"{{}} {BACKGROUNDS[background]}"
         texts[f"{index}.png"] = [bare, *(f"{prefix} {bare}" for prefix in PREFIXES)]
     atomic_write_text(folder / "text.json", json.dumps(texts, indent=2) + "\n")
