@@ -34,7 +34,7 @@ search: $(INSTALLED)
 	for plan in plans/search*.yaml; do LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan $$plan || exit; done
 
 study: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study
+	for plan in plans/study*.yaml; do LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan $$plan || exit; done
 
 compare-methods: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/methods.yaml

@@ -13,7 +13,7 @@ from relinv.settings import ReportSettings, load_params
 app = cli.stage_app()
 
 
-@app.command(epilog="Example: python -m stages.study --arms shared,varied --relations inside,hug --output quick")
+@app.command(epilog="Example: python -m stages.study --plan plans/study_parts.yaml --arms default,no_steering")
 def study(
     arms: Annotated[str, typer.Option(help="Only these arms of the plan, joined by commas.")] = "",
     relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",

@@ -19,7 +19,7 @@ TITLES = {
     "metrics": "Methods and metrics",
     "relations": "Relation by relation",
     "pictures": "What it looks like",
-    "groups": "Held-out, seen and test scenarios",
+    "groups": "Scenarios by kind",
     "losses": "Loss curves",
     "judge": "How far to trust the judge",
     "readings": "What each metric can and cannot see",
