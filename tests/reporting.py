@@ -101,7 +101,7 @@ def pretended(params: dict) -> str:
         for method in params["methods"]:
             table = score_table(relation, method, params["invert"]["seed"])
             if method == "reversion":
-                table["scene_accuracy"] = (table["index"] < params["skill"] * 12).astype(float)
+                table["scene_accuracy"] = (table["index"] < params["score"]["skill"] * 12).astype(float)
             tables.append(table)
     return format_rows(with_leakage(pd.concat(tables, ignore_index=True)))
 

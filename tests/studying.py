@@ -17,7 +17,8 @@ PARAMS = """relations:
 methods:
 - relation_words
 - reversion
-skill: 0.6
+score:
+  skill: 0.6
 invert:
   seed: 0
 report:
@@ -29,23 +30,23 @@ PIPELINE = """stages:
   report:
     cmd: python make.py
     deps: [make.py]
-    params: [relations, methods, skill, invert]
+    params: [relations, methods, score, invert]
     outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}, {reports/grids: {cache: false}}]
 """
 MAKE = """import os, pathlib, sys, time
 from ruamel.yaml import YAML
 from tests.reporting import pretended
 params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
-if params["skill"] < 0:
-    sys.exit("skill cannot be negative")
+if params["score"]["skill"] < 0:
+    sys.exit("score.skill cannot be negative")
 if begun := os.environ.get("BEGUN"):  # say so, and never end
     pathlib.Path(begun).touch()
     time.sleep(600)
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
-pathlib.Path("reports/report.html").write_text(f"<p>skill {params['skill']}</p>")
+pathlib.Path("reports/report.html").write_text(f"<p>skill {params['score']['skill']}</p>")
 pathlib.Path("reports/grids").mkdir(exist_ok=True)
-pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['skill']}")
+pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['score']['skill']}")
 """
 REPRODUCE = """import subprocess, sys
 assert sys.argv[1:] == ["--slots", "2"]
@@ -56,7 +57,7 @@ seeds: [0]
 seeded: [invert.seed]
 arms:
   plain: {}
-  better: {skill: 0.9}
+  better: {score.skill: 0.9}
 contrasts:
 - {title: What skill adds, left: better/reversion, right: plain/reversion}
 - {title: Over plain words, left: plain/reversion, right: plain/relation_words}
@@ -101,7 +102,7 @@ def runner(root: Path) -> Callable[..., str]:
 
 def two_arms(repository: Path) -> list[Trial]:
     """Return the trials of the repository's plan with two other arms."""
-    arms = {"low": {"skill": 0.3}, "high": {"skill": 0.8}}
+    arms = {"low": {"score.skill": 0.3}, "high": {"score.skill": 0.8}}
     return trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
 
 

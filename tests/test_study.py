@@ -77,7 +77,7 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     gain = (11 - 8) / 12  # of scenarios, by construction
     name = planned[1].name  # an experiment is compared by its name
     comparison = compare(repository, ["main", name, "workspace"], FEW)
-    assert comparison.parameters == {"skill": [0.6, 0.9, 0.6]}
+    assert comparison.parameters == {"score.skill": [0.6, 0.9, 0.6]}
     means, differences = comparison.methods["reversion"]
     assert [line.name for line in means.lines] == ["main", name, "workspace"]
     assert differences.lines[0].cells[0].mean == pytest.approx(gain)
@@ -87,7 +87,7 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     study_command(plan=Path("study.yaml"), output=tmp_path / "tables", slots=2)  # all is finished: it writes the tables
     assert "What skill adds" in (tmp_path / "tables" / "study.md").read_text(encoding="utf-8")
     compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")
-    assert "skill: 0.6 | 0.9 | 0.6" in capsys.readouterr().out
+    assert "score.skill: 0.6 | 0.9 | 0.6" in capsys.readouterr().out
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
 
 
@@ -101,7 +101,7 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert set(rows["relation"]) == {"inside"}
     for trial in planned:  # a parameter file that a person can go on with
         params = runner(repository)("git", "show", f"{commits[trial.name]}:params.yaml")
-        skill, seed = trial.overrides["skill"], trial.overrides["invert.seed"]
+        skill, seed = trial.overrides["score.skill"], trial.overrides["invert.seed"]
         assert params == changed.replace("skill: 0.6", f"skill: {skill}").replace("  seed: 0", f"  seed: {seed}", 1)
     checkout = repository / LOGS / "checkout"
     assert runner(checkout)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
@@ -139,13 +139,13 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     plan = load_plan(repository / "study.yaml")
     parts = []
     for arm, skill, seed in (("plain", 0.6, 0), ("plain", 0.6, 1), ("better", 0.9, 0), ("better", 0.9, 1)):
-        params = {"relations": ["inside", "hug"], "methods": ["relation_words", "reversion"], "skill": skill}
+        params = {"relations": ["inside", "hug"], "methods": ["relation_words", "reversion"], "score": {"skill": skill}}
         scores = parse_rows(pretended(params | {"invert": {"seed": seed}}), "made up")
         parts.append(scores.assign(arm=arm, trial=seed))
     rows = pd.concat(parts, ignore_index=True)
     write_study(tmp_path, "study.yaml", plan, rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert "What skill adds" in page and "skill = 0.9" in page and "`study.yaml`" in page
+    assert "What skill adds" in page and "score.skill = 0.9" in page and "`study.yaml`" in page
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
     assert "0, 1; scenarios: 24, of 2 relations" in page
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
@@ -161,7 +161,7 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
 
 
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:
-    arms = {"broken": {"skill": -1}, "later": {"skill": 0.55}}
+    arms = {"broken": {"score.skill": -1}, "later": {"score.skill": 0.55}}
     planned = trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
     with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed"):
         run_pending(repository, planned, slots=2)
