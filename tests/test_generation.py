@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from relinv import generation
-from relinv.benchmark import Scenario
+from relinv.benchmark import Scenario, load_benchmark
 from relinv.diffusion import sampling
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
@@ -21,7 +21,7 @@ from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
 from relinv.generation import generate_folder, image_seed, plan
 from relinv.images import ImageRecord, read_pictures, read_records
-from relinv.settings import GenerateSettings, ModelSettings
+from relinv.settings import GenerateSettings, ModelSettings, load_params
 from tests.concepts import made, plain_words
 
 PAIRS = [("cat", "box"), ("dog", "cup"), ("panda", "bowl"), ("cat", "box"), ("man", "wall")]
@@ -111,6 +111,18 @@ def test_the_batch_size_moves_no_pixel_by_more_than_two(
     generate_folder(base, concept, SCENARIOS, settings, tmp_path / "images", tmp_path / "scratch")
     assert np.abs(pixels(tmp_path / "images") - pixels(straight)).max() <= 2
     assert [record.seed for record in read_records(tmp_path / "images")] == [r.seed for r in read_records(straight)]
+
+
+def test_the_batch_size_moves_no_pixel_of_the_miniatures_by_more_than_two(tmp_path: Path) -> None:
+    params = load_params()
+    base, scenarios = load_base(params.model()), load_benchmark(params.benchmark()).scenarios("inside")[:12]
+    drawn = []
+    for size in (12, 5):
+        settings = params.generation().model_copy(update={"batch_size": size})
+        generate_folder(base, made(base), scenarios, settings, tmp_path / str(size), tmp_path / "scratch")
+        drawn.append(pixels(tmp_path / str(size)))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 2
+    assert np.abs(drawn[0][0] - drawn[0][1]).max() > 100  # there is something in them
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
