@@ -59,7 +59,10 @@ def _stages_run(output: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a fresh clone of the working tree with small parameters, reproduced once."""
+    """Return a fresh clone of the working tree with small parameters, reproduced once.
+
+    The lock file comes along, as it does with a newcomer's clone, whose cache is empty; the reports are to be made anew.
+    """
     target = tmp_path_factory.mktemp("clone") / "relinv"
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
@@ -68,7 +71,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     shutil.rmtree(target / "reports", ignore_errors=True)
-    (target / "dvc.lock").unlink(missing_ok=True)
     _set(target / "params.yaml", SMALL)
     _run(target, "git", "init", "-q")
     _run(target, "git", "add", ".")
