@@ -61,7 +61,7 @@ def _stages_run(output: str) -> set[str]:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a fresh clone of the working tree with small parameters, reproduced once.
 
-    The lock file comes along, as it does with a newcomer's clone, whose cache is empty; the reports are to be made anew.
+    The lock file comes along, as with a newcomer whose cache is empty; the reports are made anew.
     """
     target = tmp_path_factory.mktemp("clone") / "relinv"
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
