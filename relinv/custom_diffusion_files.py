@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.importing import Published, read_embedding
+from relinv.published import Published, read_embedding
 from relinv.tensor_files import floats
 
 if TYPE_CHECKING:

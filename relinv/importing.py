@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
 from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, read_json, sha256_file
 from relinv.learning.token_row import TOKEN
+from relinv.perfusion_checkpoints import read_perfusion
 from relinv.plugins import plugin_names
+from relinv.published import Published, token_in
 from relinv.settings import require_name
-from relinv.tensor_files import load_content, row
+from relinv.tensor_files import load_content
 
 if TYPE_CHECKING:
-    import torch
-
     from relinv.diffusion.bases import Base
-
-SDXL = {"clip_l", "clip_g"}
-
-
-@dataclass(frozen=True)
-class Published:
-    """A token as another program's file holds it, and what its adapter takes over beside it, if anything."""
-
-    name: str  # the token's, such as "*"
-    row: torch.Tensor  # (dim,) float32
-    adapter: str = ""  # a file in relinv/adapters
-    adapter_file: str = ""  # what the concept's folder calls its weights
-    options: Mapping[str, Any] = field(default_factory=dict)
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32, by the names in the adapter's file
-    token_file: Path | None = None  # where the row lies if in a file of its own
 
 
 def import_concept(
@@ -108,46 +93,10 @@ def read_published(file: Path, base: Base, token_file: Path | None = None) -> Pu
     `token_file` is for Custom Diffusion, whose weights lie apart from the token. Raises UserError as `load_content`,
     where the file is of no kind that is known, or does not fit the base.
     """
-    from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
-    from relinv.perfusion_checkpoints import read_perfusion
-
     is_checkpoint = file.suffix.lower() == ".ckpt"
     content = {} if is_checkpoint else load_content(file)
     if is_custom_diffusion(content):
         return read_custom_diffusion(content, file, base, token_file)
     if token_file:
         raise UserError(f"'{file}' holds its token itself: leave '{token_file}' out.")
-    return read_perfusion(file, base) if is_checkpoint else Published(*_token_in(content, file))
-
-
-def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
-    """Return the token's name and row, (dim,) float32, in a textual-inversion file of any common kind.
-
-    diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
-    UserError where the file is missing, damaged, would run code, or holds more than one row.
-    """
-    return _token_in(load_content(Path(file)), Path(file))
-
-
-def _token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
-    """Return what `read_embedding` does, from the content of a file."""
-    name, rows = _find(content, file)
-    return name, row(rows, name, file)
-
-
-def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
-    """Return the one token of a file's content."""
-    import torch
-
-    if set(content) >= SDXL:
-        raise UserError(f"'{file}' is for SDXL, which has two text encoders: it does not fit a base with one.")
-    if isinstance(content.get("string_to_param"), Mapping):  # A1111: {"*": rows}, with the name beside it
-        name, content = str(content.get("name", file.stem)), content["string_to_param"]
-    elif set(content) == {"emb_params"}:  # kohya and A1111 as safetensors: the file's name is the token's
-        name = file.stem
-    else:
-        name = next(iter(content), "")
-    tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
-    if len(content) != 1 or len(tensors) != 1:
-        raise UserError(f"'{file}' holds {', '.join(map(str, content)) or 'nothing'}, not one learned token.")
-    return str(name), tensors[0]
+    return read_perfusion(file, base) if is_checkpoint else Published(*token_in(content, file))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.importing import Published
+from relinv.published import Published
 from relinv.tensor_files import floats, load_content, row
 
 if TYPE_CHECKING:

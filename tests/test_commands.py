@@ -20,7 +20,7 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
-from relinv.importing import read_embedding
+from relinv.published import read_embedding
 from relinv.settings import GenerateSettings, load_params
 from stages.generate import generate
 from stages.score import score

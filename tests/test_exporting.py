@@ -16,7 +16,7 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
 from relinv.exporting import FORMS, export_concept
-from relinv.importing import read_embedding
+from relinv.published import read_embedding
 from tests.concepts import made
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
-from relinv.importing import import_concept, read_embedding, read_published
+from relinv.importing import import_concept, read_published
+from relinv.published import read_embedding
 from tests.exploits import Exploit
 
 

@@ -1,0 +1,62 @@
+"""A learned token as another program's file holds it, read without running anything the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.errors import UserError
+from relinv.tensor_files import load_content, row
+
+if TYPE_CHECKING:
+    import torch
+
+SDXL = {"clip_l", "clip_g"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A token as another program's file holds it, and what its adapter takes over beside it, if anything."""
+
+    name: str  # the token's, such as "*"
+    row: torch.Tensor  # (dim,) float32
+    adapter: str = ""  # a file in relinv/adapters
+    adapter_file: str = ""  # what the concept's folder calls its weights
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32, by the names in the adapter's file
+    token_file: Path | None = None  # where the row lies if in a file of its own
+
+
+def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
+    """Return the token's name and row, (dim,) float32, in a textual-inversion file of any common kind.
+
+    diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
+    UserError where the file is missing, damaged, would run code, or holds more than one row.
+    """
+    return token_in(load_content(Path(file)), Path(file))
+
+
+def token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
+    """Return what `read_embedding` does, from the content of a file."""
+    name, rows = _find(content, file)
+    return name, row(rows, name, file)
+
+
+def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
+    """Return the one token of a file's content."""
+    import torch
+
+    if set(content) >= SDXL:
+        raise UserError(f"'{file}' is for SDXL, which has two text encoders: it does not fit a base with one.")
+    if isinstance(content.get("string_to_param"), Mapping):  # A1111: {"*": rows}, with the name beside it
+        name, content = str(content.get("name", file.stem)), content["string_to_param"]
+    elif set(content) == {"emb_params"}:  # kohya and A1111 as safetensors: the file's name is the token's
+        name = file.stem
+    else:
+        name = next(iter(content), "")
+    tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
+    if len(content) != 1 or len(tensors) != 1:
+        raise UserError(f"'{file}' holds {', '.join(map(str, content)) or 'nothing'}, not one learned token.")
+    return str(name), tensors[0]
