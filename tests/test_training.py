@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
-from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.checkpoints import Checkpoints, save_state
 from relinv.learning.exemplar_latents import encode_pictures, visits
 from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.training import Loop
@@ -220,3 +221,16 @@ def test_too_little_memory_says_what_to_lower(
     monkeypatch.setattr(training, "take_step", exhausted)
     with pytest.raises(UserError, match=r"too small to train with 2 samples: lower the base's training\.s"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
+
+
+def test_a_checkpoint_larger_than_it_may_be_is_told_with_its_file_and_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # bytes, as on a disk that is full after as many
+    try:
+        with pytest.raises(OSError) as caught:  # torch.save ends by a RuntimeError of its own
+            save_state(tmp_path / "state.pt", {"weights": torch.zeros(2**18)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "state.pt"))
+    assert not list(tmp_path.iterdir())
