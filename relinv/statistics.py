@@ -3,8 +3,9 @@
 The images of one scenario share its prompt, and the scenarios of one relation share its difficulty, so images
 are not independent. The cluster bootstrap (Davison & Hinkley, "Bootstrap Methods and their Application",
 1997, section 3.8) respects both: it draws relations with replacement and, within each drawn relation,
-scenarios with replacement; every image of a drawn scenario comes along, whatever its seed. Methods are scored
-on the same scenarios, so a difference between two of them draws the same clusters for both.
+scenarios with replacement; every image of a drawn scenario comes along, whatever its seed. Its interval speaks of
+relations at large; where the question is these relations alone, they are fixed, and only scenarios are drawn. Methods
+are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ CLUSTER = ["relation", "index"]
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %."""
+    """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %.
+
+    fixed_relations: whether each resample has every relation once, and draws scenarios alone.
+    """
 
     resamples: int = 2000
     seed: int = 0
     level: float = 0.95
+    fixed_relations: bool = False
 
 
 class Interval(NamedTuple):
@@ -82,7 +87,7 @@ def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> tuple[float
     offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in CLUSTER])
     sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index
     sizes = tuple(int(size) for size in counts.groupby(level=0).size())
-    weights = resample_weights(sizes, bootstrap.resamples, bootstrap.seed)  # (resamples, clusters)
+    weights = resample_weights(sizes, bootstrap)  # (resamples, clusters)
     resampled = (weights @ sums.to_numpy()) / (weights @ counts.to_numpy())
     return origin + float(sums.sum() / counts.sum()), origin + resampled
 
@@ -95,17 +100,19 @@ def _interval(mean: float, resampled: np.ndarray, bootstrap: Bootstrap) -> Inter
 
 
 @lru_cache(maxsize=8)
-def resample_weights(sizes: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+def resample_weights(sizes: tuple[int, ...], bootstrap: Bootstrap) -> np.ndarray:
     """Return how often each cluster is drawn in each resample, shape (resamples, sum of sizes).
 
     `sizes` holds the number of scenarios of each relation. Drawing a relation m times, and its n scenarios n
     times anew at each, draws its scenarios m * n times in all, so counts are multinomial and need no loop
     over resamples. The same arguments give the same draws, which is what pairs methods.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(bootstrap.seed)
     relations = len(sizes)
-    chances = np.full(relations, 1 / relations)
-    times = generator.multinomial(relations, chances, size=resamples)  # (resamples, relations)
+    if bootstrap.fixed_relations:
+        times = np.ones((bootstrap.resamples, relations), dtype=int)  # (resamples, relations)
+    else:
+        times = generator.multinomial(relations, np.full(relations, 1 / relations), size=bootstrap.resamples)
     draws = [
         generator.multinomial(times[:, i] * size, np.full(size, 1 / size))  # (resamples, size)
         for i, size in enumerate(sizes)

@@ -38,6 +38,13 @@ def test_networks_are_frozen_and_evaluated(base: Base) -> None:
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
+def test_loading_says_nothing(tiny_base: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    loaded = load_base(tiny_settings(tiny_base))
+    for network in (loaded.text_encoder, loaded.vae, loaded.unet):
+        assert not network.training
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_large_file_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = tmp_path / "large", tmp_path / "small"
     read: list[str] = []

@@ -48,7 +48,7 @@ def test_constant_data_gives_a_zero_width_interval(constant: float) -> None:
 
 
 def test_weights_draw_as_many_scenarios_as_there_are() -> None:
-    weights = resample_weights((4, 4, 4), 50, 0)
+    weights = resample_weights((4, 4, 4), Bootstrap(50))
     assert weights.shape == (50, 12)
     assert (weights.sum(axis=1) == 12).all()
     assert (weights.reshape(50, 3, 4).sum(axis=2) % 4 == 0).all()  # a relation comes whole, m times its scenarios
@@ -57,12 +57,26 @@ def test_weights_draw_as_many_scenarios_as_there_are() -> None:
 def test_weights_have_the_variance_of_the_two_step_draw() -> None:
     # Constant within relations: Var(mean) = var(relation means) / R. Two relations at 0 and 1: 1/4 / 2.
     values = np.repeat([0.0, 1.0], 50)
-    weights = resample_weights((50, 50), 20_000, 0)
+    weights = resample_weights((50, 50), Bootstrap(20_000))
     means = weights @ values / weights.sum(axis=1)
     assert np.var(means) == pytest.approx(1 / 8, rel=0.03)
     # One relation: the plain bootstrap of scenarios, p (1 - p) / n.
-    weights = resample_weights((100,), 20_000, 0)
+    weights = resample_weights((100,), Bootstrap(20_000))
     assert np.var(weights @ values / 100) == pytest.approx(0.25 / 100, rel=0.03)
+
+
+def test_fixed_relations_come_once_each_and_their_scenarios_are_drawn() -> None:
+    fixed = Bootstrap(20_000, fixed_relations=True)
+    weights = resample_weights((40, 60), fixed)
+    assert (weights[:, :40].sum(axis=1) == 40).all() and (weights[:, 40:].sum(axis=1) == 60).all()
+    # Constant within relations, so nothing varies; within them, each relation's p (1 - p) / n by its share squared.
+    assert np.var(weights @ np.repeat([0.0, 1.0], [40, 60])) == 0
+    values = np.concatenate([np.repeat([0.0, 1.0], 20), np.repeat([0.0, 1.0], [45, 15])])
+    expected = (40 * 0.25 + 60 * 0.75 * 0.25) / 100**2
+    assert np.var(weights @ values / 100) == pytest.approx(expected, rel=0.03)
+    rows = rows_of(np.repeat([0.0, 1.0], 10).reshape(2, 10, 1))
+    assert mean_interval(rows, "score", fixed) == (0.5, 0.5, 0.5)
+    assert mean_interval(rows, "score", QUICK)[1:] == (0.0, 1.0)
 
 
 def test_seeds_of_a_scenario_are_one_cluster() -> None:

@@ -86,10 +86,15 @@ class Base:
     def text_encoder(self) -> CLIPTextModel:
         """Return the text encoder, set up as the settings say."""
         from transformers import CLIPTextModel
+        from transformers.utils import logging
 
         # as the UNet's
         plain = {"attn_implementation": "eager"} if self.settings.attention == "eager" else {}
-        text_encoder = self._load_network("text_encoder", CLIPTextModel, **plain)
+        logging.disable_progress_bar()  # of the tensors read: noise among a stage's own lines
+        try:
+            text_encoder = self._load_network("text_encoder", CLIPTextModel, **plain)
+        finally:
+            logging.enable_progress_bar()
         if self.settings.gradient_checkpointing:
             text_encoder.activation_checkpointing_enable({"use_reentrant": False})
             text_encoder.train()  # transformers recomputes in this mode alone; CLIP has no dropout to switch on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,9 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
     contrasts = [contrast for contrast in plan.contrasts if {contrast.left, contrast.right} <= set(pooled["method"])]
-    table = _contrast_table(pooled, contrasts, bootstrap)
+    table = _contrast_table(pooled, contrasts, bootstrap, "Paired differences, relations and scenarios drawn")
+    fixed = replace(bootstrap, fixed_relations=True)
+    within = _contrast_table(pooled, contrasts, fixed, "The same with the relations as they are, scenarios drawn")
     atomic_write_text(folder / "study.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     if contrasts:
         atomic_write_text(folder / "study.svg", draw(table))
@@ -45,7 +48,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         scenarios=len(rows[["relation", "index"]].drop_duplicates()),
         level=percent(bootstrap.level),
         verdicts=_verdicts(contrasts, table, bootstrap),
-        contrasts=table,
+        contrasts=[table, within],
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
     )
@@ -78,9 +81,9 @@ def draw(table: Table) -> str:
     return charts.stack(panels, headings)
 
 
-def _contrast_table(pooled: pd.DataFrame, contrasts: Sequence[Contrast], bootstrap: Bootstrap) -> Table:
+def _contrast_table(pooled: pd.DataFrame, contrasts: Sequence[Contrast], bootstrap: Bootstrap, caption: str) -> Table:
     pairs = {contrast.title: (contrast.left, contrast.right) for contrast in contrasts}
-    return between(pooled, pairs, HEADLINE, bootstrap, "Paired differences over scenarios and seeds")
+    return between(pooled, pairs, HEADLINE, bootstrap, caption)
 
 
 def _verdicts(contrasts: Sequence[Contrast], table: Table, bootstrap: Bootstrap) -> list[str]:
