@@ -1,7 +1,8 @@
 """The published training procedure of ReVersion, as its description has it: what ours is measured against.
 
-fp32; a picture read and encoded, its caption tokenised, anew at every visit; the whole token table in AdamW, its other
-rows copied back after every micro-batch; four micro-batches of two accumulated into an optimiser step.
+fp32, the weights in PyTorch's usual layout; a picture read and encoded, its caption tokenised, anew at every visit; the
+whole token table in AdamW, its other rows copied back after every micro-batch; four micro-batches of two accumulated
+into an optimiser step.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class PublishedTrainer:
 
     def __init__(self, base: Base, exemplars: ExemplarSet) -> None:
         self.base, self.device = base, base.device
+        self.unet, self.vae = (  # ours are channels last
+            copy.deepcopy(network).to(memory_format=torch.contiguous_format) for network in (base.unet, base.vae)
+        )
         self.tokenizer = copy.deepcopy(base.tokenizer)
         self.tokenizer.add_tokens("<r>")
         self.encoder = copy.deepcopy(base.text_encoder).float()
@@ -62,12 +66,12 @@ class PublishedTrainer:
         ids = self._ids(random.choice(exemplar.templates).replace("{}", "<r>") for exemplar in visited)
         positives = self._ids(" ".join(random.sample(PREPOSITIONS, POSITIVES)) for _ in visited)
         with torch.no_grad():
-            latents = self.base.vae.encode(pixels).latent_dist.sample() * self.base.vae.config.scaling_factor
+            latents = self.vae.encode(pixels).latent_dist.sample() * self.vae.config.scaling_factor
         noise = torch.randn_like(latents)
         timesteps = torch.tensor(np.random.choice(len(self.law), MICRO_BATCH, p=self.law), device=self.device)
         noisy = self.base.scheduler.add_noise(latents, noise, timesteps)
         encodings = self.encoder(ids).last_hidden_state  # (2, tokens, dim)
-        prediction = self.base.unet(noisy, timesteps, encoder_hidden_states=encodings).sample
+        prediction = self.unet(noisy, timesteps, encoder_hidden_states=encodings).sample
         return F.mse_loss(prediction, noise) + STEER_WEIGHT * self._steer(ids, positives)
 
     def _steer(self, ids: torch.Tensor, positive_ids: torch.Tensor) -> torch.Tensor:

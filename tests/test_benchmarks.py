@@ -42,6 +42,15 @@ def test_the_published_steering_is_ours_for_one_caption(base: Base, exemplar_fol
     assert torch.allclose(published, ours, atol=1e-5)
 
 
+def test_the_published_weights_are_laid_out_as_usual_and_ours_channels_last(base: Base, exemplar_folder: Path) -> None:
+    trainer = PublishedTrainer(base, read_exemplars(exemplar_folder))
+    for theirs, ours in ((trainer.unet, base.unet), (trainer.vae, base.vae)):
+        assert all(weight.is_contiguous() for weight in theirs.parameters())
+        assert all(
+            weight.is_contiguous(memory_format=torch.channels_last) for weight in ours.parameters() if weight.dim() == 4
+        )
+
+
 def test_the_published_table_has_a_gradient_in_a_step_alone(base: Base, exemplar_folder: Path) -> None:
     trainer = PublishedTrainer(base, read_exemplars(exemplar_folder))
     trainer.step()
