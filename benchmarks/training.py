@@ -32,8 +32,9 @@ from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.training import Loop, Task, take_step
+from relinv.params import load_params
 from relinv.plugins import find_plugin
-from relinv.settings import ModelSettings, PreviewSettings, load_params
+from relinv.settings import ModelSettings, PreviewSettings
 from relinv.world.exemplars import write_exemplars
 
 RELATION = "inside"

@@ -9,9 +9,10 @@ import typer
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.params import load_params
 from relinv.results import FOLDERS
 from relinv.segmenting import MODEL
-from relinv.settings import ValidateSettings, load_params
+from relinv.settings import ValidateSettings
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base

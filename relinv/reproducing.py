@@ -14,8 +14,8 @@ from typing import Any
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
 from relinv.logged import FAILED, run_logged
+from relinv.params import Params
 from relinv.plugins import find_plugin
-from relinv.settings import Params
 
 GROUPS = ("fetch", "validate", "invert", "generate", "score")  # each needs the one before it; report comes last
 LOGS = ".scratch/reproduce"  # git-ignored

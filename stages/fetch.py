@@ -10,8 +10,9 @@ import typer
 from relinv import cli
 from relinv.benchmark import load_benchmark
 from relinv.fetching import fetch_exemplars, place_exemplars
+from relinv.params import load_params
 from relinv.results import FOLDERS
-from relinv.settings import ExemplarSettings, load_params
+from relinv.settings import ExemplarSettings
 
 app = cli.stage_app()
 SCRATCH = Path(".scratch")

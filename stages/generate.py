@@ -10,8 +10,8 @@ import typer
 from relinv import cli
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
+from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
-from relinv.settings import load_params
 
 app = cli.stage_app()
 

@@ -11,8 +11,8 @@ from relinv import cli
 from relinv.diffusion.bases import load_base
 from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import read_problem
+from relinv.params import load_params
 from relinv.results import FOLDERS
-from relinv.settings import load_params
 
 app = cli.stage_app()
 

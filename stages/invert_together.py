@@ -12,9 +12,9 @@ from relinv import cli
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
 from relinv.learning.problem import read_problem
+from relinv.params import load_params
 from relinv.plugins import find_plugin
 from relinv.reproducing import due_relations
-from relinv.settings import load_params
 
 app = cli.stage_app()
 

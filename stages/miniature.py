@@ -7,7 +7,8 @@ from pathlib import Path
 
 from relinv import cli
 from relinv.files import read_yaml
-from relinv.settings import GenerateSettings, read_params
+from relinv.params import read_params
+from relinv.settings import GenerateSettings
 from stages import THREADS_CHOSEN
 
 app = cli.stage_app()

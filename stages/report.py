@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv import cli
-from relinv.settings import load_params
+from relinv.params import load_params
 
 app = cli.stage_app()
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.settings import load_params
+from relinv.params import load_params
 
 app = cli.stage_app()
 

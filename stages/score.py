@@ -8,8 +8,9 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
-from relinv.settings import ScoreSettings, load_params
+from relinv.settings import ScoreSettings
 
 app = cli.stage_app()
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.settings import ReportSettings, load_params
+from relinv.params import load_params
+from relinv.settings import ReportSettings
 
 app = cli.stage_app()
 

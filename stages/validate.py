@@ -8,8 +8,9 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.params import load_params
 from relinv.results import FOLDERS
-from relinv.settings import ValidateSettings, load_params
+from relinv.settings import ValidateSettings
 from relinv.tokens import load_token_counter
 from relinv.validation import check_folder
 

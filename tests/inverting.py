@@ -12,8 +12,9 @@ from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.problem import Problem
 from relinv.learning.training import Loop, Task
 from relinv.methods import InversionMethod
+from relinv.params import load_params
 from relinv.plugins import find_plugin, plugin_names
-from relinv.settings import PreviewSettings, load_params
+from relinv.settings import PreviewSettings
 
 METHODS = plugin_names("relinv.methods")
 # What a setting makes another kind of state of, called METHOD+FORM where a method's name is asked for.

@@ -10,8 +10,8 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from relinv.params import Params, load_params
 from relinv.report.rows import format_rows, with_leakage
-from relinv.settings import Params, load_params
 
 METHODS = ["relation_words", "textual_inversion", "reversion"]
 RELATIONS = ["inside", "hug"]

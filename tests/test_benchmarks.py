@@ -14,7 +14,7 @@ from benchmarks.training import our_steps, state_bytes, stepping
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.learning.losses import steering
-from relinv.settings import load_params
+from relinv.params import load_params
 from tests.conftest import tiny_settings
 
 COUNT = 4  # bytes of AdamW's count of its steps

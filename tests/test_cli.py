@@ -14,7 +14,7 @@ import torch
 from relinv import cli
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, atomic_write_text, read_text
-from relinv.settings import load_params
+from relinv.params import load_params
 from stages.invert_together import invert_together
 
 NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or "
@@ -140,7 +140,7 @@ def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("stage", ["fetch", "validate", "invert", "generate", "score", "report"])
 def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
     """torch and what builds on it take seconds: a stage reads its parameters and files first."""
-    check = "from relinv.settings import load_params as load; from relinv.plugins import find_plugin as find; "
+    check = "from relinv.params import load_params as load; from relinv.plugins import find_plugin as find; "
     check += "[load().method(name, find('relinv.methods', name).Settings) for name in load().methods()]; "
     code = f"import sys, stages.{stage}; {check} sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

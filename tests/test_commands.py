@@ -20,8 +20,9 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
+from relinv.params import load_params
 from relinv.published import read_embedding
-from relinv.settings import GenerateSettings, load_params
+from relinv.settings import GenerateSettings
 from stages.generate import generate
 from stages.score import score
 from tests.checkouts import ROOT, lay_out_checkout, run

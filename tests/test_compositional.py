@@ -26,7 +26,8 @@ from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.token_row import initial_row
 from relinv.learning.training import Task, train
 from relinv.methods import compositional
-from relinv.settings import load_params, load_preset, parse
+from relinv.params import load_params, load_preset
+from relinv.settings import parse
 from tests.conftest import tiny_settings
 from tests.inverting import problem
 from tests.tiny import weights

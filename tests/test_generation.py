@@ -21,7 +21,8 @@ from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
 from relinv.generation import generate_folder, image_seed, plan
 from relinv.images import ImageRecord, read_pictures, read_records
-from relinv.settings import GenerateSettings, ModelSettings, load_params
+from relinv.params import load_params
+from relinv.settings import GenerateSettings, ModelSettings
 from tests.concepts import made, plain_words
 
 PAIRS = [("cat", "box"), ("dog", "cup"), ("panda", "bowl"), ("cat", "box"), ("man", "wall")]

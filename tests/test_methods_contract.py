@@ -28,7 +28,8 @@ from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation, learn
 from relinv.learning.training import Task, train
 from relinv.methods import InversionMethod
-from relinv.settings import GenerateSettings, load_params
+from relinv.params import load_params
+from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
 from tests.inverting import FORMS, METHODS, build, problem

@@ -22,7 +22,8 @@ from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept
 from relinv.methods import InversionMethod, Visit
-from relinv.settings import GenerateSettings, load_params
+from relinv.params import load_params
+from relinv.settings import GenerateSettings
 from tests.inverting import build, problem
 from tests.tiny import weights
 

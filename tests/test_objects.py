@@ -12,8 +12,9 @@ from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.files import sha256_file, sha256_folder
+from relinv.params import load_params
 from relinv.scoring import phrase
-from relinv.settings import ValidateSettings, load_params
+from relinv.settings import ValidateSettings
 from relinv.tokens import load_token_counter
 from relinv.validation import validate_folder
 from relinv.world.entities import ENTITIES

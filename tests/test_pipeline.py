@@ -14,7 +14,8 @@ import pytest
 
 from relinv.diffusion.sampling import SCHEDULERS
 from relinv.images import SAMPLERS
-from relinv.settings import GenerateSettings, load_params
+from relinv.params import load_params
+from relinv.settings import GenerateSettings
 
 RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from",
              "wrapped_in", "ride_on"]  # fmt: skip
@@ -54,7 +55,7 @@ EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@
 # Code that brings results about without deciding what they are.
 PLUMBING = {
     f"relinv/{name}.py"
-    for name in ("checking", "cli", "errors", "files", "forking", "hub", "plugins", "results", "settings")
+    for name in ("checking", "cli", "errors", "files", "forking", "hub", "params", "plugins", "results", "settings")
 }
 
 

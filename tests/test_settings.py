@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from relinv.errors import UserError
+from relinv.params import Params, load_params, load_preset, read_params
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
     GenerateSettings,
     ModelSettings,
-    Params,
     PreviewSettings,
     ReportSettings,
     SamplingSettings,
@@ -22,10 +22,7 @@ from relinv.settings import (
     Seed,
     Settings,
     ValidateSettings,
-    load_params,
-    load_preset,
     parse,
-    read_params,
 )
 
 SAMPLING = {"steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}

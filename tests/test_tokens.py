@@ -45,7 +45,7 @@ def test_count_is_the_length_the_text_encoder_gets(tiny_base: Path, tmp_path: Pa
 
 def test_a_caption_that_is_too_long_is_counted_without_a_warning() -> None:
     code = (
-        "from relinv.settings import load_params\n"
+        "from relinv.params import load_params\n"
         "from relinv.tokens import load_token_counter\n"
         "count, limit = load_token_counter(load_params().model())\n"
         "print(count('cat ' * 200 + '{} box') > limit)"

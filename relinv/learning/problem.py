@@ -11,9 +11,10 @@ from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
+from relinv.params import Params
 from relinv.plugins import find_plugin
 from relinv.results import FOLDERS
-from relinv.settings import ModelSettings, Params, PreviewSettings, Seed, Settings
+from relinv.settings import ModelSettings, PreviewSettings, Seed, Settings
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, write_json
+from relinv.params import Params
 from relinv.report.collect import collect
 from relinv.report.pages import html, markdown
 from relinv.report.rows import format_rows, means
 from relinv.report.sheets import render
 from relinv.report.story import tell
-from relinv.settings import Params
 
 
 def write_report(root: Path, params: Params) -> None:

@@ -13,11 +13,12 @@ from relinv.benchmark import Benchmark, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json, sha256_folder
+from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset
 from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
 from relinv.scoring import METRICS, load_metric
-from relinv.settings import OF_ALL_METHODS, PRESETS, BaseSettings, JudgeSettings, Params, ReportSettings, load_preset
+from relinv.settings import BaseSettings, JudgeSettings, ReportSettings
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
 MAKE = "run `dvc repro` to make it"

@@ -1,0 +1,157 @@
+"""Parameters: the sections of params.yaml by name, each checked as it is read, and the preset in force over them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from relinv.checking import parse
+from relinv.errors import UserError, unknown
+from relinv.files import read_yaml
+from relinv.plugins import plugin_names
+from relinv.settings import (
+    BaseSettings,
+    ExemplarSource,
+    GenerateSettings,
+    JudgeSettings,
+    ModelSettings,
+    Name,
+    Names,
+    NetworkSettings,
+    SamplingSettings,
+    ScenarioSettings,
+    TrainingSettings,
+)
+
+T = TypeVar("T")
+PRESETS = "presets.yaml"  # beside params.yaml
+SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report")
+OF_ALL_METHODS = ("seed", "preview", "preset")  # in `invert`, beside a section for each method
+
+
+class Params:
+    """The parameters of one run; a section is checked when it is read, and `sections_read` remembers which.
+
+    DVC re-runs a stage when a section it names changes, so a test compares `sections_read` with dvc.yaml.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+        self._values = values
+        self.file = file
+        self.sections_read: set[str] = set()
+
+    def section(self, name: str, kind: type[T]) -> T:
+        """Return what stands at a dotted name ("generate", "invert.seed"), checked as a `kind`.
+
+        Raises UserError where it is missing or not as `kind` wants it.
+        """
+        node: Any = self._values
+        for part in name.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                raise UserError(f"Parameter '{name}' is missing from {self.file}: add it.")
+            node = node[part]
+        self.sections_read.add(name)
+        return parse(kind, node, name, self.file)
+
+    def names(self, section: str) -> list[str]:
+        """Return the names in a section, "" for the whole file; none where it is no section."""
+        node: Any = self._values
+        for part in section.split(".") if section else ():
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return [str(name) for name in node] if isinstance(node, Mapping) else []
+
+    def require_known(self, section: str, known: Collection[str]) -> None:
+        """Raise UserError, with the closest name, where a section, "" for the whole file, has one not `known`."""
+        for name in self.names(section):
+            if name not in known:
+                place = f"{section}.{name}" if section else name
+                raise UserError(f"{unknown('parameter', name, known)} It stands in {self.file} as '{place}'.")
+
+    def method(self, name: str, kind: type[T]) -> T:
+        """Return the section `invert.NAME`, with what the preset in force changes in it, checked as a `kind`.
+
+        Raises UserError where either is missing or not as `kind` wants it, and for an unknown preset.
+        """
+        values = self.section(f"invert.{name}", dict[str, Any])
+        chosen = self.section("invert.preset", Name | None)
+        preset = chosen or self.section(f"bases.{self.base()}.preset", Name | None)
+        if preset is None:
+            return parse(kind, values, f"invert.{name}", self.file)
+        file = self.file.with_name(PRESETS)
+        changes = load_preset(preset, file)
+        if values and name not in changes:
+            raise UserError(f"The preset '{preset}' says nothing of '{name}': add it to {file}, or set invert.preset.")
+        return parse(kind, values | changes.get(name, {}), f"{preset}.{name}", file)
+
+    def base(self) -> str:
+        """Return the name of the base in use; UserError where `bases` holds no such entry."""
+        base = self.section("base", str)
+        bases = parse(dict[str, Any], self._values.get("bases"), "bases", self.file)
+        if base not in bases:
+            raise UserError(f"{unknown('base', base, bases)} It stands in {self.file} as 'base'.")
+        return base
+
+    def model(self) -> ModelSettings:
+        """Return the diffusion model of the base in use, to draw with."""
+        return ModelSettings(**self.section(f"bases.{self.base()}.model", NetworkSettings).model_dump())
+
+    def trained_model(self) -> ModelSettings:
+        """Return the diffusion model of the base in use, to train with."""
+        training = self.section(f"bases.{self.base()}.training", TrainingSettings)
+        return self.model().model_copy(update=training.model_dump())
+
+    def judge(self) -> JudgeSettings:
+        """Return the judge of the base in use."""
+        return self.section(f"bases.{self.base()}.judge", JudgeSettings)
+
+    def generation(self) -> GenerateSettings:
+        """Return what is drawn, and how the base in use draws."""
+        scenarios = self.section("generate", ScenarioSettings)
+        sampling = self.section(f"bases.{self.base()}.sampling", SamplingSettings)
+        return GenerateSettings(**scenarios.model_dump(), **sampling.model_dump())
+
+    def exemplar_source(self) -> ExemplarSource:
+        """Return where the exemplars of the base in use come from."""
+        return self.section(f"bases.{self.base()}.exemplars", ExemplarSource)
+
+    def benchmark(self) -> Path:
+        """Return the benchmark file of the base in use."""
+        return self.section(f"bases.{self.base()}.benchmark", Path)
+
+    def relations(self) -> list[str]:
+        """Return the names of the relations to work on."""
+        return self.section("relations", Names)
+
+    def methods(self) -> list[str]:
+        """Return the names of the methods to compare."""
+        return self.section("methods", Names)
+
+
+def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
+    """Return what a preset changes, by method; UserError with the closest name where `file` has no such preset."""
+    presets = parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
+    if name not in presets:
+        raise UserError(f"{unknown('preset', name, presets)} They stand in {file}.")
+    return presets[name]
+
+
+def read_params(file: Path) -> Params:
+    """Return the parameters in `file`, of any names; UserError where it is missing, no YAML, or no mapping."""
+    values = read_yaml(file, "parameter file")
+    if not isinstance(values, Mapping):
+        raise UserError(f"The parameter file '{file}' holds no named sections: restore it from git.")
+    return Params(values, file)
+
+
+def load_params(file: Path | str = "params.yaml") -> Params:
+    """Return the pipeline's parameters in `file`; UserError as `read_params`, and for a section that nothing reads.
+
+    What stands in a section is checked by the stage that reads it.
+    """
+    params = read_params(Path(file))
+    params.require_known("", SECTIONS)
+    params.require_known("invert", [*OF_ALL_METHODS, *plugin_names("relinv.methods")])
+    for base in params.names("bases"):
+        params.require_known(f"bases.{base}", BaseSettings.model_fields)
+    return params
