@@ -18,7 +18,7 @@ from relinv.report.compare import compare
 from relinv.report.revisions import flatten, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
-from relinv.study.plan import load_plan, overridden, trials
+from relinv.study.plan import Contrast, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
@@ -158,6 +158,26 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     before = {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
     write_study(tmp_path, "study.yaml", plan, rows, FEW)
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
+
+
+def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: Path, tmp_path: Path) -> None:
+    contrast = {"title": "What skill adds", "left": "better/reversion", "right": "plain/reversion"}
+    plan = load_plan(repository / "study.yaml").model_copy(update={"contrasts": [Contrast(**contrast)]})
+    rows = pd.DataFrame(
+        [
+            {"arm": arm, "trial": 0, "relation": relation, "method": "reversion", "index": index, "held_out": False}
+            | dict.fromkeys(["scene_accuracy", "relation_accuracy", "entity_accuracy"], float(right))
+            | {"leakage": 0.0}
+            for relation in ("inside", "hug")
+            for arm, right in (("plain", relation == "hug"), ("better", True))
+            for index in range(10)
+        ]
+    )
+    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    page = (tmp_path / "study.md").read_text(encoding="utf-8")
+    large, these = page.partition("The same with the relations as they are")[::2]
+    assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in large
+    assert "| What skill adds | **+0.500** (+0.500 … +0.500) |" in these
 
 
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:
