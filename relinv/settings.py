@@ -65,7 +65,7 @@ class TrainingSettings(Settings):
     """How a base is trained in less memory, in more time; nothing that is drawn depends on it.
 
     gradient_checkpointing: whether activations are computed twice, not kept. samples_per_pass: how many samples of a
-    step go through the UNet at once, each pass computed a second time for its gradient; null: all of them, once.
+    step go through the UNet at once, and back before the next; null: all of them.
     """
 
     gradient_checkpointing: bool = False

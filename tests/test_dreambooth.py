@@ -174,7 +174,7 @@ def test_each_loss_is_of_its_own_pictures(base: Base, exemplar_folder: Path, tmp
     with loop.method.attached(), torch.no_grad():
         draw = loop.draw(0)
         prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
-        loop.loss(0, draw, prediction)
+        loop.log.add(loop.terms(0, draw, prediction))
     noise = torch.randn(4, 4, 16, 16, generator=generator(0, "noise", 0))
     errors = (prediction - noise).square().mean((1, 2, 3))  # (batch,)
     own = torch.tensor(["<r>" in prompt for prompt in draw.prompts])  # the base's own picture has plain words

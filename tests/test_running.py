@@ -19,10 +19,12 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
 from relinv.learning.inversion import invert_relation
-from relinv.learning.passes import predict
+from relinv.learning.losses import denoising
+from relinv.learning.passes import accumulate_gradients
+from relinv.learning.training import Loop, take_step
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
-from tests.inverting import problem
+from tests.inverting import FORMS, METHODS, looping, problem
 
 
 def run(tiny_base: Path, **changes: Any) -> Base:
@@ -57,36 +59,61 @@ def test_attention_computed_otherwise_draws_the_same(
     assert torch.allclose(drawn(other), drawn(base), atol=1e-4)
 
 
+def samples_of_passes(unet: torch.nn.Module) -> list[int]:
+    """Return the list to which every later pass with gradients (so no preview's) adds how many samples it took."""
+    seen: list[int] = []
+    unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])) if torch.is_grad_enabled() else None)
+    return seen
+
+
 @pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("method", ["reversion", "perfusion", "custom_diffusion"])
 def test_several_passes_teach_the_same(
-    method: str, size: int, tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
+    size: int, tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
-    whole = learned(base, exemplar_folder, tmp_path / "whole", method, batch_size=4)
-    passes: list[int] = []
+    whole = learned(base, exemplar_folder, tmp_path / "whole", batch_size=4)
     parted = run(tiny_base, samples_per_pass=size)
-    seen = lambda _, inputs: passes.append(len(inputs[0])) if torch.is_grad_enabled() else None  # noqa: E731  no preview
-    parted.unet.register_forward_pre_hook(seen)
-    row = learned(parted, exemplar_folder, tmp_path / "parted", method, batch_size=4)
-    assert max(passes) == size
+    passes = samples_of_passes(parted.unet)
+    row = learned(parted, exemplar_folder, tmp_path / "parted", batch_size=4)
+    assert passes == {1: [1] * 4, 3: [3, 1]}[size] * 6  # in each of six steps, none a second time
     assert torch.allclose(row, whole, atol=1e-4)
-    assert not torch.allclose(row, learned(base, exemplar_folder, tmp_path / "other", method, batch_size=3), atol=1e-3)
+    assert not torch.allclose(row, learned(base, exemplar_folder, tmp_path / "other", batch_size=3), atol=1e-3)
 
 
-def test_a_pass_of_its_own_needs_less_memory(tiny_base: Path, base: Base, exemplar_folder: Path) -> None:
-    noisy, timesteps = torch.randn(8, 4, 16, 16), torch.arange(8)
+@pytest.mark.parametrize("name", [name for name in (*METHODS, *FORMS) if name != "relation_words"])
+def test_gradients_of_several_passes_are_those_of_one(
+    name: str, tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    def first_step(each: Base) -> tuple[list[torch.Tensor], torch.Tensor]:
+        task = problem(each, exemplar_folder, name, batch_size=4, anchor_weight=0.25)
+        loop = Loop(looping(task, tmp_path).task)
+        with loop.method.attached():
+            take_step([loop], 0)
+        gradients = [tensor.grad for group in loop.optimizer.param_groups for tensor in group["params"]]
+        assert gradients[0].any()
+        return gradients, loop.log.losses[0]
+
+    one, terms = first_step(base)
+    several, the_same_terms = first_step(run(tiny_base, samples_per_pass=3))
+    assert torch.allclose(the_same_terms, terms, rtol=1e-5)
+    for gradient, expected in zip(several, one, strict=True):
+        assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_a_pass_of_its_own_needs_less_memory(tiny_base: Path, base: Base) -> None:
+    noisy, timesteps, target = torch.randn(8, 4, 16, 16), torch.arange(8), torch.randn(8, 4, 16, 16)
     conditioning = torch.randn(8, base.tokenizer.model_max_length, base.dim, requires_grad=True)
     peaks, gradients = [], []
     for each in (base, run(tiny_base, samples_per_pass=1)):
 
         def step(each: Base = each) -> None:
-            predict(each, noisy, timesteps, conditioning).square().sum().backward()
+            inputs = (noisy, timesteps, conditioning, target)
+            accumulate_gradients(each, *inputs, loss=lambda answer: denoising(answer, target))
 
         peaks.append(peak_bytes(each, step))
         gradients.append(conditioning.grad)
         conditioning.grad = None
     assert peaks[1] < peaks[0] / 3
-    assert torch.allclose(*gradients, atol=1e-4)
+    assert torch.allclose(*gradients, atol=1e-7)
 
 
 def test_activations_computed_twice_teach_the_same(

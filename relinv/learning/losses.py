@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
+
+    from relinv.methods import Term
+
+
+def weighted_sum(terms: Mapping[str, Term]) -> torch.Tensor:
+    """Return the loss that is minimised: the sum of weight * value over its terms."""
+    import torch
+
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
 
 
 def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,10 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.draws import Draw, Draws
-from relinv.learning.losses import weighted_denoising
-from relinv.learning.passes import predict
+from relinv.learning.losses import weighted_denoising, weighted_sum
+from relinv.learning.passes import accumulate_gradients, predict
 from relinv.learning.training_log import TrainingLog
-from relinv.methods import InversionMethod, Visit
+from relinv.methods import InversionMethod, Term, Visit
 
 if TYPE_CHECKING:
     from relinv.exemplars import ExemplarSet
@@ -96,18 +96,23 @@ def too_little_memory(loops: Sequence[Loop]) -> UserError:
 
 
 def take_step(loops: Sequence[Loop], step: int) -> None:
-    """Take one optimiser step of each loop, with one pass of the UNet for all."""
+    """Take one optimiser step of each loop; their samples share the passes of the UNet."""
     draws = [loop.draw(step) for loop in loops]
-    noisy = torch.cat([draw.noisy for draw in draws])  # (batches, channels, height, width)
-    timesteps = torch.cat([draw.timesteps for draw in draws])  # (batches,)
-    conditioning = torch.cat([draw.conditioning for draw in draws])  # (batches, tokens, dim)
-    prediction = predict(loops[0].base, noisy, timesteps, conditioning)
-    parts = prediction.split([len(draw.noisy) for draw in draws])
-    totals = [loop.loss(step, draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
+    names = ("noisy", "timesteps", "conditioning", "target")
+    batches = {name: torch.cat([getattr(draw, name) for draw in draws]) for name in names}
+    terms: list[dict[str, Term]] = []
+
+    def loss(prediction: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the loops' losses, each of which reaches its own method's state alone; note their terms."""
+        parts = prediction.split([len(draw.noisy) for draw in draws])
+        terms[:] = [loop.terms(step, draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
+        return torch.stack([weighted_sum(each) for each in terms]).sum()
+
     for loop in loops:
         loop.optimizer.zero_grad(set_to_none=True)
-    torch.stack(totals).sum().backward()  # each total reaches its own method's state alone
-    for loop in loops:
+    accumulate_gradients(loops[0].base, **batches, loss=loss)
+    for loop, each in zip(loops, terms, strict=True):
+        loop.log.add(each)
         loop.update()
 
 
@@ -133,8 +138,8 @@ class Loop:
         with self.attached():
             return self.draws.of_step(step)
 
-    def loss(self, step: int, draw: Draw, prediction: torch.Tensor) -> torch.Tensor:
-        """Return the total loss of a step, a scalar, and log its terms."""
+    def terms(self, step: int, draw: Draw, prediction: torch.Tensor) -> dict[str, Term]:
+        """Return the terms of a step's loss by their names."""
         visit = Visit(
             prompts=draw.prompts,
             timesteps=draw.timesteps,
@@ -144,11 +149,7 @@ class Loop:
             masks=draw.masks,
         )
         with self.attached():
-            terms = self.method.losses(visit)
-        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        self.log.names = [*terms, "total"]
-        self.log.losses.append(torch.stack([*(term.value.detach() for term in terms.values()), total.detach()]))
-        return total
+            return self.method.losses(visit)
 
     def update(self) -> None:
         """Take the optimiser's step by the gradients there are, and what the method does after it."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
+from relinv.learning.losses import weighted_sum
+
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Mapping
+
+    from relinv.methods import Term
 
 
 @dataclass
@@ -16,6 +22,12 @@ class TrainingLog:
     names: list[str] = field(default_factory=list)  # of the loss terms; the total comes last
     losses: list[torch.Tensor] = field(default_factory=list)  # one vector a step, in the order of `names`
     previews: dict[str, bytes] = field(default_factory=dict)  # PNG
+
+    def add(self, terms: Mapping[str, Term]) -> None:
+        """Add the terms of the next step."""
+        self.names = [*terms, "total"]
+        values = [*(term.value for term in terms.values()), weighted_sum(terms)]
+        self.losses.append(torch.stack(values).detach())
 
     def files(self) -> dict[str, bytes]:
         """Return the content of losses.csv and of each preview, by their paths in a concept folder."""

@@ -141,7 +141,11 @@ class InversionMethod:
         return self.base.encode(ids)
 
     def losses(self, visit: Visit) -> dict[str, Term]:
-        """Return the loss terms of a step by the names they are logged under. Default: denoising alone."""
+        """Return the loss terms of a step by the names they are logged under. Default: denoising alone.
+
+        A base in little memory asks once for each of several passes, so what a sample's prediction adds must not
+        depend on another's; what is drawn from the visit's generator is the same each time.
+        """
         from relinv.learning.losses import denoising
 
         return {"denoise": Term(1.0, denoising(visit.prediction, visit.target))}
