@@ -37,15 +37,15 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
 
     The relation comes before any other source of that name, and takes part once the benchmark has it.
     """
-    from relinv.fetching import OWN
+    from relinv.exemplars import OWN
     from relinv.own_relation import lay_out, next_steps
     from relinv.tokens import load_token_counter
     from relinv.validation import validate_folder
 
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
+    count_tokens, limit = load_token_counter(model)  # first: nothing is to be left half done where there is none
     left_out = lay_out(relation, pictures, OWN / relation)
-    count_tokens, limit = load_token_counter(model)
     verdict = validate_folder(
         OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
     )

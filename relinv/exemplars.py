@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory, reason
 from relinv.files import read_json, sha256_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+OWN = Path("data/exemplars/own")  # where relations that a person laid out come from
 CAPTIONS = "text.json"
 MASKS = "masks"  # a folder beside it: masks/0.png is bright where the relation is to be learned in 0.png or 0.jpg
 TO_FILL = "HEAD {} TAIL"  # stands in a new text.json until someone has written what the picture shows
+EXIF_ORIENTATION = 0x0112
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 
 
@@ -73,18 +76,43 @@ def _is_template_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
+@contextmanager
+def opened_picture(path: Path) -> Iterator[Image]:
+    """Yield a picture's file, whose pixels are read when they are asked for.
+
+    What fails inside the block is told by a UserError that names the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            yield opened
+    except Exception as error:  # a damaged file may set off any kind in a decoder
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"The picture '{path}' cannot be decoded ({reason(error)}): replace it.") from None
+
+
+def orientation(picture: Image) -> int:
+    """Return how an opened file says that its picture stands, 1 for upright to 8 (EXIF 2.3, section 4.6.4)."""
+    found = picture.getexif().get(EXIF_ORIENTATION)
+    return found if found in range(1, 9) else 1
+
+
 def open_upright(path: Path) -> Image:
     """Return a picture as RGB with its EXIF orientation applied; what is transparent becomes white.
 
     Raises UserError where the file cannot be decoded.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
+    from PIL.Image import Transpose
 
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"The picture '{path}' cannot be decoded ({error}): replace it.") from None
+    turns = [Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
+             Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90]  # for 2 to 8 # fmt: skip
+    with opened_picture(path) as opened:
+        # not ImageOps.exif_transpose: that writes all of the EXIF anew, and fails where a camera wrote some of it badly
+        turned = orientation(opened)
+        upright = opened.transpose(turns[turned - 2]) if turned > 1 else opened.copy()
     if not upright.has_transparency_data:
         return upright.convert("RGB")
     white = Image.new("RGBA", upright.size, "white")

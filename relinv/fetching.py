@@ -11,12 +11,10 @@ from relinv.archives import unpack
 from relinv.checking import parse
 from relinv.downloads import cache_folder, copy_files, relation_folder
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS
+from relinv.exemplars import CAPTIONS, OWN
 from relinv.files import atomic_folder, read_json, sha256_file, write_json
 from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
-
-OWN = Path("data/exemplars/own")
 
 
 def fetch_exemplars(

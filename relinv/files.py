@@ -97,13 +97,13 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
 
 
 def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
-    """Return the UTF-8 text of `path`.
+    """Return the UTF-8 text of `path`, without the byte order mark that some editors begin it with.
 
     In the UserError raised when that fails `what` names the file's role, and `remedy` says what to do where it is
     missing.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"The {what} '{path}' does not exist{remedy and ': '}{remedy}.") from None
     except UnicodeDecodeError:

@@ -28,15 +28,20 @@ def lay_out(relation: str, pictures: Path, folder: Path) -> list[str]:
         raise UserError(f"There is no folder '{pictures}': name the one with your pictures of '{relation}'.")
     visible = sorted(path for path in pictures.iterdir() if not path.name.startswith("."))
     found = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    others = [path.name for path in visible if path not in found]
     if not found:
-        raise UserError(f"'{pictures}' holds no pictures ({KINDS}): put four to ten of '{relation}' there.")
+        there = f" beside {', '.join(others[:10])}" if others else ""
+        raise UserError(
+            f"'{pictures}' holds no pictures that can be read ({KINDS}){there}: put four to ten of '{relation}' there, "
+            "photographs of another kind saved as .jpg or .png."
+        )
     if folder.exists():
         raise UserError(f"'{folder}' exists already: fill in its {CAPTIONS}, or remove it first.")
     with atomic_folder(folder) as new:
         for path in found:
             shutil.copyfile(path, new / path.name)
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found})
-    return [path.name for path in visible if path not in found]
+    return others
 
 
 def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict, benchmark: Path) -> str:

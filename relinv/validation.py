@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, TO_FILL, open_upright, read_captions
+from relinv.exemplars import (
+    CAPTIONS,
+    IMAGE_SUFFIXES,
+    MASKS,
+    OWN,
+    TO_FILL,
+    open_upright,
+    opened_picture,
+    orientation,
+    read_captions,
+)
 from relinv.files import write_json
 from relinv.settings import ValidateSettings
 
@@ -18,7 +28,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 THUMBNAIL = 32  # pixels a side at which pictures are compared
-EXIF_ORIENTATION = 0x0112
 DEEP_MODES = frozenset({"1", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})  # RGB conversion would clip them
 
 
@@ -83,7 +92,9 @@ def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, *
     write_json(verdict_file, verdict.to_json())
     if not verdict.valid:
         lines = "".join(f"\n  - {error}" for error in verdict.errors)
-        raise UserError(f"The exemplars in '{folder}' cannot be used:{lines}")
+        own = OWN / folder.name
+        hint = f", a copy of those in '{own}': correct them there, then fetch them again" if own.is_dir() else ""
+        raise UserError(f"The exemplars in '{folder}' cannot be used{hint}:{lines}")
 
 
 def _image_names(folder: Path, verdict: Verdict) -> list[str]:
@@ -150,6 +161,8 @@ def _template_problem(template: str, count_tokens: Callable[[str], int], token_l
         return "has braces besides its '{}': remove them"
     if set(TO_FILL.replace("{}", " ").split()) & set(template.split()):
         return "is still to be filled in: write what the picture shows in place of HEAD and TAIL"
+    if set("<>") & set(template):
+        return "has angle brackets, by which prompts name learned tokens: write it without them"
     tokens = count_tokens(template)
     if tokens > token_limit:
         return f"takes {tokens} tokens, and the text encoder reads {token_limit}: shorten it"
@@ -181,12 +194,10 @@ def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verd
 
 def _file_facts(path: Path) -> Mapping[str, Any]:
     """Return the mode, the EXIF orientation, the number of frames and the transparency of a picture's file."""
-    from PIL import Image
-
-    with Image.open(path) as opened:
+    with opened_picture(path) as opened:
         return {
             "mode": opened.mode,
-            "orientation": opened.getexif().get(EXIF_ORIENTATION, 1),
+            "orientation": orientation(opened),
             "frames": getattr(opened, "n_frames", 1),
             "transparent": opened.has_transparency_data,
         }
@@ -202,7 +213,7 @@ def _mode_problems(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         warnings.append(f"its mode is {mode} with transparency, which is laid on white: save it in RGB to choose")
     elif mode != "RGB":
         warnings.append(f"its mode is {mode} and is converted to RGB: save it in RGB to be sure of its colours")
-    if facts["orientation"] not in (0, 1):
+    if facts["orientation"] != 1:
         warnings.append(f"its EXIF orientation is {facts['orientation']} and is applied: save it upright to be sure")
     if facts["frames"] > 1:
         warnings.append(f"it holds {facts['frames']} frames and only the first is used: save that one alone")

@@ -171,9 +171,43 @@ def test_a_missing_tokenizer_is_refused_and_not_made_up(copied: Path) -> None:
 
 
 def test_a_damaged_configuration_is_refused(copied: Path) -> None:
+    (copied / "scheduler/scheduler_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"The scheduler in .* cannot be loaded"):
+        _ = load_base(tiny_settings(copied)).scheduler
     (copied / "unet/config.json").write_text("{")
-    with pytest.raises(UserError, match=r"The unet in .* cannot be loaded"):
-        _ = load_base(tiny_settings(copied)).unet
+    with pytest.raises(UserError, match=r"The configuration '.*unet/config\.json' is not valid JSON"):
+        load_base(tiny_settings(copied))
+
+
+@pytest.mark.parametrize(
+    ("component", "change", "difference"),
+    [
+        ("unet", {"in_channels": 9}, "its UNet takes 9 channels, more than latents have"),  # inpainting
+        ("unet", {"addition_embed_type": "text_time"}, "its UNet takes more than timesteps and a prompt"),  # XL
+        ("unet", {"cross_attention_dim": 2048}, "its UNet reads encodings of 2048 numbers, which its text encoder"),
+        ("text_encoder", {"hidden_size": 512}, "its UNet reads encodings of 32 numbers, which its text encoder"),
+    ],
+)
+def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
+    component: str, change: dict[str, Any], difference: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = copied / component / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    fetched: list[list[str]] = []
+
+    def download(source: str, *, allow_patterns: list[str], **options: Any) -> str:
+        fetched.append(allow_patterns)
+        return str(copied)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match=f"is no Stable Diffusion 1 or 2 as this project runs them: {difference}"):
+        load_base(tiny_settings(Path("some/model")))
+    assert [pattern for (patterns,) in [fetched] for pattern in patterns if "safetensors" in pattern] == []
+
+
+def test_a_home_folder_is_found_by_its_short_name(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(copied.parent))
+    assert load_base(tiny_settings(Path("~/base"))).fingerprint == load_base(tiny_settings(copied)).fingerprint
 
 
 def test_a_device_this_machine_lacks_is_refused(tiny_base: Path) -> None:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -54,8 +55,19 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
         run("new", "kissing", "pictures")
     with pytest.raises(UserError, match="no folder 'nowhere'"):
         run("new", "hugging", "nowhere")
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match=r"holds no pictures that can be read .* beside benchmark, exemplars: put four"):
         run("new", "hugging", "data")
+
+
+def test_nothing_is_laid_out_where_the_captions_could_not_be_counted(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "pictures").mkdir()
+    draw_exemplars(checkout / "pictures")
+    monkeypatch.setattr("relinv.tokens.load_token_counter", MagicMock(side_effect=UserError("no tokenizer")))
+    with pytest.raises(UserError, match="no tokenizer"):
+        run("new", "kissing", "pictures")
+    assert not (checkout / "data/exemplars/own/kissing").exists()
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

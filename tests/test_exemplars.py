@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from relinv.errors import UserError
-from relinv.exemplars import load_image, read_exemplars
+from relinv.exemplars import load_image, open_upright, read_exemplars
 
 LEFT_RED = np.zeros((8, 8, 3), np.uint8)
 LEFT_RED[:, :4, 0] = 255
@@ -53,6 +55,24 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
 
 
+@pytest.mark.parametrize("tag", [0x0100, 0x011A, 0x0128])  # a width and two numbers of resolution
+def test_a_photograph_is_turned_whatever_else_a_camera_wrote_badly(tag: int, tmp_path: Path) -> None:
+    entries = struct.pack("<HHII", tag, 2, 4, 0x00706474) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # a text; turned
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    Image.fromarray(LEFT_RED).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_each_exif_orientation_is_applied(number: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    picture.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert open_upright(tmp_path / "a.png").tobytes() == ImageOps.exif_transpose(opened).tobytes()
+
+
 def test_wide_picture_is_cropped_to_its_centre_and_not_flipped(tmp_path: Path) -> None:
     wide = np.pad(LEFT_RED, ((0, 0), (4, 4), (0, 0)), constant_values=90)
     Image.fromarray(wide).save(tmp_path / "a.png")
@@ -62,6 +82,13 @@ def test_wide_picture_is_cropped_to_its_centre_and_not_flipped(tmp_path: Path) -
 def test_transparency_becomes_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert np.asarray(load_image(tmp_path / "a.png", 8)).min() == 255
+
+
+def test_whatever_a_decoder_raises_names_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(LEFT_RED).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", MagicMock(side_effect=TypeError("no dimensions")))
+    with pytest.raises(UserError, match=r"a\.png' cannot be decoded \(no dimensions\): replace it"):
+        load_image(tmp_path / "a.png", 8)
 
 
 def test_undecodable_picture_is_named(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "two slots": (lambda f: edit_captions(f, p0=["cat {} {} box"]), "of 0.png has 2 '{}': write exactly one"),
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
     "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
+    "another token": (lambda f: edit_captions(f, p0=["cat {} <box>"]), "of 0.png has angle brackets, by which prompts"),
     "deep mask": (lambda f: _mask(f, "I;16"), "masks/0.png: its mode is I;16: save it in 8-bit grey."),
     "one mask for two": (
         lambda f: (_mask(f, "L"), _resave(f, lambda p: p, "3", "0", ".jpg")),
@@ -120,6 +121,25 @@ def test_oddity_is_a_warning(folder: Path, spoil: Callable[[Path], object], sent
     verdict = judge(folder)
     assert verdict.valid, verdict.errors
     assert any(sentence in warning for warning in verdict.warnings), verdict.warnings
+
+
+def test_a_copy_says_where_its_own_files_are_to_be_corrected(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_captions(folder, p0=["cat box"])
+    monkeypatch.chdir(tmp_path)
+    limits = {"count_tokens": count_words, "token_limit": 16, "resolution": 64}
+    with pytest.raises(UserError, match=r"^The exemplars in '.*inside' cannot be used:\n"):
+        check_folder(folder, tmp_path / "verdict.json", SETTINGS, **limits)
+    (tmp_path / "data/exemplars/own/inside").mkdir(parents=True)
+    with pytest.raises(UserError, match="used, a copy of those in 'data/exemplars/own/inside': correct them there"):
+        check_folder(folder, tmp_path / "verdict.json", SETTINGS, **limits)
+
+
+def test_captions_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    file = folder / "text.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert judge(folder).errors == []
 
 
 def test_hidden_files_are_no_matter(folder: Path) -> None:

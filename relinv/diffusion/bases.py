@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from relinv.devices import find_device
 from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
+from relinv.files import read_json
 from relinv.hub import find_model, require_tokenizer
 from relinv.settings import TrainingSettings
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from relinv.settings import ModelSettings
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+CONFIGURATIONS = ("model_index.json", *(f"{name}/*.json" for name in COMPONENTS))
 FILES = (  # of a model on the hub, those that make a base
-    "model_index.json",
-    *(f"{name}/*.{kind}" for name in COMPONENTS for kind in ("json", "txt")),
+    *CONFIGURATIONS,
+    "tokenizer/*.txt",
     *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
 )
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
@@ -203,13 +205,39 @@ def load_base(settings: ModelSettings) -> Base:
 def locate(source: str, revision: str | None) -> Path:
     """Return the local folder of a base: `source` itself, or the hub's snapshot, downloaded if need be.
 
-    Raises UserError where it is neither a pipeline folder nor to be had from the hub.
+    Raises UserError where it is neither a pipeline folder nor to be had from the hub, or of another kind.
     """
+    check_kind(find_model(source, revision, CONFIGURATIONS))  # before gigabytes are downloaded
     folder = find_model(source, revision, FILES)
     missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
     if missing:
         raise UserError(f"The base model folder '{folder}' lacks {', '.join(missing)}: restore it.")
     return folder
+
+
+def check_kind(folder: Path) -> None:
+    """Raise UserError where the configurations in `folder` are of another kind of model than this project runs.
+
+    That is a UNet of latents, of timesteps and of one text encoder's outputs, as Stable Diffusion 1 and 2 have it.
+    """
+    files = {name: folder / name / "config.json" for name in ("unet", "vae", "text_encoder")}
+    unet, vae, text = (read_json(file, "configuration") if file.is_file() else {} for file in files.values())
+    takes, width = unet.get("in_channels", 4), unet.get("cross_attention_dim")
+    found = {
+        f"its UNet takes {takes} channels, more than latents have": takes != vae.get("latent_channels", 4),
+        "its UNet takes more than timesteps and a prompt": any(
+            unet.get(kind) is not None for kind in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
+        ),
+        f"its UNet reads encodings of {width} numbers, which its text encoder does not write": (
+            None not in (width, text.get("hidden_size")) and width != text["hidden_size"]
+        ),
+    }
+    for difference, differs in found.items():
+        if differs:
+            raise UserError(
+                f"The base model in '{folder}' is no Stable Diffusion 1 or 2 as this project runs them: {difference}. "
+                "Name another as the base's model.source."
+            )
 
 
 def model_files(folder: Path) -> list[Path]:
