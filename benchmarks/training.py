@@ -25,6 +25,7 @@ from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
 from benchmarks.rates import show_rates
 from benchmarks.sd15 import build_sd15_base
 from benchmarks.timing import synchronise, timed
+from relinv.devices import deterministic
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.diffusion.sampling import Sampler, decode
@@ -34,7 +35,7 @@ from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.training import Loop, Task, take_step
 from relinv.params import load_params
 from relinv.plugins import find_plugin
-from relinv.settings import ModelSettings, PreviewSettings
+from relinv.settings import ModelSettings, PreviewSettings, SamplingSettings
 from relinv.world.exemplars import write_exemplars
 
 RELATION = "inside"
@@ -46,7 +47,7 @@ def main(
         bool, typer.Option("--sd15", help="Stable Diffusion 1.5's architecture with random weights.")
     ] = False,
     precision: Annotated[str | None, typer.Option(help="Ours: fp32 or bf16; else the base's own.")] = None,
-    attention: Annotated[str, typer.Option(help="Ours: sdpa, eager or sliced.")] = "sdpa",
+    attention: Annotated[str, typer.Option(help="Ours: sdpa or eager.")] = "sdpa",
     compiled: Annotated[bool, typer.Option("--compile", help="Our UNet through torch.compile.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Our UNet recomputes activations.")] = False,
     samples_per_pass: Annotated[int | None, typer.Option(help="Of ours at once; else all of a step.")] = None,
@@ -74,12 +75,9 @@ def main(
         show(base, times, states, peaks)
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
         with ours.method.attached():
-            if sd15:
-                show_rates(base, stepping(ours), SAMPLES, Sampler(50, 7.5, "pndm"), batch=16)
-            else:
-                drawing = load_params().generation()
-                sampler = Sampler(drawing.steps, drawing.guidance_scale, drawing.scheduler)
-                show_rates(base, stepping(ours), SAMPLES, sampler, drawing.batch_size)
+            drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", SamplingSettings)
+            sampler = Sampler(drawing.steps, drawing.guidance_scale, drawing.scheduler)
+            show_rates(base, stepping(ours), SAMPLES, sampler, drawing.batch_size)
 
 
 def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:
@@ -106,8 +104,9 @@ def stepping(loop: Loop) -> Callable[[], None]:
     """Return a function that takes the loop's next step."""
 
     def step() -> None:
-        """Take the step after those that the loop has logged."""
-        take_step([loop], len(loop.log.losses))
+        """Take the step after those that the loop has logged, as training does."""
+        with deterministic(loop.base.device):
+            take_step([loop], len(loop.log.losses))
 
     return step
 
@@ -141,7 +140,7 @@ def peak_bytes(base: Base, step: Callable[[], object]) -> int:
 def show(base: Base, times: dict[str, list[float]], states: dict[str, int], peaks: dict[str, int]) -> None:
     """Print both steps, their ratio, and the memory of both."""
     threads = torch.get_num_threads()
-    print(f"{base.id} on {device_name(base)}, {threads} threads, {base.settings.precision}; {SAMPLES} samples a step")
+    print(f"{base.id} on {base.gpu or 'CPU'}, {threads} threads, {base.settings.precision}; {SAMPLES} samples a step")
     print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}{'peak, MB':>12}")
     for name in times:
         seconds = median(times[name])
@@ -167,11 +166,6 @@ def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, l
               "decode one image": images, "save the concept": save}  # fmt: skip
     for name, seconds in phases.items():
         print(f"{name:24}{1000 * seconds:10.1f} ms")
-
-
-def device_name(base: Base) -> str:
-    """Return the GPU's name, or "CPU"."""
-    return torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else "CPU"
 
 
 def render(folder: Path) -> ExemplarSet:

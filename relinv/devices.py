@@ -20,7 +20,11 @@ def find_device(name: str) -> torch.device:
     usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind, _, index = name.partition(":")
     if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"The device '{name}' is not available on this machine: set that device to cpu in params.yaml.")
+        build = f" to PyTorch {torch.__version__}, made for CUDA {torch.version.cuda}" if kind == "cuda" else ""
+        raise UserError(
+            f"The device '{name}' is not available on this machine{build}: set that device to cpu in params.yaml"
+            f"{', or install the build of PyTorch that fits the driver' if kind == 'cuda' else ''}."
+        )
     if kind == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product: see `deterministic`
     return torch.device(name)
@@ -41,9 +45,9 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Inside the block `device` gives the same bits each time, as far as PyTorch has kernels that do.
+    """Inside the block `device` gives the same bits each time, and a GPU's fp32 is fp32 in convolutions too.
 
-    A CPU does so anyway.
+    A CPU does so anyway; Apple's, as far as PyTorch has kernels that do.
     """
     import torch
     from torch.utils import deterministic as settings
@@ -53,11 +57,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         settings.fill_uninitialized_memory,
     )
+    tf32 = torch.backends.cudnn.allow_tf32
     if device.type != "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # where CUDA only warns, the backward of its fused attention is left as it is, which adds up in any order
+        torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda")
+        torch.backends.cudnn.allow_tf32 = False
         settings.fill_uninitialized_memory = False  # it takes time, and no kernel here reads what it has not written
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         settings.fill_uninitialized_memory = fills
+        torch.backends.cudnn.allow_tf32 = tf32

@@ -48,8 +48,7 @@ class NetworkSettings(Settings):
     """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
 
     precision: fp16 is for drawing; training needs bf16 or fp32. attention: sdpa is PyTorch's fused kernel, eager the
-    plain products of matrices, sliced one head of the UNet after another in less memory. compile: whether the UNet goes
-    through torch.compile.
+    plain products of matrices. compile: whether the UNet goes through torch.compile.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -57,7 +56,7 @@ class NetworkSettings(Settings):
     device: Device
     precision: Literal["fp32", "bf16", "fp16"]
     resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
-    attention: Literal["sdpa", "eager", "sliced"] = "sdpa"
+    attention: Literal["sdpa", "eager"] = "sdpa"
     compile: bool = False
 
 

@@ -286,7 +286,7 @@ def test_a_compiled_base_is_guided_alike(base: Base, tiny_base: Path) -> None:
     assert (same[0] - same[1]).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("way", [{"gradient_checkpointing": True}, {"attention": "sliced"}, {"precision": "bf16"}])
+@pytest.mark.parametrize("way", [{"gradient_checkpointing": True}, {"attention": "eager"}, {"precision": "bf16"}])
 def test_other_ways_to_run_a_base_are_guided_alike(way: dict[str, Any], base: Base, tiny_base: Path) -> None:
     other = load_base(tiny_settings(tiny_base).model_copy(update=way))
     prompts = ["cat <r> box", "dog <r> cup"]

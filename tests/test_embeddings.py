@@ -33,6 +33,16 @@ def test_several_tokens_and_nested_blocks(base: Base) -> None:
     assert torch.equal(learned, base.encode(base.tokenize(["cat in box", "box in in"])))
 
 
+def test_a_block_is_entered_again_alone_and_inside_another(base: Base) -> None:
+    tokens, other = (PlaceholderTokens(base, {name: word_row(base, "in")}) for name in ("<r>", "<s>"))
+    plain = base.encode(base.tokenize(["cat in box"]))
+    for _ in range(2):
+        with tokens:
+            assert torch.equal(base.encode(base.tokenize(["cat <r> box"])), plain)
+        with other, tokens:  # where <r> has another id
+            assert torch.equal(base.encode(base.tokenize(["cat <r> box"])), plain)
+
+
 def test_gradients_reach_the_rows_alone(base: Base) -> None:
     with PlaceholderTokens(base, {"<r>": word_row(base, "inside")}) as tokens:
         base.encode(base.tokenize(["cat <r> box"])).square().sum().backward()

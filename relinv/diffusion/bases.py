@@ -59,15 +59,25 @@ class Base:
 
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
 
+    @property
+    def gpu(self) -> str | None:
+        """Return the name of the GPU that the networks are on, None on another device."""
+        if not self.settings.device.startswith("cuda"):
+            return None
+        import torch
+
+        return torch.cuda.get_device_name(self.device)
+
     @cached_property
     def numerics(self) -> dict[str, Any]:
-        """Return what the last bits of results depend on beside the weights: libraries, and how the networks run."""
+        """Return what the last bits of results depend on beside the weights: libraries, GPU, how the networks run."""
         import diffusers
         import torch
         import transformers
 
         versions = {library.__name__: library.__version__ for library in (torch, diffusers, transformers)}
-        return versions | self.settings.model_dump(exclude={"source", "revision", *TrainingSettings.model_fields})
+        gpu = {"gpu": self.gpu} if self.gpu else {}
+        return versions | gpu | self.settings.model_dump(exclude={"source", "revision", *TrainingSettings.model_fields})
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -117,9 +127,7 @@ class Base:
 
         unet = self._load_network("unet", UNet2DConditionModel)
         if self.settings.attention == "eager":
-            unet.set_attn_processor(AttnProcessor())  # faster than the fused kernel's backward in bf16 on a CPU
-        if self.settings.attention == "sliced":
-            unet.set_attention_slice("max")  # one head at a time; the default is PyTorch's fused kernel
+            unet.set_attn_processor(AttnProcessor())  # faster than PyTorch's fused kernel in bf16 on a CPU
         if self.settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if self.settings.compile:

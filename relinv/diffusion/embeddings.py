@@ -40,6 +40,7 @@ class PlaceholderTokens:
         self.rows = torch.nn.Parameter(rows.to(base.device))
         self._hooks: list[Any] = []
         self._extensions: tuple[Any, Any] = (None, None)  # the tokenizer met last, and its copy that knows the names
+        self._ids: torch.Tensor | None = None  # the names' ids in that copy, (names,)
 
     def __enter__(self) -> PlaceholderTokens:
         """Make the base know the tokens."""
@@ -48,9 +49,9 @@ class PlaceholderTokens:
         self._outer = self._base.tokenizer
         if self._extensions[0] is not self._outer:
             self._extensions = self._outer, self._extended(self._outer)
+            ids = self._extensions[1].convert_tokens_to_ids(self._names)
+            self._ids = torch.tensor(ids, dtype=torch.long, device=self._base.device)
         self._base.tokenizer = self._extensions[1]
-        ids = self._base.tokenizer.convert_tokens_to_ids(self._names)
-        self._ids = torch.tensor(ids, dtype=torch.long, device=self._base.device)
         table = self._base.text_encoder.get_input_embeddings()
         self._hooks = [
             table.register_forward_pre_hook(self._hide),

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from relinv.devices import to_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -66,9 +68,12 @@ class Edit:
     @classmethod
     def of(cls, inputs: torch.Tensor, directions: torch.Tensor, betas: Sequence[float], taus: Sequence[float]) -> Edit:
         """Return the edit for some concepts, a gate's beta and tau each."""
+        import torch
+
         basis, duals = orthonormal_basis(inputs, directions)
         probes = directions / energies(inputs, directions)[:, None]
-        return cls(basis, duals, probes, inputs.new_tensor(betas), inputs.new_tensor(taus))
+        gates = (to_device(torch.tensor(values, dtype=inputs.dtype), inputs.device) for values in (betas, taus))
+        return cls(basis, duals, probes, *gates)
 
     def gates(self, encodings: torch.Tensor) -> torch.Tensor:
         """Return how far each concept's gate is open, (batch, tokens, dim) to (batch, tokens, concepts)."""

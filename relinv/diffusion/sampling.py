@@ -74,8 +74,7 @@ def sample(
     except torch.OutOfMemoryError:
         raise UserError(
             f"The memory of '{base.device}' is too small for {len(latents)} images at once: lower the base's "
-            "sampling.batch_size (for a method's own pictures its training.samples_per_pass), or set the model's "
-            "attention to sliced."
+            "sampling.batch_size (for a method's own pictures its training.samples_per_pass)."
         ) from None
     if not images.isfinite().all():
         raise UserError(f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32.")

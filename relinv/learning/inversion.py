@@ -123,6 +123,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "preview": problem.preview.model_dump(mode="json"),
         "base": problem.base.fingerprint,
         "run": problem.base.settings.model_dump(exclude={"source", "revision"}),
+        "gpu": problem.base.gpu,
         "versions": versions(),
         "code": code_hash(Path(__file__).parents[1], CODE),
     }
