@@ -19,18 +19,21 @@ NOT_TEXT = bytes({*range(32)} - {*b"\t\n\f\r"})
 def load_content(file: Path) -> Mapping[str, Any]:
     """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code.
 
-    A ParameterDict in it, as A1111's and Perfusion's trainers save one, comes as a plain dict. torch's own words are
-    not repeated: they advise to open such a file all the same.
+    Its first bytes say what it is, for a safetensors file may be called .bin. A ParameterDict in it, as A1111's and
+    Perfusion's trainers save one, comes as a plain dict. torch's own words are not repeated: they advise to open such a
+    file all the same.
     """
     import torch
     from safetensors.torch import load_file
 
-    _refuse_text(file)
+    start = _start(file)
+    _refuse_text(start, file)
     try:
-        if file.suffix.lower() == ".safetensors":
+        if start[8:9] == b"{":  # safetensors: the header's length in 8 bytes, then the header as JSON
             return load_file(file)
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-            content = _plain_dicts(torch.load(file, "cpu", weights_only=True))
+        # A stream, for torch goes by a name where it is told one.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]), file.open("rb") as stream:
+            content = _plain_dicts(torch.load(stream, "cpu", weights_only=True))
     except pickle.UnpicklingError:
         raise UserError(
             f"'{file}' is no plain file of tensors and might run code: it was not opened; ask for it as .safetensors."
@@ -46,20 +49,26 @@ def _plain_dicts(value: Any) -> Any:
     """Return `value` with plain dicts for the mappings and ParameterDicts in it."""
     import torch
 
-    if isinstance(value, Mapping | torch.nn.ParameterDict):
+    if isinstance(value, torch.nn.ParameterDict):
+        value = value.__dict__["_parameters"]  # torch up to 1.11 saved no `_keys`, which its methods need now
+    if isinstance(value, Mapping):
         return {name: _plain_dicts(inner) for name, inner in value.items()}
     return value
 
 
-def _refuse_text(file: Path) -> None:
-    """Raise UserError where a file cannot be read, or is what a download often leaves instead of the one meant."""
+def _start(file: Path) -> bytes:
+    """Return the first bytes of a file; UserError where it cannot be read."""
     try:
         with file.open("rb") as stream:
-            start = stream.read(512)
+            return stream.read(512)
     except FileNotFoundError:
         raise UserError(f"The file '{file}' does not exist.") from None
     except OSError as error:
         raise UserError(f"The file '{file}' cannot be read ({error.strerror}).") from None
+
+
+def _refuse_text(start: bytes, file: Path) -> None:
+    """Raise UserError where a file starts as that does which a download often leaves instead of the one meant."""
     if start.startswith(POINTER):
         raise UserError(
             f"'{file}' is a Git LFS pointer, which only tells where the file lies: download the file itself "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -40,3 +41,15 @@ def keep(checkout: Path, concept: Concept) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_concept(folder, concept)
     return folder
+
+
+def parameters_of_old(values: torch.Tensor) -> torch.nn.ParameterDict:
+    """Return {"*": values} as it is pickled by torch up to 1.11, which held the parameters alone and no keys."""
+    parameters = torch.nn.ParameterDict()
+    hooks = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks",
+             "_load_state_dict_pre_hooks")  # fmt: skip
+    state = {name: OrderedDict() for name in ("_buffers", *hooks, "_modules")}
+    held = OrderedDict({"*": torch.nn.Parameter(values)})
+    vars(parameters).clear()
+    vars(parameters).update(state, training=True, _parameters=held, _non_persistent_buffers_set=set())
+    return parameters

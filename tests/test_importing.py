@@ -17,6 +17,7 @@ from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
 from relinv.importing import import_concept, read_published
 from relinv.published import read_embedding
+from tests.concepts import parameters_of_old
 from tests.exploits import Exploit
 
 
@@ -28,6 +29,7 @@ def forms(values: torch.Tensor) -> dict[str, tuple[str, Any, str]]:
     """Return what programs write: by name of the form, the file's name, its content, and the token's name."""
     parameter = torch.nn.Parameter(values[None])
     rinongal = {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": parameter})}
+    old = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters_of_old(values[None])}
     a1111 = {"string_to_token": {"*": 265}, "string_to_param": {"*": parameter}, "name": "rel", "step": 500}
     return {
         "reversion": ("learned_embeds.bin", {"<R>": values}, "<R>"),
@@ -36,6 +38,8 @@ def forms(values: torch.Tensor) -> dict[str, tuple[str, Any, str]]:
         "half precision": ("half.safetensors", {"<r>": values.half()}, "<r>"),
         "a1111": ("rel.pt", a1111, "rel"),
         "rinongal's textual inversion": ("embeddings.pt", rinongal, "embeddings"),
+        "rinongal's by torch 1.11": ("old.pt", old, "old"),
+        "early a1111's by torch 1.11": ("rel.pt", old | {"name": "rel", "step": 500}, "rel"),
         "written in capitals": ("RELATION.SAFETENSORS", {"<r>": values}, "<r>"),
         "kohya": ("inside.safetensors", {"emb_params": values[None]}, "inside"),
     }
@@ -59,6 +63,22 @@ def write(path: Path, content: Any) -> None:
         torch.save(content, path)
 
 
+@pytest.mark.parametrize("name", ["renamed.bin", "renamed.pt", "renamed"])
+def test_a_safetensors_file_is_known_by_what_it_holds_whatever_its_name(name: str, tmp_path: Path) -> None:
+    save_file({"<r>": row(8)}, tmp_path / name)
+    assert torch.equal(read_embedding(tmp_path / name)[1], row(8))
+
+
+def test_a_pickle_is_known_by_what_it_holds_and_not_run_whatever_its_name(tmp_path: Path) -> None:
+    exploit = Exploit(tmp_path / "was-run")
+    torch.save({"<R>": row(8)}, tmp_path / "renamed.safetensors")
+    assert torch.equal(read_embedding(tmp_path / "renamed.safetensors")[1], row(8))
+    torch.save({"<R>": exploit}, tmp_path / "renamed.safetensors")
+    with pytest.raises(UserError, match="might run code"):
+        read_embedding(tmp_path / "renamed.safetensors")
+    assert not exploit.marker.exists()
+
+
 def test_a_view_leaves_its_table_behind(tmp_path: Path) -> None:
     torch.save({"<R>": torch.zeros(1000, 8)[3]}, tmp_path / "view.bin")
     assert read_embedding(tmp_path / "view.bin")[1].untyped_storage().nbytes() == 8 * 4
@@ -72,6 +92,16 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"not opened|damaged") as caught:
             read_embedding(tmp_path / name)
         assert "weights_only" not in str(caught.value)
+    assert not exploit.marker.exists()
+
+
+def test_code_within_the_parameters_of_an_old_torch_is_never_run(tmp_path: Path) -> None:
+    exploit = Exploit(tmp_path / "was-run")
+    parameters = parameters_of_old(row(8))
+    parameters.__dict__["_parameters"]["*"] = exploit
+    torch.save({"string_to_param": parameters}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="might run code"):
+        read_embedding(tmp_path / "evil.pt")
     assert not exploit.marker.exists()
 
 
@@ -134,7 +164,7 @@ def test_whatever_bytes_are_damaged_the_file_is_read_or_refused(zipped: bool, tm
 
 def test_a_parameter_dict_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     parameters = torch.nn.ParameterDict({"*": torch.ones(1, 8)})
-    del parameters.__dict__["_keys"]
+    del parameters.__dict__["_parameters"]
     torch.save({"string_to_param": parameters}, tmp_path / "embeddings.pt")
     with pytest.raises(UserError, match=r"embeddings\.pt' is damaged"):
         read_embedding(tmp_path / "embeddings.pt")

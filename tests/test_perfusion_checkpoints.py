@@ -15,6 +15,7 @@ from relinv.diffusion.conditioning import in_use
 from relinv.errors import UserError
 from relinv.importing import import_concept
 from relinv.perfusion_checkpoints import diffusers_name
+from tests.concepts import parameters_of_old
 from tests.exploits import Exploit
 from tests.tiny import TOKENS
 
@@ -79,6 +80,14 @@ def test_a_checkpoint_becomes_a_concept_that_edits_as_it_says(
         for name, layer in projections(base).items():
             expected = torch.sigmoid(torch.tensor(2.0)) * content["target_output"][original_name(name)]
             torch.testing.assert_close(layer(at_concept)[0], expected)
+
+
+def test_a_checkpoint_of_an_old_torch_is_read_too(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
+    row = torch.randn(1, base.dim, generator=torch.Generator().manual_seed(1))
+    old = content | {"embedding": content["embedding"] | {"string_to_param": parameters_of_old(row)}}
+    torch.save(old, tmp_path / "teddy.ckpt")
+    concept = import_concept(tmp_path / "teddy.ckpt", "inside", "published", base, tmp_path / "concept")
+    assert torch.equal(concept.embedding, row[0])  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
