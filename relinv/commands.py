@@ -110,16 +110,20 @@ def export(
     form: Annotated[str, typer.Option("--for", help="diffusers, webui (A1111, ComfyUI, InvokeAI) or hub.")],
     to: Annotated[Path, typer.Option(help="The folder to write into.")],
     name: Annotated[str | None, typer.Option(help="What web UIs call the token: else RELATION_METHOD.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
 ) -> None:
     """Write a learned token as another program reads it."""
     from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
-    from relinv.exporting import export_concept
+    from relinv.exporting import export_concept, spellings
 
     concept = load_concept(CONCEPTS / relation / method, load_base(load_params().model()))
     # Never a plain word by default: A1111 puts the token wherever a prompt says its name.
-    for path in export_concept(concept, form, to, name or f"{relation}_{method}"):
+    name = name or f"{relation}_{method}"
+    for path in export_concept(concept, form, to, name, overwrite):
         print(path)
+    if form == "webui":
+        print(f"Prompts say {spellings(name)}.")
 
 
 @app.command("second-moment", epilog="Example: relinv second-moment captions.txt")

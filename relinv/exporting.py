@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jinja2
 
 from relinv.diffusion.concept import EMBEDDING, Concept, embedding_bytes
 from relinv.errors import UserError, unknown
-from relinv.files import atomic_write_bytes, atomic_write_text
+from relinv.files import atomic_write_bytes
 
 CARD = Path(__file__).with_name("hub_card.md.jinja")
-NAME = r"\w[\w .-]{0,49}"  # of a file, and in prompts
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,49}"  # of a file; ComfyUI ends it at a space, InvokeAI knows no other letters
+SPELLINGS = {"A1111": "{}", "ComfyUI": "embedding:{}", "InvokeAI": "<{}>"}  # how prompts call NAME.safetensors
 
 
-def export_concept(concept: Concept, form: str, folder: Path, name: str) -> list[Path]:
+def export_concept(concept: Concept, form: str, folder: Path, name: str, overwrite: bool = False) -> list[Path]:
     """Write `concept` into `folder` for a program, under `name` where its files bear one; return the files.
 
     diffusers: a folder that `pipe.load_textual_inversion` takes. webui: NAME.safetensors for A1111, ComfyUI and
-    InvokeAI, whose prompts say NAME. hub: a folder to upload, with a model card. Raises UserError for another form,
-    for a name that is no file's, and for a concept that learned no token, no single row for it, or weights beside it.
+    InvokeAI, whose prompts call it as `spellings` says. hub: a folder to upload, with a model card. Raises UserError
+    for another form, for a name that is no file's, for a concept that learned no token, no single row for it, or
+    weights beside it, and, unless `overwrite`, where a file would take the place of another.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     if not re.fullmatch(NAME, name):
         raise UserError(
-            f"'{name}' cannot name the token's file: pass --name with up to 50 letters, digits, spaces, '.', '_' or "
-            "'-', the first a letter or digit."
+            f"'{name}' cannot name the token's file: pass --name with up to 50 of A to Z, a to z, 0 to 9, '_', '.' and "
+            "'-', the first no '.' or '-'."
         )
+    _require_one_row(concept)
+    files = {Path(folder) / file: content for file, content in FORMS[form](concept, name).items()}
+    if not overwrite:
+        _require_free(files)
+    for path, content in files.items():
+        atomic_write_bytes(path, content)
+    return list(files)
+
+
+def spellings(name: str) -> str:
+    """Return in words how the prompts of each web UI call a token's file NAME.safetensors."""
+    return ", ".join(f"{spelling.format(name)} in {program}" for program, spelling in SPELLINGS.items())
+
+
+def _require_one_row(concept: Concept) -> None:
+    """Raise UserError where a concept is not a token's single row and nothing else."""
     if concept.embedding is None:
         kind = f"single row for {concept.token}, which is all that other programs read" if concept.token else "token"
         raise UserError(f"The method '{concept.method}' learned no {kind}: there is nothing to export.")
@@ -39,24 +57,32 @@ def export_concept(concept: Concept, form: str, folder: Path, name: str) -> list
             f"The method '{concept.method}' learned weights beside its token, which a file of a token cannot hold: use "
             f"{files} and {EMBEDDING} in its concept folder."
         )
-    return FORMS[form](concept, Path(folder), name)
 
 
-def _diffusers(concept: Concept, folder: Path, name: str) -> list[Path]:
-    return [_embedding(concept, folder / EMBEDDING)]
+def _require_free(files: Mapping[Path, bytes]) -> None:
+    """Raise UserError where a file is there already and holds anything else."""
+    taken = [f"'{path}'" for path, content in files.items() if path.exists() and path.read_bytes() != content]
+    if taken:
+        raise UserError(
+            f"What is there as {' and '.join(taken)} would be lost: pass another --to, for webui another --name, or "
+            "--overwrite."
+        )
 
 
-def _webui(concept: Concept, folder: Path, name: str) -> list[Path]:
-    return [_embedding(concept, folder / f"{name}.safetensors")]
+def _diffusers(concept: Concept, name: str) -> dict[str, bytes]:
+    return {EMBEDDING: embedding_bytes(concept)}
 
 
-def _hub(concept: Concept, folder: Path, name: str) -> list[Path]:
+def _webui(concept: Concept, name: str) -> dict[str, bytes]:
+    return {f"{name}.safetensors": embedding_bytes(concept)}
+
+
+def _hub(concept: Concept, name: str) -> dict[str, bytes]:
     page = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
         CARD.read_text(encoding="utf-8")
     )
-    card = folder / "README.md"
-    atomic_write_text(card, page.render(name=name, base_is_local=_is_local(concept), **concept.metadata))
-    return [_embedding(concept, folder / EMBEDDING), card]
+    card = page.render(name=name, base_is_local=_is_local(concept), **concept.metadata)
+    return {EMBEDDING: embedding_bytes(concept), "README.md": card.encode("utf-8")}
 
 
 def _is_local(concept: Concept) -> bool:
@@ -64,10 +90,5 @@ def _is_local(concept: Concept) -> bool:
     return Path(concept.metadata["base"]).exists()
 
 
-def _embedding(concept: Concept, path: Path) -> Path:
-    """Write the row under one key, 1-D: the only shape that all these programs read."""
-    atomic_write_bytes(path, embedding_bytes(concept))
-    return path
-
-
-FORMS: dict[str, Callable[[Concept, Path, str], list[Path]]] = {"diffusers": _diffusers, "webui": _webui, "hub": _hub}
+# What each form's files hold, by their names. The row is 1-D under one key: the only shape that all programs read.
+FORMS: dict[str, Callable[[Concept, str], dict[str, bytes]]] = {"diffusers": _diffusers, "webui": _webui, "hub": _hub}

@@ -125,11 +125,23 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
     score("inside", "published")
     rows = pd.read_csv("data/scores/inside/published.csv")
     assert list(rows["method"]) == ["published"] * 4 and rows["entity_accuracy"].isin([0, 1]).all()
-    printed = run("export", "inside", "published", "--for", "webui", "--to", "out")
-    assert Path(printed.strip()) == Path("out/inside_published.safetensors")  # "inside" is a word that prompts hold
-    assert torch.equal(read_embedding(Path(printed.strip()))[1], base.table[7])
-    printed = run("export", "inside", "published", "--for", "webui", "--to", "out", "--name", "within")
-    assert Path(printed.strip()) == Path("out/within.safetensors")
+    file, said = run("export", "inside", "published", "--for", "webui", "--to", "out").splitlines()
+    assert Path(file) == Path("out/inside_published.safetensors")  # "inside" is a word that prompts hold
+    assert "embedding:inside_published in ComfyUI, <inside_published> in InvokeAI" in said
+    assert torch.equal(read_embedding(Path(file))[1], base.table[7])
+    file, said = run("export", "inside", "published", "--for", "webui", "--to", "out", "--name", "within").splitlines()
+    assert Path(file) == Path("out/within.safetensors") and said.startswith("Prompts say within in A1111")
+
+
+def test_an_export_replaces_a_file_of_ones_own_only_when_told(checkout: Path) -> None:
+    keep(checkout, made(load_base(load_params().model())))
+    (checkout / "README.md").write_text("mine")
+    words = ("export", "inside", "reversion", "--for", "hub", "--to", ".")
+    with pytest.raises(UserError, match=r"'README\.md' would be lost"):
+        run(*words)
+    assert (checkout / "README.md").read_text() == "mine"
+    assert run(*words, "--overwrite").splitlines() == ["learned_embeds.safetensors", "README.md"]
+    assert (checkout / "README.md").read_text().startswith("---\n")
 
 
 def test_custom_diffusion_comes_from_two_files(checkout: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
-from relinv.exporting import FORMS, export_concept
+from relinv.exporting import FORMS, export_concept, spellings
 from relinv.published import read_embedding
 from tests.concepts import made
 
@@ -80,10 +81,17 @@ def test_web_uis_read_the_row_by_their_published_rules(
 ) -> None:
     row = torch.randn(768, generator=torch.Generator().manual_seed(1))
     (path,) = export_concept(replace(concept, embedding=row), "webui", tmp_path, "kissing")
-    assert path.name == "kissing.safetensors"  # prompts say the file's name
+    assert path.name == "kissing.safetensors"  # by this name prompts call it
     assert torch.equal(program(path), row[None])
     torch.save({"string_to_param": {"*": row[None]}, "name": "kissing"}, tmp_path / "kissing.pt")
     assert torch.equal(program(tmp_path / "kissing.pt"), row[None])  # the rules read what A1111 itself writes
+
+
+def test_prompts_call_the_file_as_each_web_ui_finds_it() -> None:
+    said = "in.side_re-version in A1111, embedding:in.side_re-version in ComfyUI, <in.side_re-version> in InvokeAI"
+    assert spellings("in.side_re-version") == said
+    invokeai_trigger = r"<[a-zA-Z0-9., _-]+>"
+    assert re.findall(invokeai_trigger, said) == ["<in.side_re-version>"]
 
 
 def test_the_rules_of_web_uis_leave_one_shape(tmp_path: Path) -> None:
@@ -112,12 +120,37 @@ def test_the_hubs_card_links_a_base_that_the_hub_has(concept: Concept, tmp_path:
     assert (tmp_path / "README.md").read_text().startswith("---\nbase_model: owner/model\nlibrary_name: diffusers\n")
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "..", "", "a\nb", "x" * 300])
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "..", "", "a\nb", "x" * 300, "a b", "küssen", ".a", "-a"])
 @pytest.mark.parametrize("form", sorted(FORMS))
-def test_a_name_that_leads_elsewhere_is_refused(form: str, name: str, concept: Concept, tmp_path: Path) -> None:
+def test_a_name_that_leads_elsewhere_or_that_no_prompt_can_say_is_refused(
+    form: str, name: str, concept: Concept, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="cannot name the token's file: pass --name"):
         export_concept(concept, form, tmp_path / "to", name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("form", "taken"),
+    [
+        ("diffusers", "learned_embeds.safetensors"),
+        ("webui", "kissing.safetensors"),
+        ("hub", "learned_embeds.safetensors"),
+        ("hub", "README.md"),
+    ],
+)
+def test_what_is_there_already_is_kept_and_nothing_written_unless_told(
+    form: str, taken: str, concept: Concept, tmp_path: Path
+) -> None:
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(UserError, match=rf"{taken}' would be lost: pass another --to, .*--name, or --overwrite"):
+        export_concept(concept, form, tmp_path, "kissing")
+    assert [path.name for path in tmp_path.iterdir()] == [taken] and (tmp_path / taken).read_text() == "mine"
+    written = export_concept(concept, form, tmp_path, "kissing", overwrite=True)
+    before = {path: path.read_bytes() for path in written}
+    assert before[tmp_path / taken] != b"mine"
+    export_concept(concept, form, tmp_path, "kissing")  # the same bytes take nothing away
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
