@@ -74,6 +74,22 @@ def test_a_foreign_base_is_refused(base: Base, tmp_path: Path) -> None:
         load_concept(tmp_path, base)
 
 
+def test_an_imported_concept_is_to_be_imported_again_and_not_inverted(base: Base, tmp_path: Path) -> None:
+    imported = {"file": "learned_embeds.bin", "sha256": "0" * 64, "token": "<R>"}
+    save_concept(tmp_path, made(base, method="published", imported=imported, base_hash="f" * 64))
+    with pytest.raises(UserError, match=r": import it again with this base\.$"):
+        load_concept(tmp_path, base)
+    save_concept(tmp_path, Concept("<r>", torch.zeros(768), made(base, imported=imported).metadata))
+    with pytest.raises(UserError, match=r"; import it again with this base\.$"):
+        load_concept(tmp_path, base)
+    (tmp_path / EMBEDDING).write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"is damaged .*: import it again\.$"):
+        load_concept(tmp_path, base)
+    (tmp_path / EMBEDDING).unlink()
+    with pytest.raises(UserError, match=r"is missing: import it again\.$"):
+        load_concept(tmp_path, base)
+
+
 def test_a_row_of_another_width_is_refused(base: Base, tmp_path: Path) -> None:
     save_concept(tmp_path, Concept("<r>", torch.zeros(768), made(base).metadata))
     with pytest.raises(UserError, match=r"has 768 numbers and the base .* takes 32"):

@@ -76,7 +76,7 @@ class Adapter(ConceptAdapter):
         if wrong:
             raise UserError(
                 f"The concept's weights do not fit the base '{self.base.id}' (see '{wrong[0]}'): it was learned for "
-                "another; invert the relation again with this base."
+                "another kind of base."
             )
 
     def __enter__(self) -> Self:

@@ -116,44 +116,45 @@ def load_concept(folder: Path, base: Base) -> Concept:
     """
     folder = Path(folder)
     metadata = read_json(folder / METADATA, "concept", "invert the relation first")
+    remedy = "import it again" if "imported" in metadata else "invert the relation again"
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
-        raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: invert the relation again.")
+        raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: {remedy}.")
     token = metadata["token"]
     adapters = metadata.get("adapters", [])
-    weights = {adapter["name"]: _read(folder / adapter["file"]) for adapter in adapters if adapter["file"]}
+    weights = {adapter["name"]: _read(folder / adapter["file"], remedy) for adapter in adapters if adapter["file"]}
     has_row = token and (not adapters or (folder / EMBEDDING).is_file())  # an adapter may have learned more than a row
-    embedding = _read_row(folder / EMBEDDING, token) if has_row else None
+    embedding = _read_row(folder / EMBEDDING, token, remedy) if has_row else None
     if embedding is not None and len(embedding) != base.dim:
         raise UserError(
             f"The concept in '{folder}' has {len(embedding)} numbers and the base '{base.id}' takes {base.dim}: "
-            f"it was learned for '{metadata['base']}'; invert the relation again with this base."
+            f"it was learned for '{metadata['base']}'; {remedy} with this base."
         )
     if metadata["base_hash"] != base.fingerprint:
         raise UserError(
             f"The concept in '{folder}' was learned for the base '{metadata['base']}' ({metadata['base_hash'][:12]}), "
-            f"not for '{base.id}' ({base.fingerprint[:12]}): invert the relation again with this base."
+            f"not for '{base.id}' ({base.fingerprint[:12]}): {remedy} with this base."
         )
     return Concept(token, embedding, metadata, weights)
 
 
-def _read_row(path: Path, token: str) -> torch.Tensor:
+def _read_row(path: Path, token: str, remedy: str) -> torch.Tensor:
     """Return the row stored under `token`, (dim,) float32; UserError where the file is missing or another kind."""
-    tensors = _read(path)
+    tensors = _read(path, remedy)
     if list(tensors) != [token] or tensors[token].dim() != 1:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise UserError(f"'{path}' holds {shapes}, not one row named {token}: it is no concept of this project.")
     return tensors[token].float()
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors in a concept's safetensors file; UserError where it is missing or damaged."""
+def _read(path: Path, remedy: str) -> dict[str, torch.Tensor]:
+    """Return the tensors in a concept's safetensors file; UserError with the remedy where it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"The learned token '{path}' is missing: invert the relation again.") from None
+        raise UserError(f"The learned token '{path}' is missing: {remedy}.") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"The learned token '{path}' is damaged ({error}): invert the relation again.") from None
+        raise UserError(f"The learned token '{path}' is damaged ({error}): {remedy}.") from None
