@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from relinv.errors import UserError
 
+UNREADABLE = "The {} nests too deeply, or holds a value that cannot be read: correct it."
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
@@ -111,12 +113,19 @@ def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
 
 
 def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
-    """Return the value in a JSON file; raise UserError with the line at fault, or as `read_text` does."""
+    """Return the value in a JSON file, as `parse_json` does; raise UserError as it or `read_text` does."""
+    return parse_json(read_text(path, what, remedy), f"{what} '{path}'")
+
+
+def parse_json(text: str, what: str) -> Any:
+    """Return the value of JSON; raise UserError with the place at fault, `what` naming what was read."""
     try:
-        return json.loads(read_text(path, what, remedy))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"The {what} '{path}' is not valid JSON ({error.msg}, {place}): correct it.") from None
+        raise UserError(f"The {what} is not valid JSON ({error.msg}, {place}): correct it.") from None
+    except (RecursionError, ValueError):  # as of a number of thousands of digits
+        raise UserError(UNREADABLE.format(what)) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -143,3 +152,5 @@ def parse_yaml(text: str, what: str) -> Any:
         place = f"line {mark.line + 1}" if mark else "somewhere"
         reason = getattr(error, "problem", None) or type(error).__name__
         raise UserError(f"The {what} is not valid YAML ({reason}, {place}): correct it.") from None
+    except (RecursionError, ValueError):  # as of a date that does not exist
+        raise UserError(UNREADABLE.format(what)) from None

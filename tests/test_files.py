@@ -87,6 +87,18 @@ def test_broken_files_are_named_with_the_place(tmp_path: Path) -> None:
         files.read_json(tmp_path / "latin.json")
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000])
+def test_json_that_python_cannot_hold_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^The caption file '.*t\.json' nests too deeply, or .*: correct it\.$"):
+        files.read_json(_write(tmp_path / "t.json", text), "caption file")
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, "1" * 10_000, "2026-99-99"])
+def test_yaml_that_python_cannot_hold_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^The plan '.*p\.yaml' nests too deeply, or .*: correct it\.$"):
+        files.read_yaml(_write(tmp_path / "p.yaml", text), "plan")
+
+
 def _write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
