@@ -33,7 +33,7 @@ def _sentence(schema: Schema, problem: Mapping[str, Any], where: str, file: Path
     """Return one pydantic problem as one sentence."""
     location = [part for part in problem["loc"] if part != "[key]"]
     name = ".".join(str(part) for part in [*([where] if where else []), *location])
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:  # of a model, of a dataclass
         siblings = _at(schema, location[:-1]).get("properties", {})
         return f"{unknown('parameter', str(location[-1]), siblings)} It stands in {file} as '{name}'."
     allowed = _describe(schema, _at(schema, location)) or problem["msg"]

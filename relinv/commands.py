@@ -181,7 +181,7 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
     concept = load_concept(CONCEPTS / record.relation / record.method, load_base(load_params().model()))
     layout = layout_of(drawn_with(concept, settings_of(record).adapters).metadata)
-    if concept.fingerprint != record.settings["concept_sha256"]:
+    if concept.fingerprint != record.settings.get("concept_sha256"):
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
     with Image.open(image) as picture:
         atomic_write_bytes(target, encode_png(draw_boxes(picture.convert("RGB"), layout)))

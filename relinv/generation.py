@@ -90,7 +90,7 @@ def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
     """Raise UserError unless `record` is among those that would be drawn now, saying what differs."""
     if record in records:
         return
-    now = records[0].settings
+    now = records[0].settings if records else record.settings
     changed = {NAMES.get(name, name) for name in {*now, *record.settings} if now.get(name) != record.settings.get(name)}
     raise UserError(
         f"The image {record.file} was drawn with another {' and '.join(sorted(changed)) or 'benchmark'} than is here "

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import ConfigDict
+
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, read_text
+from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, parse_json, read_text
+from relinv.settings import GenerateSettings, Positive, Seed, parse
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,10 +39,22 @@ class ImageRecord:
     tail: str
     relation: str
     index: int  # of the scenario in the relation's grid
-    seed: int  # of this image's starting noise: torch.Generator().manual_seed(seed), float32 on the CPU
+    seed: Seed  # of this image's starting noise: torch.Generator().manual_seed(seed), float32 on the CPU
     held_out: bool | None
     method: str
     settings: dict[str, Any]  # all that decides the pixels: settings, base and concept with hashes, libraries
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+class DrawnWith(GenerateSettings, extra="ignore"):
+    """What a record's settings hold at the least."""
+
+    resolution: Positive
+    base: str
+    base_sha256: str
+    concept_sha256: str | None = None  # of a scenario's image
+    concepts: dict[str, str] | None = None  # of a free prompt's: hashes by what --use was told
 
 
 def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
@@ -54,7 +69,7 @@ def read_records(folder: Path) -> list[ImageRecord]:
     lines = read_text(path, "record file", "generate the images again").splitlines()
     try:
         records = [ImageRecord(**json.loads(line)) for line in lines]
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"The image records '{path}' are damaged ({error}): delete the folder and generate again."
         ) from None
@@ -74,7 +89,7 @@ def _read_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"The image '{path}' cannot be read ({error}): delete its folder and generate again.") from None
 
 
@@ -128,16 +143,27 @@ def parameters(record: ImageRecord) -> str:
 
 
 def read_image_record(path: Path) -> ImageRecord:
-    """Return the record that an image of ours carries; UserError where it is no such image."""
+    """Return the record that an image of ours carries; UserError where it is no such image, or of another version."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            return ImageRecord(**json.loads(getattr(picture, "text", {})[PNG_RECORD]))
+            text = getattr(picture, "text", {})[PNG_RECORD]
     except KeyError:
         raise UserError(f"The image '{path}' does not say how it was made: it is not one that relinv drew.") from None
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
-        raise UserError(f"The image '{path}' cannot be read ({error}).") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"The image '{path}' cannot be read ({error}): name one that relinv drew.") from None
+    content = parse_json(text, f"record in the image '{path}'")
+    try:
+        record = parse(ImageRecord, content, "record", path)
+        parse(DrawnWith, record.settings, "record.settings", path)
+    except UserError as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(
+            f"The image '{path}' does not say how it was made as this version does: generate it again, or correct its "
+            f"record. {problem}"
+        ) from None
+    return record
 
 
 class ImageWriter:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from relinv.images import ImageRecord
 
-SETTINGS = {"steps": 25, "guidance_scale": 5.0, "scheduler": "dpmpp", "resolution": 16, "base": "data/some/base",
-            "base_sha256": "abcdef0123456789"}  # fmt: skip
+SETTINGS = {"pairs": "all", "seed": 3, "steps": 25, "guidance_scale": 5.0, "scheduler": "dpmpp", "batch_size": 50,
+            "resolution": 16, "base": "data/some/base", "base_sha256": "abcdef0123456789"}  # fmt: skip
 
 
 def record(index: int, **changes: object) -> ImageRecord:

@@ -194,6 +194,16 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
         run("show", "images/compositional/000.png", "--boxes", "none.png")
 
 
+def test_an_image_of_scenarios_that_are_no_more_is_not_made_again(checkout: Path) -> None:
+    base = load_base(load_params().model())
+    keep(checkout, made(base))
+    scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")[:1]
+    validation = SETTINGS.model_copy(update={"pairs": "validation"})  # the benchmark has none of these now
+    generate_folder(base, made(base), scenarios, validation, checkout / "images", checkout / ".scratch")
+    with pytest.raises(UserError, match=r"000\.png was drawn with another benchmark than is here now"):
+        run("draw", "images/000.png", "again.png")
+
+
 def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
     (checkout / "captions.txt").write_text("cat inside box\ndog\n")
     printed = run("second-moment", "captions.txt")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import wait
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from relinv.errors import UserError
 from relinv.images import (
@@ -38,7 +41,13 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "damaged"), ('{"file": "0.png"}\n', "damaged"), ("", "empty"), ("[1]\n", "damaged")],
+    [
+        ("{", "damaged"),
+        ('{"file": "0.png"}\n', "damaged"),
+        ("", "empty"),
+        ("[1]\n", "damaged"),
+        ("[" * 100_000, "damaged"),
+    ],
 )
 def test_damaged_records_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / RECORDS).write_text(text)
@@ -77,6 +86,59 @@ def test_an_image_of_another_program_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png' cannot be read"):
         read_image_record(tmp_path / "text.png")
+
+
+def saying(path: Path, text: str) -> Path:
+    """Write a PNG whose record is `text`."""
+    texts = PngInfo()
+    texts.add_itxt("relinv", text)
+    picture().save(path, pnginfo=texts)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"settings": {}}, r"Parameter 'record\.settings\.pairs' is missing from .*one of all, validation, test"),
+        ({"settings": None}, r"Parameter 'record\.settings' is None in .*a section of named values"),
+        ({"settings": SETTINGS | {"scheduler": "euler"}}, r"'record\.settings\.scheduler' is 'euler' .*ddim, pndm"),
+        ({"settings": SETTINGS | {"base_sha256": 7}}, r"'record\.settings\.base_sha256' is 7 in .*must be text"),
+        ({"settings": SETTINGS | {"concepts": ["r"]}}, r"'record\.settings\.concepts' is \['r'\] in"),
+        ({"seed": 2**32}, r"'record\.seed' is 4294967296 in .*below 4294967296"),
+        ({"prompt": None}, r"'record\.prompt' is None in .*must be text"),
+        ({"author": "me"}, r"Unknown parameter 'author'"),
+    ],
+)
+def test_a_record_that_is_not_of_this_version_is_refused_in_a_sentence(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    path = saying(tmp_path / "odd.png", json.dumps(asdict(record(0)) | change))
+    with pytest.raises(UserError, match=rf"odd\.png' does not say .*this version does: generate .*{reason}") as caught:
+        read_image_record(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", r"The record in the image '.*odd\.png' is not valid JSON"),
+        ("[" * 100_000, r"The record in the image '.*odd\.png' nests too deeply"),
+        ("[1]", r"odd\.png' does not say .*Parameter 'record' is \[1\] in"),
+        ("null", r"odd\.png' does not say .*Parameter 'record' is None in"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_a_sentence(text: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=reason):
+        read_image_record(saying(tmp_path / "odd.png", text))
+
+
+def test_a_picture_too_large_to_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "000.png").write_bytes(encode_png(picture(), record(0)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # of 256 it has; Pillow's own is 89 million
+    with pytest.raises(UserError, match=r"000\.png' cannot be read .*decompression bomb"):
+        read_image_record(tmp_path / "000.png")
+    with pytest.raises(UserError, match=r"000\.png' cannot be read .*decompression bomb"):
+        read_pictures(tmp_path, [record(0)])
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:300])])
