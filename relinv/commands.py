@@ -148,15 +148,17 @@ def second_moment_(
 @app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
 def show(
     image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
-    boxes: Annotated[Path | None, typer.Option(help="Write the image here with the boxes it was drawn by.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="Write it here, a PNG, with the boxes it was drawn by.")] = None,
 ) -> None:
     """Print how an image was made, and the command that makes it again."""
     import json
     import shlex
     from dataclasses import asdict
 
-    from relinv.images import parameters, read_image_record
+    from relinv.images import parameters, read_image_record, require_png
 
+    if boxes:
+        require_png(boxes)
     record = read_image_record(image)
     if boxes:
         _write_with_boxes(image, record, boxes)
@@ -190,7 +192,7 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
 @app.command(epilog="Example: relinv draw data/images/inside/reversion/042.png again.png")
 def draw(
     image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
-    target: Annotated[Path, typer.Argument(help="Where to write it.")],
+    target: Annotated[Path, typer.Argument(help="Where to write it, a PNG.")],
 ) -> None:
     """Make an image again, from what it says of itself: the same bytes on the same machine."""
     from relinv.benchmark import load_benchmark
@@ -198,8 +200,9 @@ def draw(
     from relinv.diffusion.concept import load_concept
     from relinv.files import atomic_write_bytes
     from relinv.generation import redraw, reimagine
-    from relinv.images import encode_png, read_image_record
+    from relinv.images import encode_png, read_image_record, require_png
 
+    require_png(target)
     record = read_image_record(image)
     params = load_params()
     base = load_base(params.model())
@@ -230,8 +233,9 @@ def imagine(
     from relinv.files import atomic_write_bytes
     from relinv.generation import free_record
     from relinv.generation import imagine as draw_freely
-    from relinv.images import encode_png
+    from relinv.images import encode_png, require_png
 
+    require_png(target)
     params = load_params()
     settings = params.generation()
     settings = settings.model_copy(update={"adapters": _with(option or [], settings.adapters)})

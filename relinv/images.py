@@ -166,6 +166,12 @@ def read_image_record(path: Path) -> ImageRecord:
     return record
 
 
+def require_png(path: Path) -> None:
+    """Raise UserError where the name of an image to be written says that it is anything but a PNG."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"The image '{path}' would be a PNG by another name: let its name end in .png.")
+
+
 class ImageWriter:
     """Writes pictures into a folder on threads of its own, so that sampling does not wait for compression.
 

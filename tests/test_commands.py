@@ -194,6 +194,20 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
         run("show", "images/compositional/000.png", "--boxes", "none.png")
 
 
+@pytest.mark.parametrize("name", ["out.jpg", "out", "out.png.webp"])
+def test_a_png_is_not_written_by_another_name(name: str, checkout: Path) -> None:
+    keep(checkout, made(load_base(load_params().model())))
+    run("imagine", "cat <r> box", "cat.PNG", "--use", "r=inside/reversion")
+    for words in (
+        ("imagine", "cat <r> box", name, "--use", "r=inside/reversion"),
+        ("draw", "cat.PNG", name),
+        ("show", "cat.PNG", "--boxes", name),
+    ):
+        with pytest.raises(UserError, match=rf"The image '{name}' would be a PNG .* let its name end in \.png\."):
+            run(*words)
+    assert not Path(name).exists()
+
+
 def test_an_image_of_scenarios_that_are_no_more_is_not_made_again(checkout: Path) -> None:
     base = load_base(load_params().model())
     keep(checkout, made(base))
