@@ -50,7 +50,8 @@ def _plain_dicts(value: Any) -> Any:
     import torch
 
     if isinstance(value, torch.nn.ParameterDict):
-        value = value.__dict__["_parameters"]  # torch up to 1.11 saved no `_keys`, which its methods need now
+        parts = vars(value)  # torch up to 1.11 saved no `_keys`, which its methods need now
+        value = dict(value.items()) if "_keys" in parts else parts["_parameters"]
     if isinstance(value, Mapping):
         return {name: _plain_dicts(inner) for name, inner in value.items()}
     return value

@@ -103,6 +103,12 @@ def test_a_damaged_file_is_named(base: Base, folder: Path) -> None:
         load_concept(folder, base)
 
 
+def test_a_concept_that_is_no_mapping_is_damaged(base: Base, folder: Path) -> None:
+    (folder / METADATA).write_text("null")
+    with pytest.raises(UserError, match=rf"{METADATA}' is damaged: invert the relation again"):
+        load_concept(folder, base)
+
+
 def test_a_missing_file_is_named(base: Base, folder: Path) -> None:
     (folder / EMBEDDING).unlink()
     with pytest.raises(UserError, match=r"learned_embeds\.safetensors' is missing"):

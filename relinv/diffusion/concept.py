@@ -116,6 +116,8 @@ def load_concept(folder: Path, base: Base) -> Concept:
     """
     folder = Path(folder)
     metadata = read_json(folder / METADATA, "concept", "invert the relation first")
+    if not isinstance(metadata, dict):
+        raise UserError(f"The concept '{folder / METADATA}' is damaged: invert the relation again.")
     remedy = "import it again" if "imported" in metadata else "invert the relation again"
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
