@@ -20,6 +20,7 @@ from typing import IO, NamedTuple
 
 from relinv.downloads import place_in_relation
 from relinv.errors import UserError, reason
+from relinv.files import as_utf8
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
@@ -44,12 +45,13 @@ def unpack(archive: Path, relation: str, folder: Path) -> bool:
     """Write the files of a folder named `relation`, anywhere in a zip or tar `archive`, into `folder`, and its masks.
 
     Returns whether there were any. Raises UserError where the archive is missing, damaged, too large, has two such
-    folders, or holds a link or a path that leads outside; all its members are looked at before one is written.
+    folders, holds a link or a path that leads outside, or names a file of the relation in no UTF-8; all its members are
+    looked at before one is written.
     """
     if not archive.is_file():
         raise UserError(f"The archive '{archive}' does not exist: correct exemplars.path in params.yaml.")
     try:
-        _check(archive)
+        _check(archive, relation)
         return _write(archive, relation, folder)
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in BY_CONTENT:
@@ -59,7 +61,7 @@ def unpack(archive: Path, relation: str, folder: Path) -> bool:
         ) from None
 
 
-def _check(archive: Path) -> None:
+def _check(archive: Path, relation: str) -> None:
     total = 0
     for count, member in enumerate(_members(archive), start=1):
         total += member.size
@@ -75,6 +77,8 @@ def _check(archive: Path) -> None:
                 f"The archive '{archive}' holds a file name of more than {MAX_NAME} bytes, '{name[:40]}...': unpack it "
                 "by hand."
             )
+        if place_in_relation(member.path, relation):
+            as_utf8(name, f"The archive '{archive}'")
 
 
 def _write(archive: Path, relation: str, folder: Path) -> bool:

@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 
 from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
+from relinv.files import as_utf8
 from relinv.settings import ExemplarSource
 
 T = TypeVar("T")
 RETRIES = 6  # the wait before each is drawn up to twice as long as before the last, at most half a minute
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # answers that ask to come again
+LEFT_BY_WINDOWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # in folders of pictures, in small letters
 
 
 def is_address(path: str) -> bool:
@@ -106,12 +108,17 @@ def relation_folder(root: Path, relation: str) -> Path | None:
 def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath] | None:
     """Return the folder of `relation` that a file lies in and the file's name there; a mask's is "masks/0.png".
 
-    None where `path` is no file of `relation`, or a hidden one.
+    None where `path` is no file of `relation`, or one that `is_visible` leaves out.
     """
     for folder in path.parents[:2]:
-        if folder.name == relation and path.parent in (folder, folder / MASKS) and not path.name.startswith("."):
+        if folder.name == relation and path.parent in (folder, folder / MASKS) and is_visible(path.name):
             return folder, path.relative_to(folder)
     return None
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a person put a file of that name there: it is not hidden, nor what Windows makes by itself."""
+    return not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS
 
 
 def _is_whole(folder: Path) -> bool:
@@ -123,9 +130,14 @@ def _is_whole(folder: Path) -> bool:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy the visible files of one relation's folder into another, its masks among them."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
-            shutil.copyfile(path, target / path.name)
-    if (source / MASKS).is_dir():
-        shutil.copytree(source / MASKS, target / MASKS, ignore=shutil.ignore_patterns(".*"))
+    """Copy the visible files of one relation's folder into another, its masks among them.
+
+    Raises UserError, before one is copied, where a name is not UTF-8.
+    """
+    files = [path for folder in (source, source / MASKS) for path in sorted(folder.glob("*")) if path.is_file()]
+    names = [path.relative_to(source) for path in files if is_visible(path.name)]
+    for name in names:
+        as_utf8(name.name, f"'{source}'")
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)

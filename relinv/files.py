@@ -48,8 +48,18 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8 with unix line ends, whole or not at all."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    """Write `text` to `path` as UTF-8 with unix line ends, whole or not at all; UserError as `as_utf8`."""
+    atomic_write_bytes(path, as_utf8(text, f"'{path}'"))
+
+
+def as_utf8(text: str, holder: str) -> bytes:
+    """Return `text` as UTF-8; UserError for a name in `holder` that is none, as old cameras and archives have."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        line = text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0]
+        shown = line.strip().encode("utf-8", "backslashreplace").decode("utf-8")
+        raise UserError(f"{holder} holds a name that is not UTF-8, {shown}: rename that file.") from None
 
 
 @contextmanager
@@ -87,7 +97,7 @@ def sha256_files(root: Path, names: Iterable[str], hash_of: Callable[[Path], str
     hash_of: how each file's own hash is found.
     """
     lines = [f"{hash_of(root / name)}  {name}\n" for name in names]
-    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def code_hash(root: Path, parts: Iterable[str]) -> str:

@@ -121,6 +121,22 @@ def test_a_name_longer_than_a_file_may_have_is_refused(name: str, tmp_path: Path
         fetch(from_("archive", tmp_path / "long.zip"), tmp_path)
 
 
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(exemplar_folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "old.tar"
+    with tarfile.open(archive, "w") as opened:
+        opened.addfile(tarfile.TarInfo("caf\udce9/caf\udce9.png"))  # no file of the relation: left alone
+        opened.add(exemplar_folder, "inside")
+    assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
+    with tarfile.open(archive, "a") as opened:
+        opened.addfile(tarfile.TarInfo("inside/caf\udce9.png"))
+    (tmp_path / "unpacked").mkdir()
+    with pytest.raises(
+        UserError, match=r"old\.tar' holds a name that is not UTF-8, caf\\udce9\.png: rename that file\."
+    ):
+        archives.unpack(archive, "inside", tmp_path / "unpacked")
+    assert list((tmp_path / "unpacked").iterdir()) == []
+
+
 @pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 3), ("MAX_BYTES", 1000)])
 def test_an_archive_beyond_the_limits_is_refused(
     limit: str, value: int, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 
+from relinv.downloads import copy_files
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.fetching import fetch_exemplars, place_exemplars
@@ -32,6 +33,41 @@ def test_absent_folder_says_where_to_place_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no exemplars of 'inside': place its pictures and text\.json in '.*inside'"):
         fetch(from_("folder", tmp_path), tmp_path)
     assert not (tmp_path / "data" / "inside").exists()
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.png", "masks/caf\udce9.png"])
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_copied(
+    name: str, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    given, target = masked(exemplar_folder, tmp_path), tmp_path / "copied"
+    (given / name).write_bytes(b"x")
+    target.mkdir()
+    with pytest.raises(UserError, match=r"inside' holds a name that is not UTF-8, caf\\udce9\.png: rename that file\."):
+        copy_files(given, target)
+    assert list(target.iterdir()) == []
+
+
+def test_a_picture_that_captions_name_in_no_utf8_is_refused(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    (given / "0.png").rename(given / "caf\udce9.png")
+    captions = (given / "text.json").read_text().replace("0.png", "caf\\udce9.png")  # as Python's json writes it
+    (given / "text.json").write_text(captions)
+    with pytest.raises(UserError, match="not UTF-8"):
+        fetch(from_("folder", given.parent), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_what_windows_leaves_in_folders_is_no_file_of_a_relation(
+    kind: str, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    given = masked(exemplar_folder, tmp_path)
+    for name in ("Thumbs.db", "desktop.ini", "masks/Thumbs.db"):
+        (given / name).write_bytes(b"x")
+    path = given.parent if kind == "folder" else zipped(given, tmp_path / "made.zip")
+    folder = fetch(from_(kind, path, tmp_path / "manifest"), tmp_path)
+    pictures = {path.name for path in exemplar_folder.iterdir()}
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")} == {*pictures, "masks/0.png"}
+    assert set(json.loads((tmp_path / "manifest" / "inside.json").read_text())) == {*pictures, "masks/0.png"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive", "drive", "hub"])

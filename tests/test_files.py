@@ -17,6 +17,12 @@ def test_text_is_written_with_its_folder(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"\xc3\xa9\n"
 
 
+def test_a_name_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"text\.json' holds a name that is not UTF-8, \"caf\\udce9\.png\": 1: rename"):
+        files.write_json(tmp_path / "text.json", {"0.png": 0, "caf\udce9.png": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "result.txt"
     target.write_text("old")
