@@ -100,7 +100,7 @@ def relation_folder(root: Path, relation: str) -> Path | None:
     """
     below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")] if root.is_dir() else []
     for folder in [root, *sorted(below, key=lambda folder: (len(folder.parts), folder))]:
-        if folder.name == relation and (folder / CAPTIONS).is_file() and _is_whole(folder):
+        if folder.name == relation and is_whole(folder):
             return folder
     return None
 
@@ -121,12 +121,18 @@ def is_visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Return whether a relation's folder holds its text.json and every picture this names."""
     try:
         read_exemplars(folder)
     except UserError:
         return False
     return True
+
+
+def whole_folder(relation: str) -> str:
+    """Return how a sentence calls the folder of `relation` that `is_whole`."""
+    return f"folder '{relation}' with a {CAPTIONS} and every picture this names"
 
 
 def copy_files(source: Path, target: Path) -> None:

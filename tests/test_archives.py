@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import io
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from relinv import archives
 from relinv.errors import UserError
 from relinv.fetching import fetch_exemplars
-from tests.fetching import SETTINGS, fetch, fingerprint, from_, varied, zipped
+from tests.fetching import SETTINGS, Server, fetch, fingerprint, from_, varied, zipped
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
@@ -144,6 +145,21 @@ def test_an_archive_beyond_the_limits_is_refused(
     monkeypatch.setattr(archives, limit, value)
     with pytest.raises(UserError, match="unpacks to more than"):
         fetch(from_("archive", zipped(exemplar_folder, tmp_path / "big.zip")), tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["text.json", "2.png"])
+def test_an_archive_without_all_of_the_relation_is_refused_and_not_put_on_record(
+    lost: str, server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    good, part = server.content, Path(shutil.copytree(exemplar_folder, tmp_path / "part" / "inside"))
+    (part / lost).unlink()
+    server.content = zipped(part, tmp_path / "part.zip").read_bytes()
+    source = from_("archive", f"{server.address}/benchmark.zip", tmp_path / "manifest")
+    with pytest.raises(UserError, match=r"has no folder 'inside' with a text\.json and every picture .*: complete it"):
+        fetch(source, tmp_path)
+    assert not (tmp_path / "data" / "inside").exists() and not (tmp_path / "manifest").exists()
+    server.content = good
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
 
 
 def test_damaged_missing_and_other_archives_are_named(exemplar_folder: Path, tmp_path: Path) -> None:

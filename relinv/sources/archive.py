@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv.archives import unpack
-from relinv.downloads import cache_folder, download, is_address
+from relinv.downloads import cache_folder, download, is_address, is_whole, whole_folder
 from relinv.errors import UserError
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -13,16 +13,17 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Unpack a relation's files into `folder`.
 
-    Raises UserError where the archive is not to be had, is damaged or unsafe, or does not hold the relation.
+    Raises UserError where the archive is not to be had, is damaged or unsafe, or does not hold the relation whole.
     """
     archive = Path(source.location())
     if is_address(source.location()):
         archive = cache_folder(scratch, source) / "archive"
         download(source.location(), archive)
     try:
-        if not unpack(archive, relation, folder):
+        if not unpack(archive, relation, folder) or not is_whole(folder):
             raise UserError(
-                f"The archive '{archive}' has no folder '{relation}': correct exemplars.path in params.yaml."
+                f"The archive '{archive}' has no {whole_folder(relation)}: complete it, or correct exemplars.path in "
+                "params.yaml."
             )
     except UserError:
         if is_address(source.location()):

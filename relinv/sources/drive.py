@@ -5,7 +5,16 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePath
 
-from relinv.downloads import TIMEOUT, cache_folder, copy_files, download, place_in_relation, relation_folder, retried
+from relinv.downloads import (
+    TIMEOUT,
+    cache_folder,
+    copy_files,
+    download,
+    place_in_relation,
+    relation_folder,
+    retried,
+    whole_folder,
+)
 from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS
 from relinv.files import read_json, write_json
@@ -26,10 +35,7 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     placed = relation_folder(cache, relation)
     if placed is None:
         (cache / LISTING).unlink()  # so that the next run sees what has been put there since
-        raise UserError(
-            f"The Drive folder {source.location()} has no folder '{relation}' with a {CAPTIONS} and every picture this "
-            "names: correct its address."
-        )
+        raise UserError(f"The Drive folder {source.location()} has no {whole_folder(relation)}: correct its address.")
     copy_files(placed, folder)
 
 
