@@ -31,7 +31,7 @@ def is_address(path: str) -> bool:
 
 
 def cache_folder(scratch: Path, source: ExemplarSource) -> Path:
-    """Return the folder below `scratch` that keeps what came from `source`, or by hand in its place."""
+    """Return the folder below `scratch` that keeps what came from `source`; its name tells it from other sources."""
     digest = hashlib.sha256(f"{source.source}|{source.path or ''}".encode()).hexdigest()
     folder = Path(scratch) / "downloads" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _may_pass(error: Exception) -> bool:
 def relation_folder(root: Path, relation: str) -> Path | None:
     """Return the folder of `relation` at or below `root` that holds its text.json and every picture this names.
 
-    The least deep one: what was placed by hand lies above what was downloaded.
+    The least deep one, where there are several.
     """
     below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")] if root.is_dir() else []
     for folder in [root, *sorted(below, key=lambda folder: (len(folder.parts), folder))]:

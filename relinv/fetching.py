@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 from filelock import FileLock
 
 from relinv.archives import unpack
 from relinv.checking import parse
-from relinv.downloads import cache_folder, copy_files, relation_folder
+from relinv.downloads import cache_folder, copy_files, is_whole, relation_folder, whole_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, OWN
 from relinv.files import atomic_folder, read_json, sha256_file, write_json
 from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
+
+PLACED = Path("data/exemplars/placed")  # where DVC sees a change, and a person what to delete
+PART = re.compile(r"-\d{3}$")  # of the name of a zip that Drive made with others: hug-20251125T101112Z-1-002
+
 
 
 def fetch_exemplars(
@@ -23,9 +29,9 @@ def fetch_exemplars(
     """Fill the folder `target` with a relation's pictures and text.json from where `source` says.
 
     A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source; then
-    what is kept below `scratch` in the source's place, by `place_exemplars` or from a download. Where `source` names a
-    `manifest` folder, its file of the relation holds each file's SHA-256: written when there is none, and kept to ever
-    after. Raises UserError where the exemplars are not to be had, or differ from the record.
+    what `place_exemplars` keeps in the source's place, and what is kept below `scratch` from a download. Where `source`
+    names a `manifest` folder, its file of the relation holds each file's SHA-256: written when there is none, and kept
+    to ever after. Raises UserError where the exemplars are not to be had, or differ from the record.
     """
     plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
@@ -34,56 +40,108 @@ def fetch_exemplars(
             return
         cache = cache_folder(scratch, source)
         with FileLock(cache / ".lock"):  # relations are fetched side by side, an archive for all of them once
-            kept = relation_folder(cache, relation)
+            placed = PLACED / cache.name / relation
+            kept = placed if placed.is_dir() else relation_folder(cache, relation)
             if kept is None:
                 plugin.fill(relation, folder, source, settings, scratch)
             else:
                 copy_files(kept, folder)
-            if source.manifest is not None:
-                _compare(relation, folder, source.manifest / f"{relation}.json", cache)
+            wrong = _compare(relation, folder, source)
+            if wrong and kept == placed:
+                raise _off_record(relation, source, wrong, f"Place the right ones, or remove '{placed}'")
+            if wrong:
+                _discard(relation, cache, wrong)
+                raise _off_record(relation, source, wrong, "Fetch them again, or set right where they come from")
 
 
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
-    """Keep the relation's files in the folder `given`, below it, or in zips there as a browser gets a Drive folder.
+    """Keep the relation's files that `given` holds, in a folder at or below it or in zips as a browser gets from Drive.
 
-    They take the place of what `source` has. Raises UserError where they are not all there, or as `unpack` does.
+    They take the place of what `source` has. Raises UserError where they are not all there, differ from the record, or
+    would not be used.
     """
+    if (OWN / relation).is_dir():
+        raise UserError(
+            f"'{OWN / relation}' comes before anything that is placed for '{relation}': change the files there, or "
+            "remove it."
+        )
+    if not given.exists():
+        raise UserError(f"'{given}' does not exist: name the folder of '{relation}', one that holds it, or its zip.")
+    cache = cache_folder(scratch, source)
     with tempfile.TemporaryDirectory() as temporary:
         found = relation_folder(given, relation) or _unzipped(relation, given, Path(temporary))
-        if found is None:
-            raise UserError(
-                f"'{given}' holds no folder '{relation}' with a {CAPTIONS} and every picture this names, nor a zip of "
-                f"it, '{relation}-*.zip', as a browser downloads it from Google Drive: complete it."
-            )
-        cache = cache_folder(scratch, source)
-        with FileLock(cache / ".lock"), atomic_folder(cache / relation) as folder:
+        with FileLock(cache / ".lock"), atomic_folder(PLACED / cache.name / relation) as folder:
             copy_files(found, folder)
+            if wrong := _compare(relation, folder, source):
+                raise _off_record(relation, source, wrong, "Place the right ones")
 
 
-def _unzipped(relation: str, given: Path, root: Path) -> Path | None:
-    """Return the relation's folder, made below `root` of its zips in `given`; None where it is not whole."""
-    folder = root / relation
-    folder.mkdir()
-    for archive in sorted(given.glob(f"{relation}[-. ]*zip")):  # hug-20251125T101112Z-001.zip, not hugging.zip
-        unpack(archive, relation, folder)
-    return relation_folder(root, relation)
+def _unzipped(relation: str, given: Path, root: Path) -> Path:
+    """Return the relation's folder, made below `root` of the first zips at `given` that hold it whole.
+
+    Raises UserError, with what is wrong with each of them, where none do.
+    """
+    faults = []
+    for index, parts in enumerate(_downloads(relation, given)):
+        folder = root / str(index) / relation
+        folder.mkdir(parents=True)
+        try:
+            found = [part.name for part in parts if unpack(part, relation, folder)]
+        except UserError as error:
+            faults.append(f" {error}")
+            continue
+        if is_whole(folder):
+            return folder
+        if found:
+            faults.append(f" There is only a part of it in {', '.join(found)}.")
+    raise UserError(
+        f"'{given}' holds no {whole_folder(relation)}, nor a zip of it as a browser downloads it from Google Drive: "
+        f"complete it.{''.join(faults)}"
+    )
 
 
-def _compare(relation: str, folder: Path, manifest: Path, cache: Path) -> None:
-    """Hold a relation's files to their manifest, or write it; what is wrong leaves the cache."""
+def _downloads(relation: str, given: Path) -> list[list[Path]]:
+    """Return the zips at `given`, the parts of one together: first those of the relation's name, the latest before."""
+    if given.is_file():
+        return [[given]]
+    parts = defaultdict(list)
+    for archive in sorted(given.glob("[!.]*.zip")):
+        parts[PART.sub("", archive.stem)].append(archive)
+    of_its_name = re.compile(rf"{relation}([-. ].*)?")  # hug-20251125T101112Z, not hugging
+    names = sorted(parts, key=lambda name: (bool(of_its_name.fullmatch(name)), name), reverse=True)
+    return [parts[name] for name in names]
+
+
+def _compare(relation: str, folder: Path, source: ExemplarSource) -> dict[str, str]:
+    """Return how each file that is not as the relation's manifest has it differs; write one where there is none."""
+    if source.manifest is None:
+        return {}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     sums = {name: sha256_file(folder / name) for name in names}
+    manifest = source.manifest / f"{relation}.json"
     if not manifest.is_file():
         write_json(manifest, sums)
-        return
+        return {}
     known = parse(dict[str, str], read_json(manifest, "manifest"), "", manifest)
-    wrong = [name for name in sorted(known.keys() | sums.keys()) if known.get(name) != sums.get(name)]
-    if wrong:
-        for kept in list(cache.rglob(f"{relation}/")):
-            for name in [*wrong, CAPTIONS]:  # without its captions no folder is taken for whole
-                (kept / name).unlink(missing_ok=True)
-        (cache / "archive").unlink(missing_ok=True)
-        raise UserError(
-            f"The exemplars of '{relation}' are not those on record in '{manifest}': {', '.join(wrong)}. Fetch them "
-            f"again; if they were changed on purpose, delete '{manifest}' and fetch."
-        )
+    return {
+        name: "extra" if name not in known else "missing" if name not in sums else "changed"
+        for name in sorted(known.keys() | sums.keys())
+        if known.get(name) != sums.get(name)
+    }
+
+
+def _off_record(relation: str, source: ExemplarSource, wrong: dict[str, str], remedy: str) -> UserError:
+    manifest = source.manifest / f"{relation}.json"
+    told = ", ".join(f"{name} ({how})" for name, how in wrong.items())
+    return UserError(
+        f"The exemplars of '{relation}' are not those on record in '{manifest}': {told}. {remedy}; if it is so on "
+        f"purpose, delete '{manifest}' and run this again."
+    )
+
+
+def _discard(relation: str, cache: Path, wrong: dict[str, str]) -> None:
+    """Remove what is wrong from what was downloaded, so that it is downloaded anew."""
+    for kept in list(cache.rglob(f"{relation}/")):
+        for name in [*wrong, CAPTIONS]:  # without its captions no folder is taken for whole
+            (kept / name).unlink(missing_ok=True)
+    (cache / "archive").unlink(missing_ok=True)

@@ -22,13 +22,17 @@ SCRATCH = Path(".scratch")
 def fetch(
     relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
     given: Annotated[
-        Path | None, typer.Option("--from", help="A folder with the relation's files, or the zip Drive makes of it.")
+        Path | None,
+        typer.Option(
+            "--from", help="The relation's folder or one that holds it, or the zip that a browser gets from Drive."
+        ),
     ] = None,
 ) -> None:
     """Put a relation's exemplars into data/relations/RELATION: pictures, and text.json with their captions.
 
     The base in use (base in params.yaml) says where they come from: rendered, copied from a folder, unpacked from an
-    archive, or downloaded. What --from gives is kept below .scratch, and takes the place of all that.
+    archive, or downloaded. What --from gives is kept in data/exemplars/placed, and takes the place of all that until it
+    is removed there.
     """
     params = load_params()
     load_benchmark(params.benchmark()).relation(relation)

@@ -25,6 +25,11 @@ from tests.conftest import draw_exemplars
 from tests.fetching import Server, fetch, fingerprint, from_, masked, varied, zipped
 
 
+@pytest.fixture(autouse=True)
+def _placed_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relinv.fetching.PLACED", tmp_path / "exemplars" / "placed")
+
+
 def test_placed_folder_is_copied_as_it_is(exemplar_folder: Path, tmp_path: Path) -> None:
     assert fingerprint(fetch(from_("folder", exemplar_folder.parent), tmp_path)) == fingerprint(exemplar_folder)
 
@@ -122,9 +127,8 @@ def test_masks_are_unpacked_and_held_to_the_checksums(server: Server, exemplar_f
     assert set(json.loads(record.read_text())) == {path.name for path in exemplar_folder.iterdir()} | {"masks/0.png"}
     placed = masked(exemplar_folder, tmp_path / "other")
     Image.new("L", (64, 64), 100).save(placed / "masks" / "0.png")
-    place_exemplars("inside", placed, source, tmp_path / "scratch")
-    with pytest.raises(UserError, match=r"not those on record in '.*inside\.json': masks/0\.png\. "):
-        fetch(source, tmp_path)
+    with pytest.raises(UserError, match=r"not those on record in '.*inside\.json': masks/0\.png \(changed\)\. "):
+        place_exemplars("inside", placed, source, tmp_path / "scratch")
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(given)  # what was wrong is not kept
 
 
@@ -136,12 +140,42 @@ def test_zips_of_a_folder_as_a_browser_gets_it_from_drive_are_placed(exemplar_fo
     part = Path(shutil.copytree(given, tmp_path / "part" / "inside"))
     (part / "text.json").unlink()
     zipped(part, downloads / "inside-20251125T101112Z-001.zip", top="")
-    with pytest.raises(UserError, match=r"no folder 'inside' with .*, nor a zip of it, 'inside-\*\.zip'"):
+    with pytest.raises(
+        UserError, match=r"nor a zip of it .*: complete it\. There is only a part of it in inside-"
+    ) as caught:
         place_exemplars("inside", downloads, source, tmp_path / "scratch")
+    assert "001.zip. The archive" in str(caught.value) and "inside_out.zip' is damaged" in str(caught.value)
     with zipfile.ZipFile(downloads / "inside-20251125T101112Z-002.zip", "w") as opened:
         opened.write(given / "text.json", "inside/text.json")
     place_exemplars("inside", downloads, source, tmp_path / "scratch")
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(given)
+
+
+def test_a_zip_of_the_relation_comes_before_others_and_the_latest_before_older(
+    exemplar_folder: Path, tmp_path: Path
+) -> None:
+    downloads, source = tmp_path / "Downloads", from_("folder", tmp_path / "nowhere")
+    downloads.mkdir()
+    other = varied(exemplar_folder, tmp_path)
+    zipped(other, downloads / "reversion_benchmark_v1-20251126T101112Z-1-001.zip", top="reversion_benchmark_v1/")
+    (downloads / "inside-20251127T101112Z-001.zip").write_bytes(b"broken off")
+    place_exemplars("inside", downloads, source, tmp_path / "scratch")
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(other)
+    zipped(other, downloads / "inside-20251124T101112Z-001.zip", top="")
+    zipped(exemplar_folder, downloads / "inside-20251125T101112Z-001.zip", top="")
+    place_exemplars("inside", downloads, source, tmp_path / "scratch")
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_a_zip_is_placed_by_its_own_name(exemplar_folder: Path, tmp_path: Path) -> None:
+    source = from_("folder", tmp_path / "nowhere")
+    archive = zipped(exemplar_folder, tmp_path / "any name.zip")
+    place_exemplars("inside", archive, source, tmp_path / "scratch")
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+    with pytest.raises(UserError, match=r"any name\.zip' holds no folder 'hug' with a text\.json"):
+        place_exemplars("hug", archive, source, tmp_path / "scratch")
+    with pytest.raises(UserError, match=r"^'.*none\.zip' does not exist: name the folder of 'inside'"):
+        place_exemplars("inside", tmp_path / "none.zip", source, tmp_path / "scratch")
 
 
 @pytest.mark.parametrize("kind", plugin_names("relinv.sources"))
@@ -159,12 +193,37 @@ def test_files_placed_by_hand_win_over_a_source_that_has_the_relation(
     source = from_("archive", f"{server.address}/benchmark.zip", tmp_path / "manifest")
     before = fingerprint(fetch(source, tmp_path))
     placed = varied(exemplar_folder, tmp_path)
-    place_exemplars("inside", placed, source, tmp_path / "scratch")
-    with pytest.raises(UserError, match=r"not those on record in '.*inside\.json': 0\.png"):
-        fetch(source, tmp_path)  # they are held to the checksums as a download is
-    shutil.rmtree(tmp_path / "manifest")
+    with pytest.raises(
+        UserError, match=r"not those on record in '.*inside\.json': 0\.png \(changed\)\. Place the right"
+    ):
+        place_exemplars("inside", placed, source, tmp_path / "scratch")  # held to the checksums as a download is
+    record = (tmp_path / "manifest" / "inside.json").rename(tmp_path / "inside.json")
     place_exemplars("inside", placed, source, tmp_path / "scratch")
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(placed) != before
+    record.rename(tmp_path / "manifest" / "inside.json")
+    for _ in range(2):  # they stay until a person removes them
+        with pytest.raises(
+            UserError, match=r"0\.png \(changed\)\. Place the right ones, or remove '.*placed/\w+/inside'"
+        ):
+            fetch(source, tmp_path)
+    shutil.rmtree(tmp_path / "exemplars" / "placed")
+    assert fingerprint(fetch(source, tmp_path)) == before
+
+
+def test_files_that_are_not_as_recorded_are_told_apart(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = varied(exemplar_folder, tmp_path)
+    source = from_("folder", given.parent, tmp_path / "manifest")
+    fetch(from_("folder", exemplar_folder.parent, tmp_path / "manifest"), tmp_path)
+    record = tmp_path / "manifest" / "inside.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "9.png": "0" * 64}))
+    (given / "notes.txt").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        fetch(source, tmp_path)
+    assert str(caught.value) == (
+        f"The exemplars of 'inside' are not those on record in '{record}': 0.png (changed), 9.png (missing), notes.txt "
+        "(extra). Fetch them again, or set right where they come from; if it is so on purpose, delete "
+        f"'{record}' and run this again."
+    )
 
 
 @pytest.mark.parametrize("relation", ["kissing", "inside"])
@@ -175,11 +234,23 @@ def test_a_relation_of_ones_own_comes_before_the_source_and_is_valid(
     own = Path("data/exemplars/own") / relation
     own.mkdir(parents=True)
     draw_exemplars(own)
+    with pytest.raises(UserError, match=rf"^'data/exemplars/own/{relation}' comes before anything that is placed"):
+        fetch_stage(relation, own.parent)
     fetch_stage(relation)
     validate_stage(relation)
     assert fingerprint(Path("data/relations") / relation) == fingerprint(own)
     verdict = json.loads(Path(f"data/verdicts/{relation}.json").read_text())
     assert verdict["valid"] and verdict["images"] == 4
+
+
+def test_files_placed_by_hand_outlive_the_scratch_folder(
+    exemplar_folder: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    fetch_stage("inside", exemplar_folder)
+    shutil.rmtree(".scratch")
+    fetch_stage("inside")
+    assert fingerprint(Path("data/relations/inside")) == fingerprint(exemplar_folder)
 
 
 def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(

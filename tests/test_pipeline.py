@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from relinv.diffusion.sampling import SCHEDULERS
+from relinv.fetching import OWN, PLACED
 from relinv.images import SAMPLERS
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
@@ -98,6 +99,12 @@ def test_every_stage_is_a_described_module_command(stages: dict[str, Any]) -> No
 def test_a_run_depends_on_its_own_method_alone(stages: dict[str, Any]) -> None:
     methods = [dep.def_path for dep in stages["invert@on-reversion"].deps if dep.def_path.startswith("relinv/methods/")]
     assert methods == ["relinv/methods/__init__.py", "relinv/methods/reversion.py"]
+
+
+def test_what_a_person_places_lies_below_what_fetching_depends_on(stages: dict[str, Any]) -> None:
+    read = {dep.def_path for dep in stages["fetch@inside"].deps}
+    for folder in (OWN, PLACED):  # else DVC would give the old pictures back
+        assert any(folder.is_relative_to(path) for path in read), folder
 
 
 def test_code_dependencies_exist(stages: dict[str, Any]) -> None:
