@@ -1,8 +1,9 @@
-"""Base models found: a folder on this machine, or files of the Hugging Face hub, downloaded where they are not here."""
+"""The Hugging Face hub asked: base models downloaded where they are not here, and its refusals told in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from relinv.errors import UserError, reason
@@ -32,18 +33,33 @@ def require_tokenizer(folder: Path) -> None:
 def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the local folder of a hub id; a second dot in a weight file's name marks a variant, which is not used."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError
 
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
-    try:
+    with asking_hub(f"The base model '{source}' is no folder, and the hub does not give it", source):
         return Path(
             snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=variants)
         )
+
+
+@contextmanager
+def asking_hub(refusal: str, page: str) -> Iterator[None]:
+    """Turn what the hub's client raises in the block into a UserError: `refusal`, and why.
+
+    page: where the hub has what is asked for, as "owner/model" or "datasets/owner/name".
+    """
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    login = "log in with `hf auth login`"
+    try:
+        yield
     except GatedRepoError as error:
+        licence = f"accept its licence at https://huggingface.co/{page}, then {login}"
+        raise UserError(f"{refusal}, for it is gated: {licence}.") from error
+    except RepositoryNotFoundError as error:
         raise UserError(
-            f"The base model '{source}' is gated: accept its licence at https://huggingface.co/{source}, then log in "
-            "with `hf auth login`."
+            f"{refusal}, for it has none of that name, or a private one: correct the name, or {login}."
         ) from error
-    except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
-        text = f"The base model '{source}' is no folder, and the hub does not give it: {reason(error)}"
-        raise UserError(text) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{refusal}, for it has no such revision: correct that.") from error
+    except Exception as error:  # the client raises many kinds: no network, a broken answer
+        raise UserError(f"{refusal}: {reason(error)}") from error

@@ -1,8 +1,9 @@
-"""Exemplars to fetch: from a source, from copies that differ, from zips, from a web server that misbehaves."""
+"""Exemplars to fetch: from a source, copies that differ, zips, a web server that misbehaves, a hub that refuses."""
 
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import threading
 import zipfile
@@ -110,3 +111,52 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         else:
             self.wfile.write(part)
+
+
+COMMIT = "c0ffee" + "0" * 34
+
+
+class Hub:
+    """A stand-in for the Hugging Face hub, of one dataset, the files in `folder`; it refuses as its fields say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused = "nothing"  # what part of an address is not answered
+        self.status, self.code = 401, ""  # and how: the hub's own code says more than the status
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_HubHandler, self))
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+
+class _HubHandler(BaseHTTPRequestHandler):
+    def __init__(self, hub: Hub, *arguments: Any) -> None:
+        self.hub = hub
+        super().__init__(*arguments)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub, content = self.hub, b""
+        names = [path.relative_to(hub.folder).as_posix() for path in hub.folder.rglob("*") if path.is_file()]
+        if hub.refused in self.path:
+            self.send_response(hub.status)
+            self.send_header("X-Error-Code", hub.code)
+        else:
+            if "/tree/" in self.path:
+                files = [{"type": "file", "path": name, "size": 1, "oid": name} for name in names]
+                content = json.dumps(files).encode()
+            elif "/resolve/" in self.path:
+                content = (hub.folder / self.path.partition(f"{COMMIT}/")[2]).read_bytes()
+            else:
+                content = json.dumps({"id": "someone/relations", "sha": COMMIT, "siblings": []}).encode()
+            self.send_response(200)
+            self.send_header("ETag", f'"{self.path.rpartition("/")[2]}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)

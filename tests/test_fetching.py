@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 
 from relinv.downloads import copy_files
@@ -22,7 +21,7 @@ from stages.fetch import fetch as fetch_stage
 from stages.validate import validate as validate_stage
 from tests.checkouts import lay_out_checkout
 from tests.conftest import draw_exemplars
-from tests.fetching import Server, fetch, fingerprint, from_, masked, varied, zipped
+from tests.fetching import SETTINGS, Hub, Server, fetch, fingerprint, from_, masked, varied, zipped
 
 
 @pytest.fixture(autouse=True)
@@ -253,40 +252,58 @@ def test_files_placed_by_hand_outlive_the_scratch_folder(
     assert fingerprint(Path("data/relations/inside")) == fingerprint(exemplar_folder)
 
 
-def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(
-    exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[dict[str, Any]] = []
-
-    given = masked(exemplar_folder, tmp_path)
-    cut_off = True
-
-    def snapshot(name: str, **options: Any) -> None:
-        asked.append({"name": name, **options})
-        allowed, ignored = options["allow_patterns"], options.get("ignore_patterns")
-        names = [path.relative_to(given).as_posix() for path in given.rglob("*") if path.is_file()]
-        for name in filter_repo_objects(sorted(names, key=lambda name: "/" in name), ignore_patterns=ignored):
-            assert list(filter_repo_objects([f"data/inside/{name}"], allow_patterns=allowed))
-            if cut_off and name.startswith("masks"):
-                raise ConnectionError("the connection was lost")
-            target = Path(options["local_dir"]) / "data" / "inside" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(given / name, target)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    source = from_("hub", "someone/relations@abc123")
-    with pytest.raises(UserError, match="the connection was lost"):
-        fetch(source, tmp_path)
-    cut_off = False
-    assert fingerprint(fetch(source, tmp_path)) == fingerprint(given)
-    count = len(asked)
-    fetch(source, tmp_path)
-    place_exemplars("inside", varied(exemplar_folder, tmp_path), source, tmp_path / "scratch")
-    assert fingerprint(fetch(source, tmp_path)) not in (fingerprint(given), fingerprint(exemplar_folder))
-    assert len(asked) == count
-    assert (asked[0]["name"], asked[0]["revision"], asked[0]["repo_type"]) == ("someone/relations", "abc123", "dataset")
+@pytest.fixture
+def hub(exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in for the hub, which its client asks: someone/relations has `inside`, with a mask, in data/."""
+    shutil.copytree(masked(exemplar_folder, tmp_path), tmp_path / "hub" / "data" / "inside")
+    running = Hub(tmp_path / "hub")
+    for name, value in {
+        "HF_HUB_OFFLINE": False,
+        "ENDPOINT": running.address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": running.address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
 
 
-def test_a_hub_that_does_not_give_the_dataset_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="dataset 'someone/relations'"):
-        fetch(from_("hub", "someone/relations"), tmp_path)
+HUB = from_("hub", "someone/relations@v1")
+
+
+def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(hub: Hub, exemplar_folder: Path, tmp_path: Path) -> None:
+    given = hub.folder / "data" / "inside"
+    hub.refused, hub.status = "masks", 404
+    with pytest.raises(UserError, match="The hub does not give the dataset 'someone/relations@v1'"):
+        fetch(HUB, tmp_path)
+    hub.refused = "nothing"
+    assert fingerprint(fetch(HUB, tmp_path)) == fingerprint(given)
+    hub.refused = "/"  # it is not asked again
+    fetch(HUB, tmp_path)
+    place_exemplars("inside", varied(exemplar_folder, tmp_path), HUB, tmp_path / "scratch")
+    assert fingerprint(fetch(HUB, tmp_path)) not in (fingerprint(given), fingerprint(exemplar_folder))
+
+
+def test_a_dataset_without_the_relation_is_named(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset 'someone/relations@v1' has no folder 'hug' with a text\.json"):
+        fetch_exemplars("hug", tmp_path / "hug", HUB, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "reason"),
+    [
+        ("/api/", "RepoNotFound", "it has none of that name, or a private one: correct the name, or log in"),
+        ("/api/", "RevisionNotFound", "it has no such revision: correct that"),
+        ("/resolve/", "GatedRepo", "it is gated: accept its licence at https://huggingface.co/datasets/someone/"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_as_it_is(refused: str, code: str, reason: str, hub: Hub, tmp_path: Path) -> None:
+    hub.refused, hub.code = refused, code
+    with pytest.raises(UserError, match=f"^The hub does not give the dataset 'someone/relations@v1', for {reason}"):
+        fetch(HUB, tmp_path)
+
+
+def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not give the dataset 'someone/relations@v1': .*offline mode is enabled"):
+        fetch(HUB, tmp_path)

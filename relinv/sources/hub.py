@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relinv.downloads import cache_folder, copy_files, relation_folder
-from relinv.errors import UserError, reason
+from relinv.downloads import TIMEOUT, cache_folder, copy_files, relation_folder, whole_folder
+from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
+from relinv.hub import asking_hub
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 
@@ -15,18 +16,20 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
 
     Raises UserError where the hub does not give the dataset, or it lacks the relation.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     cache = cache_folder(scratch, source)
     name, _, revision = source.location().partition("@")
-    patterns = [f"{relation}/*", f"*/{relation}/*"]
-    options = {"repo_type": "dataset", "revision": revision or None, "allow_patterns": patterns, "local_dir": cache}
-    try:
+    with asking_hub(f"The hub does not give the dataset '{source.location()}'", f"datasets/{name}"):
+        # first, for what is refused to a snapshot in a folder that has files passes for whole
+        commit = HfApi().dataset_info(name, revision=revision or None, timeout=TIMEOUT).sha
+        patterns = [f"{relation}/*", f"*/{relation}/*"]
+        options = {"repo_type": "dataset", "revision": commit, "allow_patterns": patterns, "local_dir": cache}
         snapshot_download(name, ignore_patterns=f"*{CAPTIONS}", **options)
         snapshot_download(name, **options)  # last, for what has captions is taken for whole, masks or not
-    except Exception as error:  # the hub's client raises many kinds: no network, no such id, no access
-        raise UserError(f"The hub does not give the dataset '{source.location()}': {reason(error)}") from error
     placed = relation_folder(cache, relation)
     if placed is None:
-        raise UserError(f"The dataset '{source.location()}' has no folder '{relation}' with a {CAPTIONS}.")
+        raise UserError(
+            f"The dataset '{source.location()}' has no {whole_folder(relation)}: correct exemplars.path in params.yaml."
+        )
     copy_files(placed, folder)
