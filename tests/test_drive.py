@@ -104,6 +104,43 @@ def test_a_listing_that_failed_or_is_empty_is_not_kept(
     assert fingerprint(fetch(DRIVE, tmp_path)) == fingerprint(exemplar_folder)
 
 
+@pytest.mark.parametrize(
+    "gone",
+    [
+        requests.HTTPError("404 Client Error", response=MagicMock(status_code=404)),
+        requests.HTTPError("403 Client Error", response=MagicMock(status_code=403)),
+        FileURLRetrievalError("Cannot retrieve the public link of the file."),
+    ],
+)
+def test_files_that_are_gone_from_where_they_were_listed_are_listed_anew(
+    gone: Exception, drive: Drive, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive.limit = 2
+    with pytest.raises(UserError, match="Too many users"):
+        fetch(DRIVE, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("gdown.download", MagicMock(side_effect=gone))
+        with pytest.raises(UserError, match="still missing"):
+            fetch(DRIVE, tmp_path)
+    assert drive.listings == 1
+    drive.limit = 100
+    assert fingerprint(fetch(DRIVE, tmp_path)) == fingerprint(exemplar_folder)
+    assert drive.listings == 2
+
+
+def test_a_refused_listing_names_the_relation_and_the_files_on_record(
+    drive: Drive, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    source = from_("drive", DRIVE.path, tmp_path / "manifest")
+    fetch(from_("folder", exemplar_folder.parent, tmp_path / "manifest"), tmp_path)
+    drive.refusals = 2 * (RETRIES + 1)
+    by_hand = r"by hand: python -m stages\.fetch inside --from FOLDER$"
+    with pytest.raises(UserError, match=rf"of 'inside' \(0\.png, 1\.png, 2\.png, 3\.png, text\.json\) {by_hand}"):
+        fetch(source, tmp_path)
+    with pytest.raises(UserError, match=rf"or place the files of 'inside' {by_hand}"):
+        fetch(DRIVE, tmp_path)
+
+
 def test_what_gdown_itself_tried_again_and_what_will_not_pass_are_not_tried_again(
     drive: Drive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePath
 
+from relinv.checking import parse
 from relinv.downloads import (
     TIMEOUT,
     cache_folder,
@@ -22,6 +23,8 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 
 FILE = "https://drive.google.com/uc?id={id}"
 LISTING = "listing.json"
+GONE = {403, 404}  # answers by which a file has been taken away
+LIMIT = "Too many users"  # what Drive says where it has only been asked too often
 
 
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
@@ -40,7 +43,7 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
 
 
 def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
-    files = _listing(cache, source)
+    files = _listing(relation, cache, source)
     places = {path: place for path in files if (place := place_in_relation(PurePath(path), relation))}
     folders = sorted({str(folder) for folder, _ in places.values()})
     if len(folders) > 1:
@@ -56,11 +59,23 @@ def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
         try:
             download(FILE.format(id=wanted[missing[0]]), cache / relation / missing[0])
         except UserError as error:
+            if _is_gone(error.__cause__):
+                (cache / LISTING).unlink()  # so that the next run learns the ids anew
             raise UserError(_by_hand(relation, missing, source, error)) from None
         missing.pop(0)
 
 
-def _listing(cache: Path, source: ExemplarSource) -> dict[str, str]:
+def _is_gone(error: BaseException | None) -> bool:
+    """Return whether a file may no longer be there under the id that was listed."""
+    from gdown.exceptions import FileURLRetrievalError
+
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code in GONE
+    return isinstance(error, FileURLRetrievalError) and LIMIT not in str(error)  # gdown keeps no status of a page
+
+
+def _listing(relation: str, cache: Path, source: ExemplarSource) -> dict[str, str]:
     """Return the id of each file of the Drive folder by its path; asked for once, for Drive counts that too."""
     if not (cache / LISTING).is_file():
         address = source.location()
@@ -68,17 +83,25 @@ def _listing(cache: Path, source: ExemplarSource) -> dict[str, str]:
             files = retried(partial(_list, address, cache))
         except Exception as error:  # gdown and requests raise many kinds
             raise UserError(
-                f"The Drive folder {address} cannot be listed ({reason(error)}): try again later, "
-                "or place its files by hand: python -m stages.fetch RELATION --from FOLDER"
+                f"The Drive folder {address} cannot be listed ({reason(error)}): try again later, or place the files "
+                f"of '{relation}'{_recorded(relation, source)} by hand: python -m stages.fetch {relation} --from FOLDER"
             ) from error
         listing = dict(files)
         if len(listing) < len(files):
             raise UserError(
                 f"The Drive folder {address} holds two files, or folders, of one name in one place: place the files "
-                "you want by hand: python -m stages.fetch RELATION --from FOLDER"
+                f"you want by hand: python -m stages.fetch {relation} --from FOLDER"
             )
         write_json(cache / LISTING, listing)
     return read_json(cache / LISTING, "Drive listing")
+
+
+def _recorded(relation: str, source: ExemplarSource) -> str:
+    """Return the names of a relation's files in brackets where they are on record, else nothing."""
+    manifest = source.manifest and source.manifest / f"{relation}.json"
+    if not manifest or not manifest.is_file():
+        return ""
+    return f" ({', '.join(parse(dict[str, str], read_json(manifest, 'manifest'), '', manifest))})"
 
 
 def _list(address: str, cache: Path) -> list[tuple[str, str]]:
