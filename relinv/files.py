@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -57,9 +58,9 @@ def as_utf8(text: str, holder: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        line = text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0]
-        shown = line.strip().encode("utf-8", "backslashreplace").decode("utf-8")
-        raise UserError(f"{holder} holds a name that is not UTF-8, {shown}: rename that file.") from None
+        before, after = (re.split('["\n]', part) for part in (text[: error.start], text[error.start :]))
+        shown = (before[-1] + after[0]).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise UserError(f"{holder} holds a name that is not UTF-8, '{shown}': rename that file.") from None
 
 
 @contextmanager

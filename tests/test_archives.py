@@ -132,7 +132,7 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(exemplar_
         opened.addfile(tarfile.TarInfo("inside/caf\udce9.png"))
     (tmp_path / "unpacked").mkdir()
     with pytest.raises(
-        UserError, match=r"old\.tar' holds a name that is not UTF-8, caf\\udce9\.png: rename that file\."
+        UserError, match=r"old\.tar' holds a name that is not UTF-8, 'caf\\udce9\.png': rename that file\."
     ):
         archives.unpack(archive, "inside", tmp_path / "unpacked")
     assert list((tmp_path / "unpacked").iterdir()) == []

@@ -46,7 +46,9 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_copied(
     given, target = masked(exemplar_folder, tmp_path), tmp_path / "copied"
     (given / name).write_bytes(b"x")
     target.mkdir()
-    with pytest.raises(UserError, match=r"inside' holds a name that is not UTF-8, caf\\udce9\.png: rename that file\."):
+    with pytest.raises(
+        UserError, match=r"inside' holds a name that is not UTF-8, 'caf\\udce9\.png': rename that file\."
+    ):
         copy_files(given, target)
     assert list(target.iterdir()) == []
 
