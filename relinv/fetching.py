@@ -22,7 +22,6 @@ PLACED = Path("data/exemplars/placed")  # where DVC sees a change, and a person 
 PART = re.compile(r"-\d{3}$")  # of the name of a zip that Drive made with others: hug-20251125T101112Z-1-002
 
 
-
 def fetch_exemplars(
     relation: str, target: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path
 ) -> None:

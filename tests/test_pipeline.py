@@ -13,7 +13,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from relinv.diffusion.sampling import SCHEDULERS
-from relinv.fetching import OWN, PLACED
+from relinv.exemplars import OWN
+from relinv.fetching import PLACED
 from relinv.images import SAMPLERS
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
