@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from relinv.report.compare import compare
 from relinv.report.revisions import flatten, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
+from relinv.study.checkout import open_checkout
 from relinv.study.plan import Contrast, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
@@ -107,6 +109,20 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert runner(checkout)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
     assert not (repository / ".dvc/config.local").exists()
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
+
+
+def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_repository(repository)
+    own = repository / "data/exemplars/own/kissing"
+    own.mkdir(parents=True)
+    for content in ("first", "second"):
+        (own / "text.json").write_text(content)
+        checkout = open_checkout(repository, tmp_path / "checkout")
+        assert (checkout / "data/exemplars/own/kissing/text.json").read_text() == content
+    shutil.rmtree(own)
+    assert not (open_checkout(repository, tmp_path / "checkout") / "data/exemplars/own/kissing").exists()
 
 
 def await_end_of_group(group: int, seconds: float = 30.0) -> None:

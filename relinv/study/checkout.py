@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from relinv.errors import UserError
 from relinv.files import atomic_folder
 from relinv.reproducing import DVC
 
+EXEMPLARS = "data/exemplars"
+
 
 def open_checkout(root: Path, folder: Path) -> Path:
     """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, and what git says has changed since.
 
+    It has a person's own exemplars too, which git ignores.
     It shares git's objects and DVC's cache with `root`: what was computed in one is not computed again in the other.
     """
     if not folder.exists():
@@ -28,6 +32,9 @@ def open_checkout(root: Path, folder: Path) -> Path:
     _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
     if changes := git(root, "diff", "--binary", "HEAD"):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
+    if (root / EXEMPLARS).is_dir():
+        shutil.rmtree(folder / EXEMPLARS, ignore_errors=True)
+        shutil.copytree(root / EXEMPLARS, folder / EXEMPLARS)
     return folder
 
 
