@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -195,6 +196,9 @@ def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> Non
     assert first == render(sheet)
     picture = Image.open(io.BytesIO(first))
     assert picture.format == "PNG" and picture.width < 1000
+    line = sheet.panels[0].lines[0]
+    sheet.panels[0].lines[0] = replace(line, tail="riding on a wooden horse")  # takes room, and is not drawn over
+    assert Image.open(io.BytesIO(render(sheet))).width > picture.width
 
 
 def test_the_report_writes_its_five_results(tmp_path: Path) -> None:

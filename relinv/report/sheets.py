@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from relinv.report.tables import as_flag, label
 PANEL_LINES = 5  # scenarios shown of each kind
 CELL = 112  # pixels a side of a generated image on the sheet
 GAP = 6
-LABEL = 84  # pixels left of a row for its entities
+LABEL = 84  # pixels left of a row for its entities, at the least
+NAMES = 13  # the size of their letters
 PAPER, INK, QUIET, RIGHT, WRONG = "#ffffff", "#24292f", "#6b737c", "#2b9a7b", "#c9506b"
 
 
@@ -110,7 +112,7 @@ def spread(count: int, wanted: int) -> list[int]:
 
 def render(sheet: Sheet) -> bytes:
     """Return the PNG bytes of a sheet: exemplars, then the panels side by side; equal input, equal bytes."""
-    panel_width = LABEL + len(sheet.methods) * (CELL + GAP)
+    panel_width = _label_width(sheet) + len(sheet.methods) * (CELL + GAP)
     width = GAP * 2 + max(1, len(sheet.panels)) * (panel_width + GAP * 2)
     strip = _strip_side(sheet, width)
     top = 34 + 20 + strip + 22
@@ -129,6 +131,13 @@ def render(sheet: Sheet) -> bytes:
     return stream.getvalue()
 
 
+def _label_width(sheet: Sheet) -> int:
+    """Return the pixels left of a row in which the longest name of an entity fits."""
+    font = ImageFont.load_default(NAMES)
+    names = [name for panel in sheet.panels for line in panel.lines for name in (line.head, line.tail)]
+    return max([LABEL, *(math.ceil(font.getlength(name)) + GAP for name in names)])
+
+
 def _strip_side(sheet: Sheet, width: int) -> int:
     """Return the side in pixels at which all exemplars fit in one line."""
     count = max(1, len(sheet.exemplars))
@@ -140,15 +149,16 @@ def _paste_panel(
 ) -> None:
     """Paste one panel with its heading and column names at `corner` (x, y in pixels)."""
     left, top = corner
+    first = left + _label_width(sheet)
     _write(draw, (left, top), panel.heading, 13)
     for column, method in enumerate(sheet.methods):
-        _write(draw, (left + LABEL + column * (CELL + GAP), top + 22), method, 12, QUIET)
+        _write(draw, (first + column * (CELL + GAP), top + 22), method, 12, QUIET)
     for row, line in enumerate(panel.lines):
         y = top + 42 + row * (CELL + GAP)
-        _write(draw, (left, y + CELL // 2 - 17), line.head, 13)
-        _write(draw, (left, y + CELL // 2 + 1), line.tail, 13)
+        _write(draw, (left, y + CELL // 2 - 17), line.head, NAMES)
+        _write(draw, (left, y + CELL // 2 + 1), line.tail, NAMES)
         for column, shot in enumerate(line.shots):
-            x = left + LABEL + column * (CELL + GAP)
+            x = first + column * (CELL + GAP)
             image.paste(load_image(shot.path, CELL), (x, y))
             _mark(draw, (x + CELL - 22, y + CELL - 11), shot.relation_right)
             _mark(draw, (x + CELL - 11, y + CELL - 11), shot.entities_right)
