@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relinv.errors import UserError
 from relinv.exemplars import (
@@ -51,6 +52,13 @@ class Verdict:
         return {**asdict(self), "valid": self.valid}
 
 
+class Look(NamedTuple):
+    """What of a picture is kept to compare it with others: photographs themselves would fill the memory."""
+
+    digest: str  # of its size and pixels
+    thumbnail: np.ndarray  # levels 0 to 255, (32, 32, 3)
+
+
 def validate_folder(
     folder: Path,
     settings: ValidateSettings,
@@ -73,8 +81,8 @@ def validate_folder(
         return verdict
     names = _image_names(folder, verdict)
     _check_captions(folder, names, verdict, count_tokens, token_limit)
-    pictures = {name: _check_picture(folder / name, settings, resolution, verdict) for name in names}
-    _check_duplicates({name: p for name, p in pictures.items() if p is not None}, settings, verdict)
+    looks = {name: _check_picture(folder / name, settings, resolution, verdict) for name in names}
+    _check_duplicates({name: look for name, look in looks.items() if look is not None}, settings, verdict)
     verdict.images = len(names)
     if len(names) < settings.minimum_images:
         verdict.errors.append(
@@ -169,8 +177,8 @@ def _template_problem(template: str, count_tokens: Callable[[str], int], token_l
     return None
 
 
-def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verdict: Verdict) -> Image | None:
-    """Add what is wrong with one picture; return it upright in RGB, or None where it cannot be decoded."""
+def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verdict: Verdict) -> Look | None:
+    """Add what is wrong with one picture; return its look, or None where it cannot be decoded."""
     try:
         picture = open_upright(path)
         facts = _file_facts(path)
@@ -189,7 +197,7 @@ def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verd
         warnings.append("it is more than twice as long as wide, and only the centre square is used: crop it")
     verdict.errors += [f"{path.name}: {text}." for text in errors]
     verdict.warnings += [f"{path.name}: {text}." for text in warnings]
-    return picture
+    return _look(picture)
 
 
 def _file_facts(path: Path) -> Mapping[str, Any]:
@@ -220,22 +228,22 @@ def _mode_problems(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return errors, warnings
 
 
-def _check_duplicates(pictures: Mapping[str, Image], settings: ValidateSettings, verdict: Verdict) -> None:
+def _check_duplicates(looks: Mapping[str, Look], settings: ValidateSettings, verdict: Verdict) -> None:
     """Add the pairs of pictures with the same pixels (errors) and with nearly the same (warnings)."""
     import numpy as np
 
-    thumbnails = {name: _thumbnail(picture) for name, picture in pictures.items()}
-    for first, second in itertools.combinations(pictures, 2):
-        if pictures[first].size == pictures[second].size and pictures[first].tobytes() == pictures[second].tobytes():
+    for first, second in itertools.combinations(looks, 2):
+        if looks[first].digest == looks[second].digest:
             verdict.errors.append(f"{second} shows the very picture {first} shows: remove one of the two.")
-        elif np.abs(thumbnails[first] - thumbnails[second]).mean() <= settings.duplicate_difference:
+        elif np.abs(looks[first].thumbnail - looks[second].thumbnail).mean() <= settings.duplicate_difference:
             verdict.warnings.append(f"{second} is nearly the same picture as {first}: different scenes teach more.")
 
 
-def _thumbnail(picture: Image) -> np.ndarray:
-    """Return a picture's colours at a small size, levels 0 to 255: (32, 32, 3)."""
+def _look(picture: Image) -> Look:
+    """Return what is compared of a picture in RGB."""
     import numpy as np
     from PIL import Image
 
+    pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes())
     small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32)
+    return Look(pixels.hexdigest(), np.asarray(small, dtype=np.float32))

@@ -196,7 +196,7 @@ def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> Non
     picture = Image.open(io.BytesIO(first))
     assert picture.format == "PNG" and picture.width < 1000
     line = sheet.panels[0].lines[0]
-    sheet.panels[0].lines[0] = dataclasses.replace(line, tail="riding on a wooden horse")  # takes room, and is not drawn over
+    sheet.panels[0].lines[0] = dataclasses.replace(line, tail="riding on a wooden horse")  # not to be drawn over
     assert Image.open(io.BytesIO(render(sheet))).width > picture.width
 
 
