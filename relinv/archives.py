@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 from relinv.downloads import place_in_relation
 from relinv.errors import UserError, reason
-from relinv.files import as_utf8
+from relinv.files import require_utf8
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
@@ -78,7 +78,7 @@ def _check(archive: Path, relation: str) -> None:
                 "by hand."
             )
         if place_in_relation(member.path, relation):
-            as_utf8(name, f"The archive '{archive}'")
+            require_utf8(name, f"The archive '{archive}'")
 
 
 def _write(archive: Path, relation: str, folder: Path) -> bool:

@@ -20,14 +20,24 @@ def find_device(name: str) -> torch.device:
     usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind, _, index = name.partition(":")
     if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        build = f" to PyTorch {torch.__version__}, made for CUDA {torch.version.cuda}" if kind == "cuda" else ""
+        cause = _cuda_cause() if kind == "cuda" else ""
         raise UserError(
-            f"The device '{name}' is not available on this machine{build}: set that device to cpu in params.yaml"
-            f"{', or install the build of PyTorch that fits the driver' if kind == 'cuda' else ''}."
+            f"The device '{name}' is not available on this machine{cause}: set that device to cpu in params.yaml."
         )
     if kind == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product: see `deterministic`
     return torch.device(name)
+
+
+def _cuda_cause() -> str:
+    """Return in brackets what keeps CUDA, or a GPU of a higher number, from being found."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f" (it has {torch.cuda.device_count()} GPUs that may be used, counted from 0)"
+    if torch.version.cuda is None:
+        return f" (PyTorch {torch.__version__} is made without CUDA)"
+    return f" (there is no driver for CUDA {torch.version.cuda}, which PyTorch {torch.__version__} is made for)"
 
 
 def visible_gpus() -> list[str]:

@@ -15,14 +15,13 @@ from urllib.parse import urlsplit
 
 from relinv.errors import UserError, reason
 from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
-from relinv.files import as_utf8
+from relinv.files import is_visible, require_utf8
 from relinv.settings import ExemplarSource
 
 T = TypeVar("T")
 RETRIES = 6  # the wait before each is drawn up to twice as long as before the last, at most half a minute
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # answers that ask to come again
-LEFT_BY_WINDOWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # in folders of pictures, in small letters
 
 
 def is_address(path: str) -> bool:
@@ -98,9 +97,11 @@ def relation_folder(root: Path, relation: str) -> Path | None:
 
     The least deep one, where there are several.
     """
-    below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")] if root.is_dir() else []
+    if not root.is_dir():
+        return None
+    below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")]
     for folder in [root, *sorted(below, key=lambda folder: (len(folder.parts), folder))]:
-        if folder.name == relation and is_whole(folder):
+        if folder.name == relation and not fault_of(folder):
             return folder
     return None
 
@@ -116,22 +117,17 @@ def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath
     return None
 
 
-def is_visible(name: str) -> bool:
-    """Return whether a person put a file of that name there: it is not hidden, nor what Windows makes by itself."""
-    return not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS
-
-
-def is_whole(folder: Path) -> bool:
-    """Return whether a relation's folder holds its text.json and every picture this names."""
+def fault_of(folder: Path) -> str:
+    """Return why a relation's folder does not hold its text.json and every picture this names; nothing if it does."""
     try:
         read_exemplars(folder)
-    except UserError:
-        return False
-    return True
+    except UserError as error:
+        return str(error).replace(f"{folder}/", "")  # which may be one that soon is gone
+    return ""
 
 
 def whole_folder(relation: str) -> str:
-    """Return how a sentence calls the folder of `relation` that `is_whole`."""
+    """Return how a sentence calls the folder of `relation` that has no fault."""
     return f"folder '{relation}' with a {CAPTIONS} and every picture this names"
 
 
@@ -143,7 +139,7 @@ def copy_files(source: Path, target: Path) -> None:
     files = [path for folder in (source, source / MASKS) for path in sorted(folder.glob("*")) if path.is_file()]
     names = [path.relative_to(source) for path in files if is_visible(path.name)]
     for name in names:
-        as_utf8(name.name, f"'{source}'")
+        require_utf8(name.name, f"'{source}'")
     for name in names:
         (target / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, target / name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.errors import UserError, is_out_of_memory, reason
-from relinv.files import read_json, sha256_files
+from relinv.errors import UserError
+from relinv.files import opened_picture, read_json, sha256_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,27 +75,10 @@ def _is_template_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
-@contextmanager
-def opened_picture(path: Path) -> Iterator[Image]:
-    """Yield a picture's file, whose pixels are read when they are asked for.
-
-    What fails inside the block is told by a UserError that names the file.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            yield opened
-    except Exception as error:  # a damaged file may set off any kind in a decoder
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"The picture '{path}' cannot be decoded ({reason(error)}): replace it.") from None
-
-
 def orientation(picture: Image) -> int:
     """Return how an opened file says that its picture stands, 1 for upright to 8 (EXIF 2.3, section 4.6.4)."""
     found = picture.getexif().get(EXIF_ORIENTATION)
-    return found if found in range(1, 9) else 1
+    return int(found) if found in range(1, 9) else 1  # some write it as a fraction
 
 
 def open_upright(path: Path) -> Image:

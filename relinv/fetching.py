@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from relinv.archives import unpack
 from relinv.checking import parse
-from relinv.downloads import cache_folder, copy_files, is_whole, relation_folder, whole_folder
+from relinv.downloads import cache_folder, copy_files, fault_of, relation_folder, whole_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, OWN
 from relinv.files import atomic_folder, read_json, sha256_file, write_json
@@ -40,6 +40,8 @@ def fetch_exemplars(
         cache = cache_folder(scratch, source)
         with FileLock(cache / ".lock"):  # relations are fetched side by side, an archive for all of them once
             placed = PLACED / cache.name / relation
+            if placed.is_dir() and (fault := fault_of(placed)):
+                raise UserError(f"'{placed}' is not whole: complete it, or remove it. {fault}")
             kept = placed if placed.is_dir() else relation_folder(cache, relation)
             if kept is None:
                 plugin.fill(relation, folder, source, settings, scratch)
@@ -89,10 +91,11 @@ def _unzipped(relation: str, given: Path, root: Path) -> Path:
         except UserError as error:
             faults.append(f" {error}")
             continue
-        if is_whole(folder):
+        fault = fault_of(folder)
+        if not fault:
             return folder
         if found:
-            faults.append(f" There is only a part of it in {', '.join(found)}.")
+            faults.append(f" In {', '.join(found)}: {fault}")
     raise UserError(
         f"'{given}' holds no {whole_folder(relation)}, nor a zip of it as a browser downloads it from Google Drive: "
         f"complete it.{''.join(faults)}"

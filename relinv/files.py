@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory, reason
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LEFT_BY_WINDOWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # in folders of pictures, in small letters
 UNREADABLE = "The {} nests too deeply, or holds a value that cannot be read: correct it."
 
 
@@ -49,18 +52,39 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8 with unix line ends, whole or not at all; UserError as `as_utf8`."""
-    atomic_write_bytes(path, as_utf8(text, f"'{path}'"))
+    """Write `text` to `path` as UTF-8 with unix line ends, whole or not at all."""
+    atomic_write_bytes(path, text.encode("utf-8"))
 
 
-def as_utf8(text: str, holder: str) -> bytes:
-    """Return `text` as UTF-8; UserError for a name in `holder` that is none, as old cameras and archives have."""
+def is_visible(name: str) -> bool:
+    """Return whether a person put a file of that name there: it is not hidden, nor what Windows makes by itself."""
+    return not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS
+
+
+def require_utf8(name: str, holder: str) -> None:
+    """Raise UserError for a file's name in `holder` that is not UTF-8, as old cameras and archives have."""
     try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        before, after = (re.split('["\n]', part) for part in (text[: error.start], text[error.start :]))
-        shown = (before[-1] + after[0]).encode("utf-8", "backslashreplace").decode("utf-8")
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
         raise UserError(f"{holder} holds a name that is not UTF-8, '{shown}': rename that file.") from None
+
+
+@contextmanager
+def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it") -> Iterator[Image]:
+    """Yield a picture's file, whose pixels are read when they are asked for.
+
+    What fails in opening it or inside the block is told by a UserError: `what` names its role, `remedy` what to do.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            yield opened
+    except Exception as error:  # a damaged file may set off any kind in a decoder
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"The {what} '{path}' cannot be read ({reason(error)}): {remedy}.") from error
 
 
 @contextmanager
@@ -131,7 +155,10 @@ def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
 def parse_json(text: str, what: str) -> Any:
     """Return the value of JSON; raise UserError with the place at fault, `what` naming what was read."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a character, which no file takes
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"The {what} is not valid JSON ({error.msg}, {place}): correct it.") from None

@@ -32,7 +32,7 @@ CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "generation.py", 
 
 # What records say, as a person calls it.
 NAMES = {"base_sha256": "base", "concept_sha256": "concept", "concepts": "concept",
-         "run": "library or way to run the base"}  # fmt: skip
+         "run": "library, GPU or way to run the base"}  # fmt: skip
 
 
 def generate_folder(

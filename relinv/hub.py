@@ -14,7 +14,7 @@ def find_model(source: str, revision: str | None, patterns: Sequence[str]) -> Pa
 
     Raises UserError, which says how to get access, where it is neither a folder nor to be had from the hub.
     """
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if folder.is_dir():
         return folder
     if folder.is_absolute() or len(folder.parts) != 2:

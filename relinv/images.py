@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ConfigDict
 
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, parse_json, read_text
+from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, opened_picture, parse_json, read_text
 from relinv.settings import GenerateSettings, Positive, Seed, parse
 
 if TYPE_CHECKING:
@@ -84,13 +84,8 @@ def read_pictures(folder: Path, records: Sequence[ImageRecord]) -> list[Image.Im
 
 
 def _read_picture(path: Path) -> Image.Image:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"The image '{path}' cannot be read ({error}): delete its folder and generate again.") from None
+    with opened_picture(path, "image", "delete its folder and generate again") as picture:
+        return picture.convert("RGB")
 
 
 def encode_png(picture: Image.Image, record: ImageRecord | None = None) -> bytes:
@@ -144,15 +139,10 @@ def parameters(record: ImageRecord) -> str:
 
 def read_image_record(path: Path) -> ImageRecord:
     """Return the record that an image of ours carries; UserError where it is no such image, or of another version."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            text = getattr(picture, "text", {})[PNG_RECORD]
-    except KeyError:
-        raise UserError(f"The image '{path}' does not say how it was made: it is not one that relinv drew.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"The image '{path}' cannot be read ({error}): name one that relinv drew.") from None
+    with opened_picture(path, "image", "name one that relinv drew") as picture:
+        text = getattr(picture, "text", {}).get(PNG_RECORD)
+    if text is None:
+        raise UserError(f"The image '{path}' does not say how it was made: it is not one that relinv drew.")
     content = parse_json(text, f"record in the image '{path}'")
     try:
         record = parse(ImageRecord, content, "record", path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL
-from relinv.files import atomic_folder, write_json
+from relinv.files import atomic_folder, is_visible, require_utf8, write_json
 from relinv.settings import require_name
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def lay_out(relation: str, pictures: Path, folder: Path) -> list[str]:
     require_name(relation, "relation")
     if not pictures.is_dir():
         raise UserError(f"There is no folder '{pictures}': name the one with your pictures of '{relation}'.")
-    visible = sorted(path for path in pictures.iterdir() if not path.name.startswith("."))
+    visible = sorted(path for path in pictures.iterdir() if is_visible(path.name))
+    for path in visible:
+        require_utf8(path.name, f"'{pictures}'")
     found = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     others = [path.name for path in visible if path not in found]
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ Names = Annotated[
 ]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, ~ written out, or an id
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
@@ -51,7 +53,7 @@ class NetworkSettings(Settings):
     plain products of matrices. compile: whether the UNet goes through torch.compile.
     """
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Place
     revision: str | None
     device: Device
     precision: Literal["fp32", "bf16", "fp16"]
@@ -78,7 +80,7 @@ class ModelSettings(NetworkSettings, TrainingSettings):
 class JudgeSettings(Settings):
     """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Place
     pretrained: str | None
     device: Device
 
@@ -90,7 +92,7 @@ class ExemplarSource(Settings):
     """
 
     source: Name
-    path: str | None
+    path: Place | None
     manifest: Path | None
 
     def location(self) -> str:

@@ -12,6 +12,7 @@ from relinv.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+PICKLES = (b"PK", b"\x80")  # how torch's files begin, a zip or a bare pickle
 POINTER = b"version https://git-lfs"
 NOT_TEXT = bytes({*range(32)} - {*b"\t\n\f\r"})
 
@@ -34,11 +35,13 @@ def load_content(file: Path) -> Mapping[str, Any]:
         # A stream, for torch goes by a name where it is told one.
         with torch.serialization.safe_globals([torch.nn.ParameterDict]), file.open("rb") as stream:
             content = _plain_dicts(torch.load(stream, "cpu", weights_only=True))
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"'{file}' is no plain file of tensors and might run code: it was not opened; ask for it as .safetensors."
-        ) from None
-    except Exception:  # a damaged pickle fails in whatever way its bytes say
+    except Exception as error:  # a damaged pickle fails in whatever way its bytes say
+        named_safe = file.suffix.lower() == ".safetensors" and not start.startswith(PICKLES)
+        if isinstance(error, pickle.UnpicklingError) and not named_safe:
+            raise UserError(
+                f"'{file}' is no plain file of tensors and might run code: it was not opened; ask for it as "
+                ".safetensors."
+            ) from None
         raise UserError(f"'{file}' is damaged, or no file of tensors that may be opened: fetch it again.") from None
     if not isinstance(content, Mapping):
         raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")

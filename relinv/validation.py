@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,20 +15,19 @@ from relinv.exemplars import (
     CAPTIONS,
     IMAGE_SUFFIXES,
     MASKS,
-    OWN,
     TO_FILL,
     open_upright,
-    opened_picture,
     orientation,
     read_captions,
 )
-from relinv.files import write_json
+from relinv.files import is_visible, opened_picture, write_json
 from relinv.settings import ValidateSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+PLACEHOLDER = re.compile(r"<[^<>\s]+>")  # as relinv/diffusion/bases.py finds it
 THUMBNAIL = 32  # pixels a side at which pictures are compared
 DEEP_MODES = frozenset({"1", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})  # RGB conversion would clip them
 
@@ -100,14 +100,15 @@ def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, *
     write_json(verdict_file, verdict.to_json())
     if not verdict.valid:
         lines = "".join(f"\n  - {error}" for error in verdict.errors)
-        own = OWN / folder.name
-        hint = f", a copy of those in '{own}': correct them there, then fetch them again" if own.is_dir() else ""
-        raise UserError(f"The exemplars in '{folder}' cannot be used{hint}:{lines}")
+        raise UserError(
+            f"The exemplars in '{folder}' cannot be used. They are copies: correct them where they come from, then "
+            f"fetch them again.{lines}"
+        )
 
 
 def _image_names(folder: Path, verdict: Verdict) -> list[str]:
     """Return the names of the folder's pictures, in order; warn of what is neither picture nor captions."""
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    visible = sorted(path for path in folder.iterdir() if is_visible(path.name))
     images = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     for path in visible:
         if path.name not in (*images, CAPTIONS, MASKS):
@@ -169,8 +170,8 @@ def _template_problem(template: str, count_tokens: Callable[[str], int], token_l
         return "has braces besides its '{}': remove them"
     if set(TO_FILL.replace("{}", " ").split()) & set(template.split()):
         return "is still to be filled in: write what the picture shows in place of HEAD and TAIL"
-    if set("<>") & set(template):
-        return "has angle brackets, by which prompts name learned tokens: write it without them"
+    if placeholder := PLACEHOLDER.search(template):
+        return f"names {placeholder[0]}, as prompts do a learned token: write it without angle brackets"
     tokens = count_tokens(template)
     if tokens > token_limit:
         return f"takes {tokens} tokens, and the text encoder reads {token_limit}: shorten it"

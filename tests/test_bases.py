@@ -182,10 +182,18 @@ def test_a_damaged_configuration_is_refused(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("component", "change", "difference"),
     [
-        ("unet", {"in_channels": 9}, "its UNet takes 9 channels, more than latents have"),  # inpainting
+        ("unet", {"in_channels": 9}, "its UNet takes 9 channels, which its latents have not"),  # inpainting
         ("unet", {"addition_embed_type": "text_time"}, "its UNet takes more than timesteps and a prompt"),  # XL
-        ("unet", {"cross_attention_dim": 2048}, "its UNet reads encodings of 2048 numbers, which its text encoder"),
-        ("text_encoder", {"hidden_size": 512}, "its UNet reads encodings of 32 numbers, which its text encoder"),
+        (
+            "unet",
+            {"cross_attention_dim": 2048},
+            "its UNet reads encodings of 2048 numbers, and its text encoder writes 32",
+        ),
+        (
+            "text_encoder",
+            {"hidden_size": 512},
+            "its UNet reads encodings of 32 numbers, and its text encoder writes 512",
+        ),
     ],
 )
 def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
@@ -203,6 +211,27 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
     with pytest.raises(UserError, match=f"is no Stable Diffusion 1 or 2 as this project runs them: {difference}"):
         load_base(tiny_settings(Path("some/model")))
     assert [pattern for (patterns,) in [fetched] for pattern in patterns if "safetensors" in pattern] == []
+
+
+def test_a_configuration_that_is_no_mapping_is_refused(copied: Path) -> None:
+    (copied / "vae/config.json").write_text("null")
+    with pytest.raises(UserError, match=r"vae/config\.json"):
+        load_base(tiny_settings(copied))
+
+
+def test_a_width_for_each_block_fits_where_all_are_the_encoders(copied: Path) -> None:
+    file = copied / "unet/config.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"cross_attention_dim": [32] * len(content["down_block_types"])}))
+    assert load_base(tiny_settings(copied)).unet.config.cross_attention_dim[0] == 32
+
+
+def test_a_gpu_is_named_in_what_results_depend_on(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert base.gpu is None and "gpu" not in base.numerics
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU as {device}")
+    other = Base(base.settings.model_copy(update={"device": "cuda:1"}), base._folder, base.fingerprint)
+    vars(other)["device"] = torch.device("cuda:1")  # as found, for there is none here
+    assert other.gpu == other.numerics["gpu"] == "a GPU as cuda:1"
 
 
 def test_a_home_folder_is_found_by_its_short_name(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,5 +311,5 @@ def test_an_image_is_not_made_again_by_a_base_that_runs_otherwise(checkout: Path
     run("imagine", "cat <r> box", "cat.png", "--use", "r=inside/reversion")
     file = checkout / "params.yaml"
     file.write_text(file.read_text().replace("precision: fp32", "precision: bf16"))
-    with pytest.raises(UserError, match=r"cat\.png was drawn with another library or way to run the base"):
+    with pytest.raises(UserError, match=r"cat\.png was drawn with another library, GPU or way to run the base"):
         run("draw", "cat.png", "again.png")

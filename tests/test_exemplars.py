@@ -63,6 +63,12 @@ def test_a_photograph_is_turned_whatever_else_a_camera_wrote_badly(tag: int, tmp
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
 
 
+def test_an_orientation_written_as_a_fraction_is_applied(tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIIIII", 8, 1, 0x0112, 5, 1, 26, 0, 6, 1)
+    Image.fromarray(LEFT_RED).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
+
+
 @pytest.mark.parametrize("number", range(1, 9))
 def test_each_exif_orientation_is_applied(number: int, tmp_path: Path) -> None:
     exif = Image.Exif()
@@ -87,11 +93,11 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
 def test_whatever_a_decoder_raises_names_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(LEFT_RED).save(tmp_path / "a.png")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", MagicMock(side_effect=TypeError("no dimensions")))
-    with pytest.raises(UserError, match=r"a\.png' cannot be decoded \(no dimensions\): replace it"):
+    with pytest.raises(UserError, match=r"a\.png' cannot be read \(no dimensions\): replace it"):
         load_image(tmp_path / "a.png", 8)
 
 
 def test_undecodable_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
-    with pytest.raises(UserError, match=r"a\.png' cannot be decoded"):
+    with pytest.raises(UserError, match=r"a\.png' cannot be read"):
         load_image(tmp_path / "a.png", 8)

@@ -17,10 +17,20 @@ def test_text_is_written_with_its_folder(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"\xc3\xa9\n"
 
 
-def test_a_name_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"text\.json' holds a name that is not UTF-8, 'caf\\udce9\.png': rename"):
-        files.write_json(tmp_path / "text.json", {"0.png": 0, "caf\udce9.png": 1})
-    assert list(tmp_path.iterdir()) == []
+def test_a_name_that_is_not_utf8_is_refused_in_a_sentence() -> None:
+    with pytest.raises(
+        UserError, match=r"^'there' holds a name that is not UTF-8, 'caf\\udce9\.png': rename that file"
+    ):
+        files.require_utf8("caf\udce9.png", "'there'")
+    files.require_utf8("café.png", "'there'")
+
+
+def test_half_a_character_in_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text('{"0.png": ["caf\\ud83d {} box"]}')
+    with pytest.raises(UserError, match=r"text\.json' nests too deeply, or holds a value that cannot be read"):
+        files.read_json(tmp_path / "text.json")
+    (tmp_path / "text.json").write_text('{"0.png": ["\\ud83d\\ude00 {} box"]}')  # both halves of one
+    assert files.read_json(tmp_path / "text.json") == {"0.png": ["\U0001f600 {} box"]}
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def test_a_pickle_is_known_by_what_it_holds_and_not_run_whatever_its_name(tmp_pa
     with pytest.raises(UserError, match="might run code"):
         read_embedding(tmp_path / "renamed.safetensors")
     assert not exploit.marker.exists()
+    (tmp_path / "renamed.safetensors").write_bytes(bytes(100))
+    with pytest.raises(UserError, match="is damaged, or no file of tensors"):
+        read_embedding(tmp_path / "renamed.safetensors")
 
 
 def test_a_view_leaves_its_table_behind(tmp_path: Path) -> None:

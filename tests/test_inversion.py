@@ -67,8 +67,8 @@ def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) ->
 
 
 def test_exemplars_that_failed_validation_are_refused(project: dict[str, Any]) -> None:
-    write_verdict("3.png cannot be decoded: replace it.")
-    with pytest.raises(UserError, match=r"data/verdicts/inside\.json(.|\n)*3\.png cannot be decoded"):
+    write_verdict("3.png cannot be read: replace it.")
+    with pytest.raises(UserError, match=r"data/verdicts/inside\.json(.|\n)*3\.png cannot be read"):
         invert("inside", "reversion")
 
 

@@ -172,7 +172,7 @@ def test_what_is_there_is_never_overwritten(model: Path, folder: Path) -> None:
 
 def test_a_picture_that_cannot_be_read_leaves_no_masks(model: Path, folder: Path) -> None:
     (folder / "3.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"'.*3\.png' cannot be decoded"):
+    with pytest.raises(UserError, match=r"'.*3\.png' cannot be read"):
         run("masks", str(folder), "cat", "--model", str(model))
     assert not list(folder.glob("*masks*"))
 

@@ -117,10 +117,15 @@ def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
     write_repository(repository)
     own = repository / "data/exemplars/own/kissing"
     own.mkdir(parents=True)
+    names = {two_arms(repository)[0].name}
     for content in ("first", "second"):
         (own / "text.json").write_text(content)
+        (own / ".0.png.tmp").symlink_to("nowhere")
+        names.add(two_arms(repository)[0].name)
         checkout = open_checkout(repository, tmp_path / "checkout")
         assert (checkout / "data/exemplars/own/kissing/text.json").read_text() == content
+        (own / ".0.png.tmp").unlink()
+    assert len(names) == 3  # other exemplars, other experiments
     shutil.rmtree(own)
     assert not (open_checkout(repository, tmp_path / "checkout") / "data/exemplars/own/kissing").exists()
 

@@ -76,7 +76,7 @@ class Adapter(ConceptAdapter):
         if wrong:
             raise UserError(
                 f"The concept's weights do not fit the base '{self.base.id}' (see '{wrong[0]}'): it was learned for "
-                "another kind of base."
+                "another kind of base: take one for this, or name that base in params.yaml."
             )
 
     def __enter__(self) -> Self:

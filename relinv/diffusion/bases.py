@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.checking import parse
 from relinv.devices import find_device
 from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
@@ -229,15 +230,18 @@ def check_kind(folder: Path) -> None:
     That is a UNet of latents, of timesteps and of one text encoder's outputs, as Stable Diffusion 1 and 2 have it.
     """
     files = {name: folder / name / "config.json" for name in ("unet", "vae", "text_encoder")}
-    unet, vae, text = (read_json(file, "configuration") if file.is_file() else {} for file in files.values())
-    takes, width = unet.get("in_channels", 4), unet.get("cross_attention_dim")
+    unet, vae, text = (
+        parse(dict[str, Any], read_json(file, "configuration"), "", file) if file.is_file() else {}
+        for file in files.values()
+    )
+    takes, reads, writes = unet.get("in_channels", 4), unet.get("cross_attention_dim"), text.get("hidden_size")
     found = {
-        f"its UNet takes {takes} channels, more than latents have": takes != vae.get("latent_channels", 4),
+        f"its UNet takes {takes} channels, which its latents have not": takes != vae.get("latent_channels", 4),
         "its UNet takes more than timesteps and a prompt": any(
             unet.get(kind) is not None for kind in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
         ),
-        f"its UNet reads encodings of {width} numbers, which its text encoder does not write": (
-            None not in (width, text.get("hidden_size")) and width != text["hidden_size"]
+        f"its UNet reads encodings of {reads} numbers, and its text encoder writes {writes}": (
+            None not in (reads, writes) and {writes} != ({*reads} if isinstance(reads, list) else {reads})
         ),
     }
     for difference, differs in found.items():

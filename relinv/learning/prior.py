@@ -15,15 +15,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from tqdm import tqdm
 
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
-from relinv.files import atomic_write_bytes, code_hash
+from relinv.errors import UserError
+from relinv.files import atomic_write_bytes, code_hash, opened_picture
 from relinv.images import encode_png
 from relinv.methods import Shown
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
@@ -56,10 +58,14 @@ def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: 
 
 def _read(files: Sequence[Path]) -> list[Image.Image]:
     """Return the pictures in `files`, or none where one of them is missing or damaged."""
-    try:
-        return [Image.open(file).convert("RGB") for file in files]
-    except OSError:
-        return []
+    pictures = []
+    for file in files:
+        try:
+            with opened_picture(file) as picture:
+                pictures.append(picture.convert("RGB"))
+        except UserError:
+            return []
+    return pictures
 
 
 def _keep(pictures: list[Image.Image], files: Sequence[Path]) -> list[Image.Image]:

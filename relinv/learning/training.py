@@ -50,7 +50,7 @@ class Task:
 def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
     """Train the method of each task in place, from its last checkpoint where there is one; return their logs.
 
-    Tasks share one base and each step's one pass of its UNet, and nothing else: each has its own state, optimiser,
+    Tasks share one base and each step's passes of its UNet, and nothing else: each has its own state, optimiser,
     captions, timesteps and noise, and learns what it learns alone, but for rounding: tests ask of its rows 1e-4,
     absolute and relative, in fp32 on a CPU, and a cosine of 0.99 in bf16 on a GPU. `keep`: whether the state at the
     end is saved with the checkpoints too, for another process. Raises UserError where one of several changes the UNet,

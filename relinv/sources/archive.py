@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv.archives import unpack
-from relinv.downloads import cache_folder, download, is_address, is_whole, whole_folder
+from relinv.downloads import cache_folder, download, fault_of, is_address, whole_folder
 from relinv.errors import UserError
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -20,11 +20,13 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
         archive = cache_folder(scratch, source) / "archive"
         download(source.location(), archive)
     try:
-        if not unpack(archive, relation, folder) or not is_whole(folder):
+        if not unpack(archive, relation, folder):
             raise UserError(
                 f"The archive '{archive}' has no {whole_folder(relation)}: complete it, or correct exemplars.path in "
                 "params.yaml."
             )
+        if fault := fault_of(folder):
+            raise UserError(f"The folder '{relation}' in the archive '{archive}' is not whole: correct it. {fault}")
     except UserError:
         if is_address(source.location()):
             archive.unlink(missing_ok=True)  # so that the next run fetches it anew

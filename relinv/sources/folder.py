@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relinv.downloads import copy_files, relation_folder
+from relinv.downloads import copy_files, fault_of, relation_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
 from relinv.settings import ExemplarSettings, ExemplarSource
@@ -12,10 +12,12 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Copy a relation's exemplars into `folder`; UserError where they have not been placed."""
-    placed = relation_folder(Path(source.location()), relation)
+    root = Path(source.location())
+    placed, usual = relation_folder(root, relation), root / relation
     if placed is None:
+        fault = f" {fault_of(usual)}" if usual.is_dir() else ""
         raise UserError(
-            f"There are no exemplars of '{relation}': place its pictures and {CAPTIONS} in "
-            f"'{Path(source.location()) / relation}', as the ReVersion benchmark lays them out."
+            f"There are no exemplars of '{relation}': place its pictures and {CAPTIONS} in '{usual}', as the ReVersion "
+            f"benchmark lays them out.{fault}"
         )
     copy_files(placed, folder)

@@ -33,8 +33,9 @@ def open_checkout(root: Path, folder: Path) -> Path:
     if changes := git(root, "diff", "--binary", "HEAD"):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
     if (root / EXEMPLARS).is_dir():
-        shutil.rmtree(folder / EXEMPLARS, ignore_errors=True)
-        shutil.copytree(root / EXEMPLARS, folder / EXEMPLARS)
+        hidden = shutil.ignore_patterns(".*")  # what is only being written
+        with atomic_folder(folder / EXEMPLARS) as new:
+            shutil.copytree(root / EXEMPLARS, new, dirs_exist_ok=True, ignore=hidden, ignore_dangling_symlinks=True)
     return folder
 
 

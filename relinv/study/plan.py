@@ -19,7 +19,8 @@ from relinv.settings import Name, Seed, Settings
 
 # What decides scores besides parameters; DVC's own dependencies are finer, these only name experiments.
 DECIDING = ("dvc.yaml", "presets.yaml", "data/benchmark", "data/miniature/base", "data/miniature/judge",
-            "data/miniature/objects", "data/miniature/sprites")  # fmt: skip
+            "data/miniature/objects", "data/miniature/sprites",
+            "data/exemplars/own", "data/exemplars/placed")  # fmt: skip
 PRESENTING = ("report", "study")  # packages of relinv that read scores and change none
 
 
