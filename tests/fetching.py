@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from relinv.exemplars import read_exemplars
@@ -49,6 +50,14 @@ def masked(folder: Path, root: Path) -> Path:
     Image.new("L", (64, 64), 255).save(copied / "masks" / "0.png")
     (copied / "masks" / ".DS_Store").write_bytes(b"x")
     return copied
+
+
+def renamed_by_an_old_camera(picture: Path) -> Path:
+    """Return a picture under a name that is not UTF-8; the test is skipped where the file system takes none such."""
+    try:
+        return picture.rename(picture.with_name("caf\udce9.png"))
+    except OSError:
+        pytest.skip("This file system takes no name that is not UTF-8.")
 
 
 def varied(folder: Path, root: Path) -> Path:

@@ -21,7 +21,18 @@ from stages.fetch import fetch as fetch_stage
 from stages.validate import validate as validate_stage
 from tests.checkouts import lay_out_checkout
 from tests.conftest import draw_exemplars
-from tests.fetching import SETTINGS, Hub, Server, fetch, fingerprint, from_, masked, varied, zipped
+from tests.fetching import (
+    SETTINGS,
+    Hub,
+    Server,
+    fetch,
+    fingerprint,
+    from_,
+    masked,
+    renamed_by_an_old_camera,
+    varied,
+    zipped,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +50,12 @@ def test_absent_folder_says_where_to_place_it(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "inside").exists()
 
 
-@pytest.mark.parametrize("name", ["caf\udce9.png", "masks/caf\udce9.png"])
+@pytest.mark.parametrize("place", [".", "masks"])
 def test_a_name_that_is_not_utf8_is_refused_before_anything_is_copied(
-    name: str, exemplar_folder: Path, tmp_path: Path
+    place: str, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     given, target = masked(exemplar_folder, tmp_path), tmp_path / "copied"
-    (given / name).write_bytes(b"x")
+    renamed_by_an_old_camera(given / place / "0.png")
     target.mkdir()
     with pytest.raises(
         UserError, match=r"inside' holds a name that is not UTF-8, 'caf\\udce9\.png': rename that file\."
@@ -53,9 +64,8 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_copied(
     assert list(target.iterdir()) == []
 
 
-def test_a_picture_that_captions_name_in_no_utf8_is_refused(exemplar_folder: Path, tmp_path: Path) -> None:
+def test_captions_that_name_a_picture_in_no_utf8_are_refused(exemplar_folder: Path, tmp_path: Path) -> None:
     given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
-    (given / "0.png").rename(given / "caf\udce9.png")
     captions = (given / "text.json").read_text().replace("0.png", "caf\\udce9.png")  # as Python's json writes it
     (given / "text.json").write_text(captions)
     with pytest.raises(

@@ -18,7 +18,7 @@ from relinv.diffusion.concept import load_concept
 from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
-from relinv.learning.inversion import invert_relation
+from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.losses import denoising
 from relinv.learning.passes import accumulate_gradients
 from relinv.learning.training import Loop, take_step
@@ -74,6 +74,23 @@ def test_several_passes_teach_the_same(
     assert passes == {1: [1] * 4, 3: [3, 1]}[size] * 6  # in each of six steps, none a second time
     assert torch.allclose(row, whole, atol=1e-4)
     assert not torch.allclose(row, learned(base, exemplar_folder, tmp_path / "other", batch_size=3), atol=1e-3)
+
+
+def test_relations_in_one_batch_and_several_passes_learn_as_alone(
+    tiny_base: Path, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    base, other = run(tiny_base, samples_per_pass=3), Path(shutil.copytree(exemplar_folder, tmp_path / "on"))
+    tasks = [problem(base, folder, "reversion", seed) for seed, folder in enumerate([exemplar_folder, other])]
+    for task in tasks:
+        invert_relation(task, tmp_path / "alone" / task.exemplars.relation, tmp_path / "scratch")
+    passes = samples_of_passes(base.unet)
+    invert_together(tasks, tmp_path / "scratch")
+    assert passes == [3, 1] * 6  # two samples of each relation
+    for task in tasks:
+        name = task.exemplars.relation
+        invert_relation(task, tmp_path / "together" / name, tmp_path / "scratch")  # takes no step of its own
+        rows = [load_concept(tmp_path / way / name, base).embedding for way in ("alone", "together")]
+        torch.testing.assert_close(*rows, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in (*METHODS, *FORMS) if name != "relation_words"])
