@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 TREE = Path("README.md").read_text(encoding="utf-8").partition("## What is where")[2]
 
 
@@ -20,8 +22,22 @@ def test_the_file_tree_names_every_module_and_no_other() -> None:
     assert named == {module for module in modules if not module.endswith("__init__.py")}
 
 
-def test_every_file_and_link_is_there() -> None:
-    text = Path("README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+def anchors(page: Path) -> set[str]:
+    """Return how links name a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), Path("reports/README.md")])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_file_of_the_tree_is_there() -> None:
     named = re.findall(r"^([\w./]+/[\w./]*)  ", TREE, re.MULTILINE)
-    assert [path for path in links + named if not Path(path).exists()] == []
+    assert [path for path in named if not Path(path).exists()] == []
