@@ -51,19 +51,19 @@ def generate_folder(
     with the same bytes as a run straight through. Raises UserError as `generate` does.
     """
     records = plan(base, concept, scenarios, settings)
-    workspace = Workspace(scratch, records, code_hash(Path(__file__).parent, CODE))
     label = f"{records[0].relation} by {records[0].method}"
-    with (
-        ImageWriter(workspace.folder) as writer,
-        tqdm(total=len(records), desc=label, unit="image") as progress,
-    ):
-        for batch, pictures in generate(base, concept, records, settings, skip=workspace.is_done):
-            for record, picture in zip(batch, pictures, strict=True):
-                writer.write(record, picture)
-            progress.update(len(batch))
-    if not (workspace.folder / FORMS).is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
-        atomic_write_bytes(workspace.folder / FORMS, encode_png(forms))
-    workspace.publish(folder)
+    with Workspace(scratch, records, code_hash(Path(__file__).parent, CODE)) as workspace:
+        with (
+            ImageWriter(workspace.folder) as writer,
+            tqdm(total=len(records), desc=label, unit="image") as progress,
+        ):
+            for batch, pictures in generate(base, concept, records, settings, skip=workspace.is_done):
+                for record, picture in zip(batch, pictures, strict=True):
+                    writer.write(record, picture)
+                progress.update(len(batch))
+        if not (workspace.folder / FORMS).is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
+            atomic_write_bytes(workspace.folder / FORMS, encode_png(forms))
+        workspace.publish(folder)
 
 
 def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequence[Scenario]) -> Image.Image:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from filelock import FileLock
 from pydantic import ConfigDict
 
 from relinv.errors import UserError
@@ -199,15 +200,29 @@ class Workspace:
     """A scratch folder in which an image folder grows, so that a killed run goes on where it stopped.
 
     DVC deletes the output folder before each run; this one lies elsewhere, named by a hash of everything that
-    determines the images, and so is never taken up by a run that would draw others.
+    determines the images, and so is never taken up by a run that would draw others. Inside its `with` block it is one
+    run's alone: a second waits, for one that was killed may have left its stage at work.
     """
 
     def __init__(self, scratch: Path, records: Sequence[ImageRecord], code: str) -> None:
-        """Take up or make the folder for `records` below `scratch`; `code`: a hash of that which draws them."""
+        """Name the folder for `records` below `scratch`; `code`: a hash of that which draws them."""
         text = json.dumps([code, *map(asdict, records)], sort_keys=True)
         self.folder = Path(scratch) / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._records = records
+        self._lock = FileLock(self.folder.with_suffix(".lock"))
+
+    def __enter__(self) -> Self:
+        """Take up or make the folder."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave it to another run."""
+        self._lock.release()
 
     def is_done(self, records: Iterable[ImageRecord]) -> bool:
         """Return whether the files of all `records` are there; each appears only when it is whole."""

@@ -52,7 +52,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
     return (
         f"'{folder}' holds {verdict.images} pictures. What is left to do:{faults}\n"
         f"Then add the relation to {benchmark}, with the things to try it on:\n"
-        f"  {relation}:\n    words: {relation.replace('_', ' ')}\n    asymmetric: true\n"
+        f"  '{relation}':\n    words: '{relation.replace('_', ' ')}'\n    asymmetric: true\n"
         "    heads: [cat, dog]\n    tails: [box, cup]\n"
         f"and run: dvc exp run -S 'relations=[{relation}]'\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}"

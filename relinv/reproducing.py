@@ -16,8 +16,11 @@ from relinv.errors import UserError
 from relinv.logged import FAILED, run_logged
 from relinv.params import Params
 from relinv.plugins import find_plugin
+from relinv.settings import ExemplarSettings, PreviewSettings, ReportSettings, ScoreSettings, ValidateSettings
 
 GROUPS = ("fetch", "validate", "invert", "generate", "score")  # each needs the one before it; report comes last
+SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.preview": PreviewSettings,
+            "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 LOGS = ".scratch/reproduce"  # git-ignored
 DVC = (sys.executable, "-m", "dvc")
 ENDED = "Ended "  # begins a line of a share's log
@@ -25,8 +28,11 @@ WRITE_EVERY = 60  # seconds
 
 
 def check_arms(params: Params) -> None:
-    """Raise UserError where the parameters name a relation or method that is not there, or set a method wrongly."""
+    """Raise UserError where the parameters name a relation or method that is not there, or set a stage wrongly."""
     benchmark = load_benchmark(params.benchmark())
+    params.generation(), params.trained_model(), params.judge(), params.exemplar_source()
+    for section, kind in SECTIONS.items():
+        params.section(section, kind)
     for relation in params.relations():
         benchmark.relation(relation)
     for method in params.methods():

@@ -84,7 +84,9 @@ def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def load_metric(name: str) -> ModuleType:
-    """Return the metric of that file name; UserError with the closest names where there is none."""
+    """Return the metric of that file name; UserError where there is none, or a score file's own column has its name."""
+    if name in (*KEYS, "leakage"):
+        raise UserError(f"A metric cannot be called '{name}', as another column of score files is: rename its file.")
     return find_plugin(METRICS, name)
 
 

@@ -40,10 +40,22 @@ def invert_together(
     if stand:
         print(f"{', '.join(stand)} by {method}: learned already, from what is here now")
     load = cache(load_base)  # once: all share one base
-    for start in range(0, len(due), at_once):
-        relations = due[start : start + at_once]
+    problems, faults = {}, []
+    for relation in due:
+        try:
+            problems[relation] = read_problem(params, relation, method, load)
+        except UserError as error:
+            faults.append(str(error))  # the others are learned all the same
+    ready = list(problems)
+    for start in range(0, len(ready), at_once):
+        relations = ready[start : start + at_once]
         print(f"{', '.join(relations)} by {method}")
-        invert_together([read_problem(params, relation, method, load) for relation in relations], Path(".scratch"))
+        try:
+            invert_together([problems[relation] for relation in relations], Path(".scratch"))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
 
 
 if __name__ == "__main__":

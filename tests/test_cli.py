@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from relinv import cli
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, atomic_write_text, read_text
-from relinv.params import load_params
+from relinv.params import Params, load_params
 from stages.invert_together import invert_together
 
 NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or "
@@ -112,6 +113,28 @@ def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPat
     assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
     assert loaded == [load_params().model()]
     assert all(problem.base is problems[0].base for problem in problems)
+
+
+def test_one_bad_relation_keeps_no_other_from_being_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[list[str]] = []
+    first, *others = load_params().relations()
+
+    def read(params: Params, relation: str, *rest: Any) -> str:
+        if relation == first:
+            raise UserError(f"{relation} is not valid")
+        return relation
+
+    def learn(problems: list[str], scratch: Path) -> None:
+        trained.append(problems)
+        if others[0] in problems:
+            raise UserError(f"{others[0]} diverged")
+
+    monkeypatch.setattr("stages.invert_together.due_relations", lambda root, params, method: ([first, *others], []))
+    monkeypatch.setattr("stages.invert_together.read_problem", read)
+    monkeypatch.setattr("relinv.learning.inversion.invert_together", learn)
+    with pytest.raises(UserError, match=f"^{first} is not valid\n{others[0]} diverged$"):
+        invert_together("reversion", 4)
+    assert trained == [others[start : start + 4] for start in range(0, len(others), 4)]
 
 
 def test_relations_that_stand_are_not_learned_again(

@@ -50,7 +50,7 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
     assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
     assert "IMG_4.HEIC, notes.txt, text.json: left out, for only .bmp, .jpeg, .jpg" in printed
     assert "DS_Store" not in printed
-    assert "still to be filled in" in printed and "kissing:" in printed and "benchmark/miniature.yaml" in printed
+    assert "still to be filled in" in printed and "'kissing':" in printed and "benchmark/miniature.yaml" in printed
     with pytest.raises(UserError, match="exists already"):
         run("new", "kissing", "pictures")
     with pytest.raises(UserError, match="no folder 'nowhere'"):

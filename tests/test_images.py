@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,20 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -
         read_pictures(tmp_path, [record(0)])
 
 
+def test_a_second_run_waits_for_the_workspace(tmp_path: Path) -> None:
+    first, second = (Workspace(tmp_path, [record(0)], "v1") for _ in range(2))
+    with first, ThreadPoolExecutor(1) as pool:
+        entered = pool.submit(second.__enter__)
+        with pytest.raises(TimeoutError):
+            entered.result(timeout=0.3)
+        (first.folder / "000.png").write_bytes(encode_png(picture()))
+        first.publish(tmp_path / "images")
+        first.__exit__(None, None, None)
+        assert entered.result(timeout=30).folder.is_dir() and not second.is_done([record(0)])
+        pool.submit(second.__exit__, None, None, None).result()
+    assert (tmp_path / "images/000.png").is_file()
+
+
 def test_writer_raises_what_went_wrong_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "001.png").mkdir()  # in the way
     with pytest.raises(OSError), ImageWriter(tmp_path) as writer:
@@ -178,13 +192,13 @@ def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path
     target.mkdir()
     (target / "old.png").touch()
     records = [record(0), record(1)]
-    workspace = Workspace(tmp_path / "scratch", records, "")
-    assert not workspace.is_done(records)
-    with ImageWriter(workspace.folder) as writer:
-        for each in records:
-            writer.write(each, picture(each.index))
-    assert workspace.is_done(records)
-    workspace.publish(target)
+    with Workspace(tmp_path / "scratch", records, "") as workspace:
+        assert not workspace.is_done(records)
+        with ImageWriter(workspace.folder) as writer:
+            for each in records:
+                writer.write(each, picture(each.index))
+        assert workspace.is_done(records)
+        workspace.publish(target)
     assert sorted(path.name for path in target.iterdir()) == ["000.png", "001.png", RECORDS]
     assert read_records(target) == records
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert [path.suffix for path in (tmp_path / "scratch").iterdir()] == [".lock"]

@@ -104,6 +104,12 @@ def test_an_unknown_metric_is_answered_with_the_closest() -> None:
         load_metric("relation_acuracy")
 
 
+@pytest.mark.parametrize("name", ["relation", "seed", "leakage"])
+def test_a_metric_cannot_take_another_columns_name(name: str) -> None:
+    with pytest.raises(UserError, match=f"cannot be called '{name}', as another column"):
+        load_metric(name)
+
+
 def test_entity_is_the_cosine_to_both_names() -> None:
     assert value("entity", hand_made(INSIDE, [("cat", "box")], [{"cat and box": 0.3}])) == [0.3]
 

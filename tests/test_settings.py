@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from relinv.errors import UserError
+from relinv.files import read_yaml
 from relinv.params import Params, load_params, load_preset, read_params
 from relinv.plugins import find_plugin, plugin_names
+from relinv.reproducing import check_arms
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
@@ -256,3 +260,36 @@ def test_the_presets_that_come_along_are_valid(preset: str) -> None:
     learning = {name for name in plugin_names("relinv.methods") if name != "relation_words"}
     assert preset == "short" or set(samples) == learning
     assert samples["reversion"] == samples["textual_inversion"] == 24_000  # the published number of samples
+
+
+def leaves(node: Any, place: str) -> dict[str, Any]:
+    """Return the scalars below a place of params.yaml by their dotted names."""
+    if not isinstance(node, dict):
+        return {} if isinstance(node, list) else {place: node}
+    return {name: value for key, inner in node.items() for name, value in leaves(inner, f"{place}.{key}").items()}
+
+
+def test_every_parameter_of_a_base_is_changed_by_dvc_and_no_other_with_it(tmp_path: Path) -> None:
+    given = read_yaml(Path("params.yaml"))
+    before = leaves(given["bases"], "bases")
+    for name in before:
+        changed = Path(shutil.copy("params.yaml", tmp_path))
+        apply_overrides(changed, [f"{name}=changed"])
+        assert leaves(read_yaml(changed)["bases"], "bases") == before | {name: "changed"}
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("generate", "pairs", "valid"),
+        ("report", "level", 2),
+        ("score", "batch_size", 0),
+        ("validate", "minimum_side", -1),
+    ],
+)
+def test_a_wrong_setting_of_a_late_stage_is_found_before_the_first(section: str, name: str, value: Any) -> None:
+    values = read_yaml(Path("params.yaml"))
+    check_arms(Params(values, Path("params.yaml")))
+    values[section][name] = value
+    with pytest.raises(UserError, match=rf"'{section}\.{name}' is {value!r} in params\.yaml"):
+        check_arms(Params(values, Path("params.yaml")))

@@ -127,6 +127,10 @@ def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
         (own / ".0.png.tmp").unlink()
     assert len(names) == 3  # other exemplars, other experiments
     shutil.rmtree(own)
+    for setting in ("diff.noprefix=true", "color.ui=always", "diff.external=true"):  # as a person's git may be set
+        runner(repository)("git", "config", *setting.split("="))
+    (repository / "make.py").write_text("changed = True\n")
+    assert (open_checkout(repository, tmp_path / "checkout") / "make.py").read_text() == "changed = True\n"
     assert not (open_checkout(repository, tmp_path / "checkout") / "data/exemplars/own/kissing").exists()
 
 
@@ -239,6 +243,11 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     plan = load_plan(repository / "study.yaml")
     with pytest.raises(UserError, match=r"Unknown arm 'plan'\. Did you mean 'plain'"):
         trials(repository, plan, ["plan"], [])
+    misspelt = Contrast(title="one", left="better/reversoin", right="plain/reversion")
+    with pytest.raises(
+        UserError, match=r"method of arm 'better' in contrast 'one' 'reversoin'.*Did you mean 'reversion'"
+    ):
+        trials(repository, plan.model_copy(update={"contrasts": [misspelt]}), [], [])
     with pytest.raises(UserError, match=r"Unknown relation in reports of arm 'plain'"):
         trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}), [], [])
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):

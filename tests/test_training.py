@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 from collections import Counter
@@ -210,6 +211,16 @@ def test_early_stopping_looks_in_passes_as_small_as_trainings(
         hook.remove()
     assert seen == [1] * 4
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_preview_that_cannot_be_drawn_is_told_before_anything_is_learned(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "take_step", stopping(training.take_step, after=0))
+    task = problem(base, exemplar_folder, "reversion")
+    task = dataclasses.replace(task, preview=task.preview.model_copy(update={"prompts": ["cat <x> box"]}))
+    with pytest.raises(UserError, match="names <x>, which no concept in use has learned"):
+        invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
 
 
 def test_too_little_memory_says_what_to_lower(

@@ -132,6 +132,9 @@ class Loop:
         self.stopping = self.method.early_stopping()
         self.failure: UserError | None = None
         self._resume(task.checkpoints)
+        if task.preview.prompts:  # one that cannot be drawn is to be found now, not when much is learned
+            with self.method.attached(), torch.no_grad():
+                self._preview_encodings(task.preview)
 
     def draw(self, step: int) -> Draw:
         """Return what a step shows the UNet."""
@@ -213,9 +216,8 @@ class Loop:
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
         base, adapters = self.base, self.method.adapters
-        sampler = Sampler(settings.steps, settings.guidance_scale)
+        sampler, encodings = self._preview_encodings(settings)
         prompts, empty = settings.prompts, [""] * len(settings.prompts)
-        encodings = Encodings(base, adapters, [*prompts, ""], sampler.timesteps(base))
         noise = initial_latents(base, [settings.seed + index for index in range(len(prompts))])
         conditions = encodings.of(prompts), encodings.of(empty)
         images = sample(base, *conditions, noise, sampler, guided_by(adapters, prompts))  # (prompts, 3, side, side)
@@ -223,6 +225,12 @@ class Loop:
         name = f"step_{step:04d}.png"
         self.log.previews[name] = encode_png(to_pictures(strip)[0])
         self.task.checkpoints.write_file(name, self.log.previews[name])
+
+    def _preview_encodings(self, settings: PreviewSettings) -> tuple[Sampler, Encodings]:
+        """Return how previews are drawn, and their prompts encoded; UserError for one that cannot be."""
+        sampler = Sampler(settings.steps, settings.guidance_scale)
+        timesteps = sampler.timesteps(self.base)
+        return sampler, Encodings(self.base, self.method.adapters, [*settings.prompts, ""], timesteps)
 
     def save(self, done: int) -> None:
         """Save all that the remaining steps and the log depend on."""

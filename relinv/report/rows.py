@@ -66,7 +66,13 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
             if not path.is_file():
                 raise UserError(f"The scores '{path}' do not exist: run `dvc repro` to make them.")
             arms.append(parse_rows(path.read_text(encoding="utf-8"), str(path)))
-    return with_leakage(pd.concat(arms, ignore_index=True))
+    rows = pd.concat(arms, ignore_index=True)
+    for relation, drawn in rows.groupby("relation", sort=False):
+        if len({frozenset(zip(one["index"], one["seed"], strict=True)) for _, one in drawn.groupby("method")}) > 1:
+            raise UserError(
+                f"The methods' scores of '{relation}' in '{folder}' are of other scenarios or seeds: run `dvc repro`."
+            )
+    return with_leakage(rows)
 
 
 def parse_rows(text: str, where: str) -> pd.DataFrame:

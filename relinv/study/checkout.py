@@ -13,6 +13,9 @@ from relinv.files import atomic_folder
 from relinv.reproducing import DVC
 
 EXEMPLARS = "data/exemplars"
+# as `git apply` reads it, whatever a person's git is set to show
+PLAIN_DIFF = ("-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "diff", "--binary", "--no-ext-diff",
+              "--no-textconv", "--no-color", "--unified=3")  # fmt: skip
 
 
 def open_checkout(root: Path, folder: Path) -> Path:
@@ -30,7 +33,7 @@ def open_checkout(root: Path, folder: Path) -> Path:
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
     cache = _output([*DVC, "cache", "dir"], root).strip()
     _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
-    if changes := git(root, "diff", "--binary", "HEAD"):
+    if changes := git(root, *PLAIN_DIFF, "HEAD"):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
     if (root / EXEMPLARS).is_dir():
         hidden = shutil.ignore_patterns(".*")  # what is only being written

@@ -86,6 +86,12 @@ def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]
     code = _code_hash(root)
     narrowed = {"relations": list(relations)} if relations else {}
     chosen = [arm for arm in plan.arms if not arms or arm in arms]
+    for contrast in plan.contrasts:
+        for side in (contrast.left, contrast.right):
+            arm, method = side.split("/")
+            methods = overridden(parameters, plan.common | plan.arms.get(arm, {}))["methods"]
+            if method not in methods:
+                raise unknown(f"method of arm '{arm}' in contrast '{contrast.title}'", method, methods)
     for arm, pictured in plan.reports.items():
         known = overridden(parameters, plan.common | plan.arms[arm])["relations"]
         for relation in pictured:
