@@ -53,5 +53,6 @@ miniature: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	@echo "Installing the packages into .venv: about 6 GB, some minutes"
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

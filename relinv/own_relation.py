@@ -15,6 +15,7 @@ from relinv.settings import require_name
 if TYPE_CHECKING:
     from relinv.validation import Verdict
 
+BACK = "git checkout params.yaml dvc.lock reports && dvc checkout"  # what an experiment replaced
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
@@ -55,7 +56,10 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
         f"  '{relation}':\n    words: '{relation.replace('_', ' ')}'\n    asymmetric: true\n"
         "    heads: [cat, dog]\n    tails: [box, cup]\n"
         f"and run: dvc exp run -S 'relations=[{relation}]'\n"
-        f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}"
+        "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
+        "pictures, not at accuracies.\n"
+        f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"
+        f"To have the former results back: {BACK}"
     )
 
 

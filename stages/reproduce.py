@@ -34,6 +34,7 @@ def reproduce(
     slots = slots or (cli.cores() if on_cpu else max(1, len(gpus)))
     with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():  # no GPU outlives a fork
         reproduce(Path.cwd(), slots, gpus)
+    print("Every result is up to date: open reports/report.html")
 
 
 if __name__ == "__main__":

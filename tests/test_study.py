@@ -279,8 +279,13 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: {"a": table, "b": moved}[revision])
     monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
     means, differences = compare(Path(), ["a", "b"], FEW).methods["reversion"]
-    assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
+    assert means.caption == "Means with intervals over the 3 scenarios that all have"
+    assert [line.cells[0].mean for line in means.lines] == [0, 0]
     assert differences.lines[0].cells[0] == (0, 0, 0)
+    moved["head"] = "kangaroo"
+    (means,) = compare(Path(), ["a", "b"], FEW).methods["reversion"]
+    assert means.caption.endswith("each over its own scenarios, for none is in all")
+    assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
 
 
 def test_missing_revisions_and_scores_are_named(repository: Path) -> None:

@@ -47,6 +47,7 @@ def compare(root: Path, revisions: Sequence[str], bootstrap: Bootstrap) -> Compa
 def as_lines(comparison: Comparison) -> str:
     """Return a comparison for a terminal."""
     parts = [f"{name}: {' | '.join(map(str, values))}" for name, values in comparison.parameters.items()]
+    parts.append("*: the best mean of a column; of a difference, that its interval excludes zero")
     for method, tables in comparison.methods.items():
         parts += ["", f"== {method}", "", *map(as_text, tables)]
     return "\n".join(parts)
@@ -58,12 +59,20 @@ def as_html(comparison: Comparison) -> str:
 
 
 def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) -> list[Table]:
-    """Return means by revision, and differences from the first of them, for one method."""
+    """Return means by revision, over the scenarios that all of them drew, and differences from the first of them.
+
+    Where there is no such scenario, the means are each revision's own, as their title says.
+    """
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
     rows, (first, *others), metrics = _by_scene(pd.concat(ran.values())), ran, list(READINGS)
-    tables = [by_method(rows, list(ran), metrics, bootstrap, "Means with intervals", name=str)]
-    if others:
+    shared = rows.groupby(["relation", "index"])["method"].transform("nunique") == len(ran)
+    title = "Means with intervals, each over its own scenarios, for none is in all"
+    if shared.any():
+        rows = rows[shared]
+        title = f"Means with intervals over the {rows.groupby(['relation', 'index']).ngroups} scenarios that all have"
+    tables = [by_method(rows, list(ran), metrics, bootstrap, title, name=str)]
+    if others and shared.any():
         pairs = {f"{other} − {first}": (other, first) for other in others}
         tables.append(between(rows, pairs, metrics, bootstrap, "Differences on the same scenarios"))
     return tables
