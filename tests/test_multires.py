@@ -250,7 +250,7 @@ def test_the_sheet_of_forms_lies_beside_the_scenarios(base: Base, exemplar_folde
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", FORMS, RECORDS]
     with Image.open(tmp_path / "images" / FORMS) as sheet:
         assert np.array_equal(np.asarray(sheet), np.asarray(draw_forms(base, concept, scenario, settings)))
-    assert not list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").glob("*/"))
 
 
 def test_boxes_tell_head_from_tail_beside_a_row_of_the_token(base: Base, adapter: Adapter) -> None:
