@@ -200,6 +200,18 @@ def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> Non
     assert Image.open(io.BytesIO(render(sheet))).width > picture.width
 
 
+@pytest.mark.parametrize("change", ["seed", "rows"])
+def test_methods_scored_on_other_seeds_or_scenarios_are_not_compared(change: str, tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    file = tmp_path / "data/scores/hug/reversion.csv"
+    rows = pd.read_csv(file, keep_default_na=False)
+    (rows.assign(seed=rows["seed"] + 1) if change == "seed" else rows.head(2)).to_csv(file, index=False)
+    with pytest.raises(
+        UserError, match=r"scores of 'hug' in '.*scores' are of other scenarios or seeds: run `dvc repro`"
+    ):
+        collect(tmp_path, params)
+
+
 def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
     write_report(tmp_path, write_run(tmp_path))
     reports = tmp_path / "reports"

@@ -57,7 +57,7 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
     """Return the rows of the given relations and methods below a score folder, in that order, with leakage.
 
     Only what parameters name is read: folders may still hold arms of earlier runs. Raises UserError where the
-    rows of one are missing or lack a column.
+    rows of one are missing or lack a column, or are of other scenarios or seeds than another method's.
     """
     arms = []
     for relation in relations:
