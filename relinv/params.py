@@ -82,7 +82,7 @@ class Params:
         changes = load_preset(preset, file)
         if values and name not in changes:
             raise UserError(f"The preset '{preset}' says nothing of '{name}': add it to {file}, or set invert.preset.")
-        return parse(kind, values | changes.get(name, {}), f"{preset}.{name}", file)
+        return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
 
     def base(self) -> str:
         """Return the name of the base in use; UserError where `bases` holds no such entry."""
@@ -131,9 +131,9 @@ class Params:
 def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
     """Return what a preset changes, by method; UserError with the closest name where `file` has no such preset."""
     presets = parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
-    if name not in presets:
-        raise UserError(f"{unknown('preset', name, presets)} They stand in {file}.")
-    return presets[name]
+    if name not in (known := {preset for of_method in presets.values() for preset in of_method}):
+        raise UserError(f"{unknown('preset', name, known)} They stand in {file}.")
+    return {method: of_method[name] for method, of_method in presets.items() if name in of_method}
 
 
 def read_params(file: Path) -> Params:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +152,25 @@ def _ended(logs: Sequence[Path]) -> int:
     return sum(line.startswith(ENDED) for text in texts for line in text.splitlines())
 
 
+def _end_with(parent: int) -> None:
+    """Let the command that a share runs, and so the share, end soon after `parent`, however that was ended."""
+    import psutil
+
+    def watch() -> None:
+        """Wait until another process is this one's parent, then kill what is below this one, and all that follows."""
+        while os.getppid() == parent:
+            time.sleep(1)
+        while True:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    _end_with(os.getppid())
     try:
         reproduce_share(Path.cwd(), sys.argv[1:])
     except UserError as error:

@@ -105,7 +105,7 @@ class ExemplarSource(Settings):
 class BaseSettings(Settings):
     """One entry of `bases`: a model, how it is trained and draws, its benchmark, its exemplars, its judge.
 
-    preset: the one of `presets` that holds where `invert.preset` names none.
+    preset: the one of presets.yaml that holds where `invert.preset` names none.
     """
 
     benchmark: Path

@@ -15,8 +15,10 @@ import pytest
 from relinv.diffusion.sampling import SCHEDULERS
 from relinv.exemplars import OWN
 from relinv.fetching import PLACED
+from relinv.files import read_yaml
 from relinv.images import SAMPLERS
 from relinv.params import load_params
+from relinv.plugins import plugin_names
 from relinv.settings import GenerateSettings
 
 RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from",
@@ -100,6 +102,12 @@ def test_every_stage_is_a_described_module_command(stages: dict[str, Any]) -> No
 def test_a_run_depends_on_its_own_method_alone(stages: dict[str, Any]) -> None:
     methods = [dep.def_path for dep in stages["invert@on-reversion"].deps if dep.def_path.startswith("relinv/methods/")]
     assert methods == ["relinv/methods/__init__.py", "relinv/methods/reversion.py"]
+
+
+def test_a_run_depends_on_its_own_methods_presets_alone(stages: dict[str, Any]) -> None:
+    (presets,) = (dep for dep in stages["invert@on-reversion"].deps if dep.def_path == "presets.yaml")
+    assert presets.params == ["reversion"]
+    assert set(read_yaml(Path("presets.yaml"))) == set(plugin_names("relinv.methods"))  # else DVC would miss a section
 
 
 def test_what_a_person_places_lies_below_what_fetching_depends_on(stages: dict[str, Any]) -> None:
@@ -198,10 +206,11 @@ def test_stage_tracks_exactly_the_sections_its_command_reads(
 
 
 def tracked(stage: Any) -> list[str]:
-    """Return the parameters that a stage of DVC names."""
+    """Return the sections of params.yaml that a stage of DVC names."""
     from dvc.dependency import ParamsDependency
 
-    return sorted(name for dep in stage.deps if isinstance(dep, ParamsDependency) for name in dep.params)
+    files = [dep for dep in stage.deps if isinstance(dep, ParamsDependency) and dep.def_path == "params.yaml"]
+    return sorted(name for dep in files for name in dep.params)
 
 
 def test_schedulers_offered_are_those_there_are() -> None:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
 from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.images import FORMS
+from relinv.params import load_params
 from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, describe, read_warnings
@@ -306,6 +309,19 @@ def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> Non
     (tmp_path / "data/miniature/judge/accuracy.json").unlink()
     write_report(tmp_path, params)
     assert "Nothing is recorded about the accuracy" in (tmp_path / "reports/report.md").read_text()
+
+
+def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    write_report(tmp_path, params)
+    plain = (tmp_path / "reports/report.md").read_text()
+    assert "    steps: 120\n" in plain and "-S invert.reversion.steer_weight=0.1 " in plain
+    shutil.copy("presets.yaml", tmp_path)
+    apply_overrides(tmp_path / "params.yaml", ["invert.preset=official"])
+    write_report(tmp_path, load_params(tmp_path / "params.yaml"))
+    under = (tmp_path / "reports/report.md").read_text()
+    assert "    steps: 3000\n" in under and "steps: 120" not in under and "\nmake reproduce BASE=miniature " in under
+    assert "-S presets.yaml:reversion.official.steer_weight=0.1 " in under
 
 
 @pytest.mark.parametrize("name", ["verdicts/hug.json", "concepts/hug/reversion/concept.json"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from relinv import cli
@@ -142,6 +143,22 @@ def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
     reproduce(project, slots=2)
     assert (project / "report.txt").read_text() == "abc"
     assert stages_run(project) & {f"fetch@{item}" for item in ITEMS} == {"fetch@c"}
+
+
+def test_shares_end_with_the_process_that_wanted_them_and_keep_what_had_ended(project: Path) -> None:
+    (project / "wait-c").touch()
+    lines = "from pathlib import Path; from relinv.reproducing import reproduce; reproduce(Path.cwd(), slots=1)"
+    wanting = subprocess.Popen(
+        [sys.executable, "-c", lines], cwd=project, env=os.environ | {"PYTHONPATH": str(HERE)}, start_new_session=True
+    )
+    log = project / LOGS / "fetch-0.log"
+    wait_until(lambda: log.exists() and "Running stage 'fetch@c'" in log.read_text())
+    started = psutil.Process(wanting.pid).children(recursive=True)
+    wanting.kill()
+    wanting.wait(timeout=120)
+    assert len(started) > 1 and psutil.wait_procs(started, timeout=120)[1] == []
+    assert (project / "wait-c").exists()
+    assert "fetch@b" in (project / "dvc.lock").read_text() and "fetch@c" not in (project / "dvc.lock").read_text()
 
 
 @pytest.mark.parametrize("methods", [["relation_words", "reversion"], ["relation_words", "reversion", "multires"]])

@@ -163,7 +163,7 @@ class Sectioned(Settings):
 
 
 def presets(tmp_path: Path, chosen: str | None, of_base: str | None) -> Params:
-    (tmp_path / "presets.yaml").write_text("long: {reversion: {steps: 3000}}\nodd: {reversion: {stepz: 1}}\n")
+    (tmp_path / "presets.yaml").write_text("reversion: {long: {steps: 3000}, odd: {stepz: 1}}\nother: {}\n")
     values = {
         "base": "b",
         "bases": {"b": {"preset": of_base}},

@@ -75,7 +75,10 @@ def collect(root: Path, params: Params) -> Run:
 
 
 def used_parameters(params: Params) -> dict[str, Any]:
-    """Return the parameters that determine the numbers: only the base in use, only the methods in use."""
+    """Return the parameters that determine the numbers: only the base in use, only the methods in use.
+
+    A method's are those in force, with what a preset changes in them.
+    """
     base = params.base()
     entry = params.section(f"bases.{base}", dict[str, Any])
     used = {
@@ -85,11 +88,12 @@ def used_parameters(params: Params) -> dict[str, Any]:
         "methods": params.methods(),
     }
     used |= {name: params.section(name, dict[str, Any]) for name in SECTIONS}
-    preset = used["invert"].get("preset") or entry.get("preset")
-    if preset:
-        used["presets"] = {preset: load_preset(preset, params.file.with_name(PRESETS))}
-    shared = {key: value for key, value in used["invert"].items() if key in OF_ALL_METHODS}
-    used["invert"] = shared | {method: used["invert"].get(method) for method in used["methods"]}
+    invert = used["invert"]
+    preset = invert.get("preset") or entry.get("preset")
+    changes = load_preset(preset, params.file.with_name(PRESETS)) if preset else {}
+    used["invert"] = {key: value for key, value in invert.items() if key in OF_ALL_METHODS} | {
+        method: (invert.get(method) or {}) | changes.get(method, {}) for method in used["methods"]
+    }
     return used | {"report": params.section("report", dict[str, Any])}
 
 

@@ -37,8 +37,8 @@ LEAKAGE = (
     "Exemplar similarity minus that of the plain relation words on the same scenario and seed: what of the "
     "exemplars’ own look came along with the relation. It cannot say which part of the look."
 )
-REPRODUCE = """make reproduce      # environment, then dvc repro: everything, or only what changed
-dvc exp run -S invert.reversion.steer_weight=0.1      # another setting: re-runs only what depends on it
+REPRODUCE = """make reproduce{base}      # environment, then dvc repro: everything, or only what changed
+dvc exp run -S {section}.steer_weight=0.1      # another setting: re-runs only what depends on it
 python -m stages.compare HEAD workspace      # two revisions or experiments beside each other"""
 
 

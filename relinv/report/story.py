@@ -45,7 +45,7 @@ class Story:
     """The report's contents in the order a reader meets them."""
 
     title: str
-    facts: dict[str, Any]  # base, benchmark, relations, methods, images, level, baseline
+    facts: dict[str, Any]  # base, benchmark, relations, methods, images, exemplars, level, again
     headline: Table
     verdicts: list[str]
     metrics: Table
@@ -96,7 +96,17 @@ def _facts(run: Run) -> dict[str, Any]:
         "images": len(run.rows),
         "exemplars": sum(len(found.exemplars) for found in run.exemplars.values()),
         "level": percent(run.settings.level),
+        "again": _again(run.parameters),
     }
+
+
+def _again(parameters: dict[str, Any]) -> dict[str, str]:
+    """Return how `make` is told of the base, and under which name DVC sets what the subject learns by."""
+    base = parameters["base"]
+    preset = parameters["invert"]["preset"] or parameters["bases"][base]["preset"]
+    if preset:
+        return {"base": f" BASE={base}", "section": f"presets.yaml:{SUBJECT}.{preset}"}
+    return {"base": "", "section": f"invert.{SUBJECT}"}
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
