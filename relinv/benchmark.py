@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
 from relinv.settings import Name, Pairs, Seed, Settings, parse
 
+ENTRY = "relation.yaml"  # beside the pictures of a relation of one's own: what a benchmark says of each of its own
 Entities = Annotated[list[str], Field(min_length=1)]
 
 
@@ -55,6 +56,7 @@ class Relation:
     asymmetric: bool  # "cat inside box" is not "box inside cat", while "cat hugging dog" is "dog hugging cat"
     heads: tuple[str, ...]
     tails: tuple[str, ...]
+    own: bool = False  # a person's own, of which nobody knows whether the base has seen it
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ class Benchmark:
     validation: Split
 
     def relation(self, name: str) -> Relation:
-        """Return one relation; UserError with the closest name where the benchmark has no such."""
+        """Return one relation; UserError with the closest name where there is no such."""
         if name not in self.relations:
-            raise unknown("relation", name, self.relations)
+            told = unknown("relation", name, self.relations)
+            raise UserError(f"{told} For one of your own: `relinv new {name} PICTURES`.")
         return self.relations[name]
 
     def is_held_out(self, head: str, relation: str, tail: str) -> bool:
@@ -96,10 +99,11 @@ class Benchmark:
         """Return a relation's grid row by row, all tails with the first head, then with the next; or a part of it."""
         relation = self.relation(relation_name)
         cells = [(head, tail) for head in relation.heads for tail in relation.tails]
+        held_out = None if relation.own else self.held_out
         grid = [
             Scenario(
                 relation_name, index, head, tail,
-                held_out=self.held_out and self.held_out.holds(head, relation_name, tail),
+                held_out=held_out and held_out.holds(head, relation_name, tail),
                 validation=self.validation.holds(head, relation_name, tail),
             )
             for index, (head, tail) in enumerate(cells)
@@ -107,15 +111,27 @@ class Benchmark:
         return [cell for cell in grid if pairs == "all" or cell.validation == (pairs == "validation")]
 
 
-def load_benchmark(path: Path | str) -> Benchmark:
-    """Return the benchmark in a YAML file; UserError where it is missing or not of the benchmark's form."""
+def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:
+    """Return the benchmark in a YAML file, and with it the relations of one's own among `folders` of exemplars.
+
+    Those are the ones that hold a relation.yaml. Raises UserError where a file is missing or not of its form, and where
+    the benchmark itself has a relation of that name.
+    """
     content = parse(_BenchmarkFile, read_yaml(Path(path), "benchmark", "restore it, or correct params.yaml"), "", path)
-    for name, entry in content.relations.items():
-        for side in (entry.heads, entry.tails):
-            if len(set(side)) < len(side):
-                raise UserError(f"Relation '{name}' in {path} names an entity twice on one side: remove one.")
-    relations = {
-        name: Relation(name, entry.words, entry.asymmetric, tuple(entry.heads), tuple(entry.tails))
-        for name, entry in content.relations.items()
-    }
+    relations = {name: _relation(name, entry, path) for name, entry in content.relations.items()}
+    for file in (folder / ENTRY for folder in folders):
+        if not file.is_file():
+            continue
+        name = file.parent.name
+        if name in relations:
+            raise UserError(f"'{name}' stands both in {path} and in {file}: remove it from one of them.")
+        entry = parse(_RelationEntry, read_yaml(file, "relation"), "", file)
+        relations[name] = replace(_relation(name, entry, file), own=True)
     return Benchmark(content.name, relations, content.held_out, content.validation)
+
+
+def _relation(name: str, entry: _RelationEntry, file: Path | str) -> Relation:
+    for side in (entry.heads, entry.tails):
+        if len(set(side)) < len(side):
+            raise UserError(f"Relation '{name}' in {file} names an entity twice on one side: remove one.")
+    return Relation(name, entry.words, entry.asymmetric, tuple(entry.heads), tuple(entry.tails))

@@ -35,8 +35,9 @@ def main() -> None:
 def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A folder with your pictures.")]) -> None:
     """Lay out data/exemplars/own/RELATION from your pictures, and say what is left to do.
 
-    The relation comes before any other source of that name, and takes part once the benchmark has it.
+    It comes before any other source of that name, and takes part like any other relation once its captions are there.
     """
+    from relinv.benchmark import load_benchmark
     from relinv.exemplars import OWN
     from relinv.own_relation import lay_out, next_steps
     from relinv.tokens import load_token_counter
@@ -45,11 +46,11 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
     count_tokens, limit = load_token_counter(model)  # first: nothing is to be left half done where there is none
-    left_out = lay_out(relation, pictures, OWN / relation)
+    left_out = lay_out(relation, pictures, OWN / relation, load_benchmark(params.benchmark()))
     verdict = validate_folder(
         OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
     )
-    print(next_steps(relation, OWN / relation, left_out, verdict, params.benchmark()))
+    print(next_steps(relation, OWN / relation, left_out, verdict))
 
 
 @app.command(epilog='Example: relinv masks data/exemplars/own/kissing "two people kissing"')
@@ -209,7 +210,8 @@ def draw(
     if uses := record.settings.get("concepts"):
         picture = reimagine(base, _concepts(list(uses), base), record)
     else:
-        scenarios = load_benchmark(params.benchmark()).scenarios(record.relation, record.settings["pairs"])
+        benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / record.relation)
+        scenarios = benchmark.scenarios(record.relation, record.settings["pairs"])
         concept = load_concept(CONCEPTS / record.relation / record.method, base)
         picture = redraw(base, concept, record, scenarios)
     atomic_write_bytes(target, encode_png(picture, record))

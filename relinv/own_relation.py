@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relinv.benchmark import ENTRY, Benchmark
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL
-from relinv.files import atomic_folder, is_visible, require_utf8, write_json
+from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
 from relinv.settings import require_name
 
 if TYPE_CHECKING:
@@ -17,12 +19,20 @@ if TYPE_CHECKING:
 
 BACK = "git checkout params.yaml dvc.lock reports && dvc checkout"  # what an experiment replaced
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
+GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
+# asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
+words: {words}
+asymmetric: true
+heads: [cat, dog]
+tails: [box, cup]
+"""
 
 
-def lay_out(relation: str, pictures: Path, folder: Path) -> list[str]:
+def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -> list[str]:
     """Copy the pictures in `pictures` into `folder`, with a text.json to fill in; return the names of all else there.
 
-    Raises UserError where the relation's name is not allowed, there are no pictures, or the folder exists.
+    A relation that the benchmark lacks gets a relation.yaml too, with a small grid to begin with. Raises UserError if
+    the relation's name is not allowed, there are no pictures, or the folder exists.
     """
     require_name(relation, "relation")
     if not pictures.is_dir():
@@ -44,18 +54,19 @@ def lay_out(relation: str, pictures: Path, folder: Path) -> list[str]:
         for path in found:
             shutil.copyfile(path, new / path.name)
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found})
+        if relation not in benchmark.relations:
+            atomic_write_text(new / ENTRY, GRID.format(words=json.dumps(relation.replace("_", " "))))
     return others
 
 
-def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict, benchmark: Path) -> str:
+def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict) -> str:
     """Return what is left to do until a laid-out relation takes part like any other; `left_out`: as of `lay_out`."""
     faults = "".join(f"\n  - {text}" for text in [*_unread(left_out, folder), *verdict.errors, *verdict.warnings])
+    entry = f"  - {ENTRY}: say what stands between two things in plain words, and what to try it on.\n"
     return (
         f"'{folder}' holds {verdict.images} pictures. What is left to do:{faults}\n"
-        f"Then add the relation to {benchmark}, with the things to try it on:\n"
-        f"  '{relation}':\n    words: '{relation.replace('_', ' ')}'\n    asymmetric: true\n"
-        "    heads: [cat, dog]\n    tails: [box, cup]\n"
-        f"and run: dvc exp run -S 'relations=[{relation}]'\n"
+        f"{entry if (folder / ENTRY).is_file() else ''}"
+        f"Then run: dvc exp run -S 'relations=[{relation}]'\n"
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"

@@ -16,6 +16,7 @@ from typing import Any
 
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
+from relinv.exemplars import OWN
 from relinv.logged import FAILED, run_logged
 from relinv.params import Params
 from relinv.plugins import find_plugin
@@ -32,7 +33,7 @@ WRITE_EVERY = 60  # seconds
 
 def check_arms(params: Params) -> None:
     """Raise UserError where the parameters name a relation or method that is not there, or set a stage wrongly."""
-    benchmark = load_benchmark(params.benchmark())
+    benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
     params.generation(), params.trained_model(), params.judge(), params.exemplar_source()
     for section, kind in SECTIONS.items():
         params.section(section, kind)

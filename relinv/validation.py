@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from relinv.benchmark import ENTRY
 from relinv.errors import UserError
 from relinv.exemplars import (
     CAPTIONS,
@@ -111,7 +112,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
     visible = sorted(path for path in folder.iterdir() if is_visible(path.name))
     images = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     for path in visible:
-        if path.name not in (*images, CAPTIONS, MASKS):
+        if path.name not in (*images, CAPTIONS, MASKS, ENTRY):
             verdict.warnings.append(f"{path.name} is no picture and not used: remove it.")
     _check_masks(folder / MASKS, images, verdict)
     return images

@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.exemplars import OWN
 from relinv.fetching import fetch_exemplars, place_exemplars
 from relinv.params import load_params
 from relinv.results import FOLDERS
@@ -35,7 +36,7 @@ def fetch(
     is removed there.
     """
     params = load_params()
-    load_benchmark(params.benchmark()).relation(relation)
+    load_benchmark(params.benchmark(), OWN / relation).relation(relation)
     settings = params.section("exemplars", ExemplarSettings)
     source = params.exemplar_source()
     if given:

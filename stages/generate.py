@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.benchmark import load_benchmark
+from relinv.benchmark import ENTRY, load_benchmark
 from relinv.errors import UserError
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
@@ -29,11 +29,11 @@ def generate(
     """
     params = load_params()
     settings = params.generation()
-    scenarios = load_benchmark(params.benchmark()).scenarios(relation, settings.pairs)
+    scenarios = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).scenarios(relation, settings.pairs)
     if not scenarios:
         raise UserError(
             f"The relation '{relation}' has no {settings.pairs} scenarios: set generate.pairs to all, or give it more "
-            f"entities in {params.benchmark()}."
+            f"entities in {params.benchmark()} (or in the {ENTRY} of a relation of your own)."
         )
     model = params.model()
     learned = find_result("invert", relation, method)

@@ -23,7 +23,7 @@ def score(
     """Score data/images/RELATION/METHOD by every metric: data/scores/RELATION/METHOD.csv, a row an image."""
     params = load_params()
     settings = params.section("score", ScoreSettings)
-    benchmark = load_benchmark(params.benchmark())
+    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation)
     benchmark.relation(relation)  # a wrong name is told before the judge is loaded
     images = find_result("generate", relation, method)
 

@@ -24,7 +24,7 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
     All problems are listed at once. An error fails the stage; a warning is shown in the report.
     """
     params = load_params()
-    load_benchmark(params.benchmark()).relation(relation)
+    load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation)
     model = params.model()
     settings = params.section("validate", ValidateSettings)
     count_tokens, token_limit = load_token_counter(model)

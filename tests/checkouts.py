@@ -12,13 +12,13 @@ from relinv.commands import app
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def lay_out_checkout(root: Path, base: Path, relation: str = "inside") -> Path:
+def lay_out_checkout(root: Path, base: Path) -> Path:
     """Write params.yaml for the base in a folder, and a benchmark of one relation, below `root`; return `root`."""
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load((ROOT / "params.yaml").read_text())
     params["bases"]["miniature"]["model"]["source"] = str(base)
-    grid = {"words": relation, "asymmetric": True, "heads": ["cat", "dog"], "tails": ["box", "cup"]}
-    benchmark = {"name": "b", "held_out": None, "validation": {"fraction": 0, "seed": 0}, "relations": {relation: grid}}
+    grid = {"words": "inside", "asymmetric": True, "heads": ["cat", "dog"], "tails": ["box", "cup"]}
+    benchmark = {"name": "b", "held_out": None, "validation": {"fraction": 0, "seed": 0}, "relations": {"inside": grid}}
     (root / "data/benchmark").mkdir(parents=True)
     for path, content in {"params.yaml": params, "data/benchmark/miniature.yaml": benchmark}.items():
         with (root / path).open("w") as stream:

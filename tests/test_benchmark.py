@@ -73,8 +73,47 @@ def test_validation_and_test_scenarios_part_each_grid_and_keep_their_numbers(fil
     assert 200 <= chosen <= 300
 
 
+KISSING = "words: kissing\nasymmetric: false\nheads: [cat]\ntails: [dog, cup]\n"
+
+
+def own_relation(folder: Path, text: str = KISSING) -> Path:
+    """Return a folder of exemplars with a relation.yaml."""
+    folder.mkdir()
+    (folder / "relation.yaml").write_text(text)
+    return folder
+
+
+def test_a_relation_of_ones_own_joins_the_benchmark_and_nobody_knows_what_the_base_has_seen(tmp_path: Path) -> None:
+    folder = own_relation(tmp_path / "kissing")
+    plain, joined = load_benchmark(FILES[0]), load_benchmark(FILES[0], folder, tmp_path / "nowhere")
+    cells = [(s.head, s.tail, s.held_out) for s in joined.scenarios("kissing")]
+    assert cells == [("cat", "dog", None), ("cat", "cup", None)]
+    assert list(joined.relations) == [*NAMES, "kissing"]
+    assert [joined.scenarios(name) for name in NAMES] == [plain.scenarios(name) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("inside", KISSING, "stands both in .*remove it"),
+        (
+            "kissing",
+            KISSING.replace("asymmetric: false\n", ""),
+            r"'asymmetric' is missing from .*relation\.yaml",
+        ),
+        ("kissing", "words: [\n", r"relation\.yaml"),
+        ("kissing", KISSING.replace("[cat]", "[cat, cat]"), r"relation\.yaml names an entity twice"),
+    ],
+)
+def test_a_wrong_entry_of_ones_own_is_told_with_its_file(name: str, text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        load_benchmark(FILES[0], own_relation(tmp_path / name, text))
+
+
 def test_unknown_relation_is_answered_with_the_closest() -> None:
-    with pytest.raises(UserError, match=r"Unknown relation 'insde'. Did you mean 'inside'\?"):
+    with pytest.raises(
+        UserError, match=r"Unknown relation 'insde'. Did you mean 'inside'\?.*`relinv new insde PICTURES`"
+    ):
         load_benchmark(FILES[0]).scenarios("insde")
 
 

@@ -50,7 +50,13 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
     assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
     assert "IMG_4.HEIC, notes.txt, text.json: left out, for only .bmp, .jpeg, .jpg" in printed
     assert "DS_Store" not in printed
-    assert "still to be filled in" in printed and "'kissing':" in printed and "benchmark/miniature.yaml" in printed
+    assert "still to be filled in" in printed and "relation.yaml: say what stands between" in printed
+    relation = load_benchmark(checkout / "data/benchmark/miniature.yaml", captions.parent).relation("kissing")
+    assert (relation.words, relation.heads, relation.tails, relation.own) == (
+        "kissing", ("cat", "dog"), ("box", "cup"), True
+    )  # fmt: skip
+    assert "relation.yaml" not in run("new", "inside", "pictures")  # the benchmark has it
+    assert not (checkout / "data/exemplars/own/inside/relation.yaml").exists()
     with pytest.raises(UserError, match="exists already"):
         run("new", "kissing", "pictures")
     with pytest.raises(UserError, match="no folder 'nowhere'"):

@@ -244,17 +244,21 @@ def test_files_that_are_not_as_recorded_are_told_apart(exemplar_folder: Path, tm
 def test_a_relation_of_ones_own_comes_before_the_source_and_is_valid(
     relation: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base, relation))
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
     own = Path("data/exemplars/own") / relation
     own.mkdir(parents=True)
     draw_exemplars(own)
+    if relation == "kissing":  # the benchmark lacks it
+        with pytest.raises(UserError, match="Unknown relation 'kissing'"):
+            fetch_stage(relation)
+        (own / "relation.yaml").write_text("words: kissing\nasymmetric: true\nheads: [cat]\ntails: [dog]\n")
     with pytest.raises(UserError, match=rf"^'data/exemplars/own/{relation}' comes before anything that is placed"):
         fetch_stage(relation, own.parent)
     fetch_stage(relation)
     validate_stage(relation)
     assert fingerprint(Path("data/relations") / relation) == fingerprint(own)
     verdict = json.loads(Path(f"data/verdicts/{relation}.json").read_text())
-    assert verdict["valid"] and verdict["images"] == 4
+    assert (verdict["valid"], verdict["images"], verdict["warnings"]) == (True, 4, [])
 
 
 def test_files_placed_by_hand_outlive_the_scratch_folder(

@@ -39,7 +39,7 @@ def read_problem(params: Params, relation: str, method: str, load: Callable[[Mod
     `load` gives the base: relations that are learned together share one. Raises UserError where something is missing
     or wrong, and where a base in fp16 is to be trained: there small gradients become 0.
     """
-    words = load_benchmark(params.benchmark()).relation(relation).words
+    words = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
     settings = params.method(method, plugin.Settings)
     model = params.trained_model()

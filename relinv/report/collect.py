@@ -56,7 +56,7 @@ def collect(root: Path, params: Params) -> Run:
     return Run(
         relations=relations,
         methods=methods,
-        benchmark=load_benchmark(Path(root) / base.benchmark),
+        benchmark=load_benchmark(Path(root) / base.benchmark, *(folders["fetch"] / relation for relation in relations)),
         settings=params.section("report", ReportSettings),
         parameters=used_parameters(params),
         rows=with_exemplar_pairs(read_arms(folders["score"], relations, methods), sets),
