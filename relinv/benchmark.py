@@ -103,7 +103,7 @@ class Benchmark:
         grid = [
             Scenario(
                 relation_name, index, head, tail,
-                held_out=held_out and held_out.holds(head, relation_name, tail),
+                held_out=None if held_out is None else held_out.holds(head, relation_name, tail),
                 validation=self.validation.holds(head, relation_name, tail),
             )
             for index, (head, tail) in enumerate(cells)

@@ -188,7 +188,7 @@ def parse_yaml(text: str, what: str) -> Any:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}" if mark else "somewhere"
-        reason = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"The {what} is not valid YAML ({reason}, {place}): correct it.") from None
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"The {what} is not valid YAML ({problem}, {place}): correct it.") from None
     except (RecursionError, ValueError):  # as of a date that does not exist
         raise UserError(UNREADABLE.format(what)) from None

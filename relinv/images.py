@@ -67,9 +67,9 @@ def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
 def read_records(folder: Path) -> list[ImageRecord]:
     """Return an image folder's records in their order; UserError where they are missing, damaged or none."""
     path = Path(folder) / RECORDS
-    lines = read_text(path, "record file", "generate the images again").splitlines()
+    lines = read_text(path, "record file", "generate the images again").split("\n")  # no other ends a line of JSON
     try:
-        records = [ImageRecord(**json.loads(line)) for line in lines]
+        records = [ImageRecord(**json.loads(line)) for line in lines if line]
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"The image records '{path}' are damaged ({error}): delete the folder and generate again."
@@ -128,7 +128,7 @@ def parameters(record: ImageRecord) -> str:
     side = settings["resolution"]
     line = {
         "Steps": settings["steps"],
-        "Sampler": SAMPLERS[settings["scheduler"]],
+        "Sampler": SAMPLERS.get(settings["scheduler"], settings["scheduler"]),
         "CFG scale": settings["guidance_scale"],
         "Seed": record.seed,
         "Size": f"{side}x{side}",

@@ -93,10 +93,11 @@ def read_published(file: Path, base: Base, token_file: Path | None = None) -> Pu
     `token_file` is for Custom Diffusion, whose weights lie apart from the token. Raises UserError as `load_content`,
     where the file is of no kind that is known, or does not fit the base.
     """
-    is_checkpoint = file.suffix.lower() == ".ckpt"
-    content = {} if is_checkpoint else load_content(file)
+    content = load_content(file)
     if is_custom_diffusion(content):
         return read_custom_diffusion(content, file, base, token_file)
     if token_file:
         raise UserError(f"'{file}' holds its token itself: leave '{token_file}' out.")
-    return read_perfusion(file, base) if is_checkpoint else Published(*token_in(content, file))
+    if file.suffix.lower() == ".ckpt":
+        return read_perfusion(content, file, base)
+    return Published(*token_in(content, file))

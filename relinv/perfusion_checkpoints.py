@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
 from relinv.published import Published
-from relinv.tensor_files import floats, load_content, row
+from relinv.tensor_files import floats, row
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +24,14 @@ LAYER = re.compile(
 )
 
 
-def read_perfusion(file: Path, base: Base) -> Published:
+def read_perfusion(content: Mapping[str, Any], file: Path, base: Base) -> Published:
     """Return the concept in a published .ckpt, its layers by diffusers' names; `base` is what it is to be used with.
 
-    Its gate is the published one of drawing, its outputs o_K and o_V are (tokens, out). Raises UserError where the file
-    is missing, damaged, of another kind or would run code, and where it does not fit the base.
+    `content` is what `file` holds. Its gate is the published one of drawing, its outputs o_K and o_V are (tokens, out).
+    Raises UserError if the content is of another kind, or does not fit the base.
     """
     from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter
 
-    content = load_content(Path(file))
     try:
         name, values, superclass = _embedding(content["embedding"], file, base)
         start, inverse = (floats(content[part], part, file) for part in ("target_input", "C_inv"))

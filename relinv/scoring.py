@@ -29,7 +29,7 @@ KEYS = ["relation", "method", "index", "head", "tail", "held_out", "seed", "file
 
 @dataclass(frozen=True)
 class Context:
-    """What metrics see of one relation's images: unit embeddings and scenarios' words, never the method."""
+    """What metrics see of one relation's images: pictures, unit embeddings, scenarios' words; never the method."""
 
     relation: Relation
     relations: tuple[Relation, ...]  # all of the benchmark, `relation` among them
@@ -37,6 +37,7 @@ class Context:
     images: np.ndarray  # (images, dim)
     exemplars: np.ndarray  # (exemplars, dim)
     encode_texts: Callable[[Sequence[str]], np.ndarray]  # (texts, dim); asked often, so it remembers
+    pictures: Sequence[Image] = ()  # RGB, as they were drawn, for metrics of pixels
 
     def similarity(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """Return each image's cosine to each of its own texts, (images, texts), equally many for each."""
@@ -121,6 +122,7 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
         images=judge.encode_images(drawn.pictures, batch_size),
         exemplars=judge.encode_images(exemplars, batch_size),
         encode_texts=judge.encode_texts,
+        pictures=drawn.pictures,
     )
     return score_rows(records, context)
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 from relinv.params import Params, load_params
-from relinv.report.rows import format_rows, with_leakage
+from relinv.report.rows import FURTHER, format_rows, with_leakage
 
 METHODS = ["relation_words", "textual_inversion", "reversion"]
 RELATIONS = ["inside", "hug"]
@@ -91,7 +91,7 @@ def score_table(relation: str, method: str, seed: int = 0) -> pd.DataFrame:
     rows["relation_margin"] = generator.normal(0.05, 0.02, count)
     rows["relation_score"] = generator.normal(0.35, 0.02, count)
     rows["scene_accuracy"] = rows["entity_accuracy"] * rows["relation_accuracy"]
-    return rows
+    return rows.assign(**{name: generator.random(count) for name in FURTHER if name not in rows})
 
 
 def pretended(params: dict) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from relinv.benchmark import Relation
 from relinv.errors import UserError
@@ -44,8 +45,9 @@ def hand_made(relation: Relation, pairs: Sequence[tuple[str, str]], cosines: Seq
 
 
 def random_context(relation: Relation, pairs: Sequence[tuple[str, str]], seed: int = 0) -> Context:
-    """Return a context with random unit vectors for images and texts."""
+    """Return a context with random pictures, and random unit vectors for images and texts."""
     generator = np.random.default_rng(seed)
+    levels = generator.integers(0, 256, (len(pairs), 8, 8, 3), dtype=np.uint8)
     table: dict[str, np.ndarray] = {}
 
     def unit(count: int) -> np.ndarray:
@@ -57,7 +59,8 @@ def random_context(relation: Relation, pairs: Sequence[tuple[str, str]], seed: i
             table.setdefault(text, unit(1)[0])
         return np.stack([table[text] for text in texts])
 
-    return Context(relation, RELATIONS, tuple(pairs), unit(len(pairs)), unit(4), encode)
+    pictures = list(map(Image.fromarray, levels))
+    return Context(relation, RELATIONS, tuple(pairs), unit(len(pairs)), unit(4), encode, pictures)
 
 
 def grid(relation: Relation) -> list[tuple[str, str]]:
@@ -74,7 +77,7 @@ def test_a_metric_says_what_it_is(name: str) -> None:
     for field in (metric.TITLE, metric.DESCRIPTION, metric.SOURCE, metric.__doc__, metric.score.__doc__):
         assert isinstance(field, str) and field
     assert "It sees" in metric.DESCRIPTION and "cannot" in metric.DESCRIPTION  # its blind spot is told
-    assert isinstance(metric.HIGHER_IS_BETTER, bool)
+    assert metric.HIGHER_IS_BETTER in (True, False, None)
     assert metric.BOUNDS[0] < metric.BOUNDS[1]
 
 
@@ -95,7 +98,8 @@ def test_a_metric_does_not_depend_on_the_order_of_images(name: str) -> None:
     context = random_context(INSIDE, grid(INSIDE))
     scores = load_metric(name).score(context)
     order = np.random.default_rng(1).permutation(len(context.pairs))
-    shuffled = replace(context, images=context.images[order], pairs=tuple(context.pairs[i] for i in order))
+    moved = {name: [getattr(context, name)[place] for place in order] for name in ("pairs", "pictures")}
+    shuffled = replace(context, images=context.images[order], **moved)
     np.testing.assert_allclose(load_metric(name).score(shuffled), scores[order], atol=1e-12)
 
 
@@ -186,6 +190,7 @@ def test_without_alternatives_a_reading_is_undefined(name: str) -> None:
     alone = replace(random_context(ALONE, grid(ALONE)), relations=(ALONE,))
     assert np.isnan(value(name, alone)).all()
     assert np.isnan(value("entity_accuracy", alone)).all()
+    assert np.isnan(value("scene_accuracy", replace(random_context(INSIDE, grid(INSIDE)), relations=(INSIDE,)))).all()
 
 
 def test_phrases_and_ties() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from relinv.files import read_yaml
 from relinv.images import SAMPLERS
 from relinv.params import load_params
 from relinv.plugins import plugin_names
+from relinv.report.story import as_yaml
 from relinv.settings import GenerateSettings
 
 RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "inside", "on", "hanging_from",
@@ -68,12 +70,23 @@ class Done(Exception):
 
 
 @pytest.fixture(scope="module")
-def stages() -> dict[str, Any]:
+def params_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default's parameters, whichever relations and methods an experiment has left in params.yaml."""
+    values = read_yaml(Path("params.yaml")) | {"base": "miniature", "relations": RELATIONS, "methods": METHODS}
+    file = tmp_path_factory.mktemp("pipeline") / "params.yaml"
+    file.write_text(as_yaml(values))
+    for other in ("dvc.yaml", "presets.yaml"):
+        shutil.copy(other, file.parent)
+    return file
+
+
+@pytest.fixture(scope="module")
+def stages(params_file: Path) -> dict[str, Any]:
     """All stages of dvc.yaml as DVC itself expands them, by name."""
     from dvc.repo import Repo
 
-    with Repo(".", uninitialized=True) as repo:
-        return {stage.name: stage for stage in repo.stage.load_all("dvc.yaml")}
+    with Repo(str(params_file.parent), uninitialized=True) as repo:
+        return {stage.name: stage for stage in repo.stage.load_all(str(params_file.with_name("dvc.yaml")))}
 
 
 def test_stages_are_named_by_relation_and_method(stages: dict[str, Any]) -> None:
@@ -189,10 +202,10 @@ def test_only_the_report_keeps_its_outputs_out_of_the_cache(stages: dict[str, An
 
 @pytest.mark.parametrize("name", EACH)
 def test_stage_tracks_exactly_the_sections_its_command_reads(
-    name: str, stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    name: str, stages: dict[str, Any], params_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, _, item = name.partition("@")
-    params = load_params()
+    params = load_params(params_file)
     monkeypatch.setattr(f"stages.{stage}.load_params", lambda: params)
     *work, last = WORK[stage]
     for name_of_work in work:

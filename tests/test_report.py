@@ -72,6 +72,13 @@ def test_an_entity_may_be_called_nan() -> None:
     assert set(parse_rows(table.to_csv(index=False), "x")["head"]) == {"nan"}
 
 
+def test_names_of_digits_stay_as_they_are() -> None:
+    table = score_table("hug", "reversion").assign(relation="2001", method="007")
+    rows = parse_rows(table.to_csv(index=False), "x")
+    assert means(with_leakage(rows), ["007"])["007"]["scene_accuracy"] == pytest.approx(table["scene_accuracy"].mean())
+    assert set(rows["relation"]) == {"2001"}
+
+
 @pytest.mark.parametrize("text", ["", "relation,method\nhug,reversion\n", "a,b\n1,2,3\n4\n"])
 def test_damaged_rows_are_named(text: str) -> None:
     with pytest.raises(UserError, match=r"The scores 'hug\.csv' .*dvc repro"):
@@ -233,7 +240,7 @@ def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
     scores = pd.read_csv(reports / "scores.csv")
     assert len(scores) == 2 * 3 * 12 and scores.columns[-1] == "leakage"
     for method, values in metrics.items():
-        own = scores[scores["method"] == method].rename(columns={"relation": "name", "relation_score": "relation"})
+        own = scores[scores["method"] == method]
         for name, value in values.items():
             assert value == pytest.approx(own[name].sum() / own[name].count(), abs=1e-5), (method, name)
 
@@ -309,6 +316,25 @@ def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> Non
     (tmp_path / "data/miniature/judge/accuracy.json").unlink()
     write_report(tmp_path, params)
     assert "Nothing is recorded about the accuracy" in (tmp_path / "reports/report.md").read_text()
+
+
+def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_nothing(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    entry = "words: kissing\nasymmetric: true\nheads: [cat, dog, panda, child]\ntails: [box, cup, vase]\n"
+    for method in METHODS:
+        write_arm(tmp_path, "kissing", method)
+    shutil.copytree(tmp_path / "data/relations/hug", tmp_path / "data/relations/kissing")
+    (tmp_path / "data/relations/kissing/relation.yaml").write_text(entry)
+    shutil.copy(tmp_path / "data/verdicts/hug.json", tmp_path / "data/verdicts/kissing.json")
+    write_report(tmp_path, params)
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "reports" / page).read_text()
+        assert "All 24 scenarios of 2 relations" in text and "not tested on" not in text
+    apply_overrides(tmp_path / "params.yaml", ["generate.pairs=validation", "relations=[kissing]"])
+    write_report(tmp_path, load_params(tmp_path / "params.yaml"))
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "reports" / page).read_text()
+        assert "The 12 validation scenarios of 1 relation" in text and "It was not tested on kissing: look" in text
 
 
 def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest
         (
             generate,
             ["inside", "revers"],
-            "Unknown method 'revers'. Did you mean 'reversion'? Available: compositional,",
+            "Unknown method 'revers'. Did you mean 'reversion'? Available: ",
         ),
         (generate, ["inside", "publishd"], "Unknown method 'publishd'. Did you mean 'published'?"),
         (generate, ["inside", "multires"], "make it with `python -m stages.invert inside multires`."),

@@ -16,7 +16,7 @@ import pytest
 
 from relinv.errors import UserError
 from relinv.report.compare import compare
-from relinv.report.revisions import flatten, scores_at
+from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import open_checkout
@@ -286,6 +286,20 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     (means,) = compare(Path(), ["a", "b"], FEW).methods["reversion"]
     assert means.caption.endswith("each over its own scenarios, for none is in all")
     assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
+
+
+def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
+    (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}, short: {steps: 9}}\nother: {}\n")
+    (repository / "params.yaml").write_text(PARAMS + "base: b\nbases: {b: {preset: long}}\n")
+    try:
+        assert params_at(repository, "workspace")["presets.yaml:reversion.long.steps"] == 3000
+        assert not any("short" in name for name in params_at(repository, "workspace"))
+        (repository / "params.yaml").write_text("relations: [")
+        with pytest.raises(UserError, match=r"params\.yaml of workspace is not valid YAML"):
+            params_at(repository, "workspace")
+    finally:
+        (repository / "params.yaml").write_text(PARAMS)
+        (repository / "presets.yaml").unlink()
 
 
 def test_missing_revisions_and_scores_are_named(repository: Path) -> None:

@@ -42,7 +42,8 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch
     batch_size = min(DRAWN_AT_ONCE, base.settings.samples_per_pass or DRAWN_AT_ONCE)
     folder = scratch / f"prior-{_identity(base, prompts, sampler, batch_size)}"
     pictures: list[Image.Image] = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="the base's own pictures", unit="batch"):
+    starts = range(0, len(prompts), batch_size)
+    for start in tqdm(starts, desc="the base's own pictures", unit="batch", disable=not prompts):
         batch = prompts[start : start + batch_size]
         files = [folder / f"{start + index:04d}.png" for index in range(len(batch))]
         pictures += _read(files) or _keep(_draw(base, batch, FIRST_SEED + start, sampler), files)

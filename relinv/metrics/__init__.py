@@ -1,7 +1,12 @@
 """The readings of an image, one file each: what the judge sees of the relation and its entities.
 
-A metric file holds TITLE, DESCRIPTION (what it can and cannot see), SOURCE, HIGHER_IS_BETTER, BOUNDS (lowest
-and highest value) and `score(context)`, which returns one float per image, NaN where the reading is
-undefined. It is found by its file name. It sees images, prompts and scenarios through
-`relinv.scoring.Context`, never the method that drew them.
+A metric file, found by its name, holds
+
+- TITLE, and SOURCE, the paper or idea it is from;
+- DESCRIPTION: what "It sees" and what it "cannot", in these words;
+- HIGHER_IS_BETTER: True, False, or None if neither end is better;
+- BOUNDS: the lowest and highest value;
+- `score(context)`: one float per image, shape (images,), NaN where the reading is undefined.
+
+It sees pictures, their embeddings and scenarios through `relinv.scoring.Context`, never the method that drew them.
 """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from relinv.scoring import ranked_first
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from relinv.scoring import Context
 
 TITLE = "Scene accuracy"
@@ -25,6 +25,7 @@ BOUNDS = (0.0, 1.0)
 def score(context: Context) -> np.ndarray:
     """Return 1.0 where the scene outranks other relations and other entities, else 0.0, shape (images,).
 
-    NaN if there is neither another relation in the benchmark nor another cell in the grid.
+    NaN if the benchmark has no other relation, or the grid no other cell.
     """
-    return ranked_first(context.scene(), np.hstack([context.other_relations(), context.other_entities()]))
+    scene = context.scene()
+    return ranked_first(scene, context.other_relations()) * ranked_first(scene, context.other_entities())

@@ -81,7 +81,7 @@ def used_parameters(params: Params) -> dict[str, Any]:
     """
     base = params.base()
     entry = params.section(f"bases.{base}", dict[str, Any])
-    used = {
+    used: dict[str, Any] = {
         "base": base,
         "bases": {base: entry},
         "relations": params.relations(),

@@ -7,7 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from relinv.checking import parse
 from relinv.errors import UserError
+from relinv.files import parse_yaml
+from relinv.params import PRESETS
 from relinv.report.rows import parse_rows
 
 WORKSPACE = "workspace"  # the name of the files as they lie here now
@@ -45,10 +48,20 @@ def scores_at(root: Path, revision: str) -> pd.DataFrame:
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:
-    """Return the parameters of a revision, {dotted name: value}."""
-    from ruamel.yaml import YAML
+    """Return the parameters of a revision, {dotted name: value}, and those of the preset in force in it."""
+    params = flatten(_values(root, revision, "params.yaml"))
+    preset = params.get("invert.preset") or params.get(f"bases.{params.get('base')}.preset")
+    if not preset:
+        return params
+    presets = _values(root, revision, PRESETS)
+    of_it = {f"{PRESETS}:{method}": {preset: found[preset]} for method, found in presets.items() if preset in found}
+    return params | flatten(of_it)
 
-    return flatten(YAML(typ="safe", pure=True).load(read_at(root, revision, "params.yaml")))
+
+def _values(root: Path, revision: str, name: str) -> dict[str, Any]:
+    """Return the sections in a YAML file of a revision; UserError if it holds none."""
+    where = f"{name} of {revision}"
+    return parse(dict[str, Any], parse_yaml(read_at(root, revision, name).decode(), where), "", where)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,36 +21,25 @@ SUBJECT = "reversion"  # the method whose lead over each other is printed
 
 @dataclass(frozen=True)
 class Reading:
-    """A metric of the report: its column in score rows, what to call it, and which way is better."""
+    """A metric of the report: what to call it, and which way is better."""
 
-    column: str
     title: str
-    higher_is_better: bool
+    higher_is_better: bool | None  # None: neither end is better
 
 
-# The metrics of the benchmark by the names they are reported under, the headline's first.
-STANDARD = {
-    "scene_accuracy": "scene_accuracy",
-    "relation_accuracy": "relation_accuracy",
-    "entity_accuracy": "entity_accuracy",
-    "relation": "relation_score",
-    "relation_margin": "relation_margin",
-    "entity": "entity",
-    "direction": "direction",
-}
-REQUIRED = [*STANDARD.values(), "exemplar_similarity"]  # columns that every score file has
+STANDARD = ["scene_accuracy", "relation_accuracy", "entity_accuracy", "relation_score", "relation_margin", "entity",
+            "direction"]  # fmt: skip  # the benchmark's metrics, the headline's first
+REQUIRED = [*STANDARD, "exemplar_similarity"]  # columns that every score file has
 FURTHER = [name for name in plugin_names(METRICS) if name not in REQUIRED]  # files added to relinv/metrics
 
 
-def _reading(column: str) -> Reading:
-    metric = load_metric(column)
-    return Reading(column, metric.TITLE.lower(), metric.HIGHER_IS_BETTER)
+def _reading(name: str) -> Reading:
+    metric = load_metric(name)
+    return Reading(metric.TITLE.lower(), metric.HIGHER_IS_BETTER)
 
 
-READINGS = {
-    **{name: _reading(column) for name, column in (STANDARD | dict(zip(FURTHER, FURTHER, strict=True))).items()},
-    "leakage": Reading("leakage", "leakage", higher_is_better=False),
-}
+READINGS = {name: _reading(name) for name in [*STANDARD, *FURTHER]}
+READINGS["leakage"] = Reading("leakage", higher_is_better=False)
 
 
 def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
@@ -80,7 +69,7 @@ def parse_rows(text: str, where: str) -> pd.DataFrame:
     try:
         rows = pd.read_csv(
             io.StringIO(text),
-            dtype={"head": str, "tail": str, "file": str},
+            dtype=dict.fromkeys(["relation", "method", "head", "tail", "file"], str),
             keep_default_na=False,
             na_values={column: [""] for column in [*REQUIRED, *FURTHER, "leakage", "held_out"]},
         )
@@ -131,10 +120,7 @@ def format_rows(rows: pd.DataFrame) -> str:
 def means(rows: pd.DataFrame, methods: Iterable[str]) -> dict[str, dict[str, float | None]]:
     """Return {method: {metric: mean over the images it is defined for}}, None for none."""
     groups = {method: rows[rows["method"] == method] for method in methods}
-    return {
-        method: {name: _mean(group[reading.column]) for name, reading in READINGS.items()}
-        for method, group in groups.items()
-    }
+    return {method: {name: _mean(group[name]) for name in READINGS} for method, group in groups.items()}
 
 
 def _mean(values: pd.Series) -> float | None:

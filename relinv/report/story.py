@@ -45,7 +45,7 @@ class Story:
     """The report's contents in the order a reader meets them."""
 
     title: str
-    facts: dict[str, Any]  # base, benchmark, relations, methods, images, exemplars, level, again
+    facts: dict[str, Any]  # base, benchmark, relations, methods, images, own, exemplars, level, again
     headline: Table
     verdicts: list[str]
     metrics: Table
@@ -66,7 +66,7 @@ def tell(run: Run) -> Story:
     """Return the story of a run: every table, chart and sheet, computed once for both pages."""
     settings = run.settings
     bootstrap = Bootstrap(settings.resamples, settings.seed, settings.level)
-    every = f"All {len(run.rows) // len(run.methods)} scenarios of {len(run.relations)} relations"
+    every = _scope(run)
     return Story(
         title=f"Relation inversion on {run.parameters['base']}",
         facts=_facts(run),
@@ -87,6 +87,13 @@ def tell(run: Run) -> Story:
     )
 
 
+def _scope(run: Run) -> str:
+    """Return in words which scenarios the tables are of."""
+    count, pairs = len(run.rows) // len(run.methods), run.parameters["generate"]["pairs"]
+    drawn = f"All {count}" if pairs == "all" else f"The {count} {pairs}"
+    return f"{drawn} scenarios of {len(run.relations)} relation{'s' if len(run.relations) > 1 else ''}"
+
+
 def _facts(run: Run) -> dict[str, Any]:
     return {
         "base": run.parameters["base"],
@@ -94,6 +101,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "relations": [run.benchmark.relation(name).words for name in run.relations],
         "methods": [label(method) for method in run.methods],
         "images": len(run.rows),
+        "own": [found.words for found in run.benchmark.relations.values() if found.own],
         "exemplars": sum(len(found.exemplars) for found in run.exemplars.values()),
         "level": percent(run.settings.level),
         "again": _again(run.parameters),

@@ -141,18 +141,17 @@ def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bo
 
 def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
     """Return the mean and interval of a metric for a method, None where it is defined for no row."""
-    found = mean_interval(rows[rows["method"] == method], READINGS[metric].column, bootstrap)
+    found = mean_interval(rows[rows["method"] == method], metric, bootstrap)
     return None if math.isnan(found.mean) else found
 
 
 def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
     """Return the paired difference `method` − `other` of a metric, None where no scenario has it under both."""
-    column = READINGS[metric].column
-    defined = rows.dropna(subset=[column]).set_index(CLUSTER, drop=False)
+    defined = rows.dropna(subset=[metric]).set_index(CLUSTER, drop=False)
     ours, theirs = (defined.index[defined["method"] == name] for name in (method, other))
     if ours.intersection(theirs).empty:
         return None
-    return paired_difference(defined, method, other, column, bootstrap)
+    return paired_difference(defined, method, other, metric, bootstrap)
 
 
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
@@ -171,9 +170,9 @@ def verdict(name: str, other: str, what: str, found: Interval, level: float) -> 
 
 
 def heading(metric: str) -> str:
-    """Return a metric's column heading, with an arrow towards better."""
+    """Return a metric's column heading, with an arrow towards better if one end is."""
     reading = READINGS[metric]
-    return f"{reading.title}\u00a0{'↑' if reading.higher_is_better else '↓'}"
+    return reading.title + {True: "\u00a0↑", False: "\u00a0↓", None: ""}[reading.higher_is_better]
 
 
 def as_text(table: Table) -> str:
@@ -200,13 +199,13 @@ def as_text(table: Table) -> str:
 
 def as_flag(value: object) -> bool | None:
     """Return what a score row says of its triplet: held out, seen, or None for not known."""
-    return {"true": True, "false": False, "1": True, "0": False}.get(str(value).lower())
+    return {"true": True, "false": False}.get(str(value).lower())
 
 
-def _best(column: Sequence[Interval | None], higher: bool) -> list[bool]:
-    """Return which means of a column are its best, ties among them; none where fewer than two are defined."""
+def _best(column: Sequence[Interval | None], higher: bool | None) -> list[bool]:
+    """Return which means of a column are its best, ties among them; none of fewer than two, or if no end is better."""
     means = [found.mean for found in column if found is not None]
-    if len(means) < 2:
+    if len(means) < 2 or higher is None:
         return [False] * len(column)
     best = max(means) if higher else min(means)
     return [found is not None and math.isclose(found.mean, best, abs_tol=1e-12) for found in column]

@@ -23,7 +23,7 @@ COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
 def gather(root: Path, planned: Sequence[Trial], commits: Mapping[str, str]) -> pd.DataFrame:
     """Return the score rows of all trials: arm, trial (its seed), keys, and the headline's metrics."""
     parts = [scores_at(root, commits[trial.name]).assign(arm=trial.arm, trial=trial.seed) for trial in planned]
-    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *(READINGS[metric].column for metric in HEADLINE)]]
+    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *HEADLINE]]
 
 
 def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
