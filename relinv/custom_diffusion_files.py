@@ -29,8 +29,8 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     Raises UserError where the weights are not plain, finite keys and values of this base, and where the token is not to
     be had.
     """
-    from relinv.adapters import require_fit
     from relinv.adapters.custom_diffusion import Adapter, pretrained
+    from relinv.diffusion.adapter import require_fit
 
     learned = {str(name): value for name, value in content.items() if not _is_empty(value)}
     if any(part in name for name in learned for part in UNUSED):

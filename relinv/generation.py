@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from relinv.adapters import ConceptAdapter
     from relinv.benchmark import Scenario
+    from relinv.diffusion.adapter import ConceptAdapter
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 

@@ -9,9 +9,9 @@ from typing import Any
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.method import InversionMethod
 from relinv.learning.problem import Problem
 from relinv.learning.training import Loop, Task
-from relinv.methods import InversionMethod
 from relinv.params import load_params
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings

@@ -16,8 +16,8 @@ from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
 from relinv.learning.inversion import invert_relation
 from relinv.learning.losses import masked_denoising
+from relinv.learning.method import Shown, Visit
 from relinv.learning.scale_augmentation import FAR_PREFIXES, NEAR_PREFIXES, scale_variant
-from relinv.methods import Shown, Visit
 from relinv.methods.custom_diffusion import Method
 from tests.conftest import tiny_settings
 from tests.inverting import problem

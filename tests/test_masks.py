@@ -17,9 +17,9 @@ from relinv.exemplars import read_exemplars
 from relinv.learning.exemplar_latents import visits
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.masks import mask_of
+from relinv.learning.method import InversionMethod, Shown, Visit
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.training import take_step
-from relinv.methods import InversionMethod, Shown, Visit
 from relinv.settings import ValidateSettings
 from relinv.validation import validate_folder
 from tests.inverting import build, looping, problem

@@ -26,8 +26,8 @@ from relinv.files import sha256_folder
 from relinv.generation import generate, image_seed, plan
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation, learn
+from relinv.learning.method import InversionMethod
 from relinv.learning.training import Task, train
-from relinv.methods import InversionMethod
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings

@@ -21,7 +21,7 @@ from relinv.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept
-from relinv.methods import InversionMethod, Visit
+from relinv.learning.method import InversionMethod, Visit
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from tests.inverting import build, problem

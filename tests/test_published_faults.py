@@ -20,8 +20,8 @@ from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
 from relinv.learning.inversion import invert_relation, learn
+from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.words import PREPOSITIONS
-from relinv.methods import InversionMethod, Visit
 from relinv.methods.reversion import Method
 from relinv.settings import GenerateSettings, ValidateSettings
 from relinv.validation import validate_folder

@@ -9,9 +9,10 @@ import torch
 
 from relinv.diffusion.bases import Base
 from relinv.errors import UserError
+from relinv.learning.method import Visit
 from relinv.learning.token_row import TokenRowMethod
 from relinv.learning.words import PREPOSITIONS
-from relinv.methods import Visit, reversion
+from relinv.methods import reversion
 from relinv.methods.reversion import content_ids, preposition_ids
 from tests.inverting import problem
 

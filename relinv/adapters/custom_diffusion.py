@@ -7,8 +7,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from relinv.adapters import ConceptAdapter, hooks_changed, require_fit
 from relinv.diffusion import cross_attention
+from relinv.diffusion.adapter import ConceptAdapter, hooks_changed, require_fit
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from relinv.adapters import ConceptAdapter, require_fit
+from relinv.diffusion.adapter import ConceptAdapter, require_fit
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from relinv.adapters import ConceptAdapter
 from relinv.adapters.multires import stands_for
+from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.errors import UserError
 from relinv.settings import Settings, parse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from relinv.adapters import Guidance
+    from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -19,7 +19,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from relinv.adapters import ConceptAdapter
+from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from relinv.adapters import ConceptAdapter, hooks_changed
+from relinv.diffusion.adapter import ConceptAdapter, hooks_changed
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, are_distinct
 from relinv.errors import UserError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from relinv.adapters import in_place
+from relinv.diffusion.adapter import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
@@ -17,7 +17,7 @@ from relinv.settings import parse
 if TYPE_CHECKING:
     import torch
 
-    from relinv.adapters import ConceptAdapter, Guidance
+    from relinv.diffusion.adapter import ConceptAdapter, Guidance
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 

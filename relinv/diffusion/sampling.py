@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from relinv.adapters import Guidance
+    from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
 
     # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.

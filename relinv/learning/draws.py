@@ -20,7 +20,7 @@ from relinv.learning.timesteps import draw
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relinv.methods import InversionMethod, Shown
+    from relinv.learning.method import InversionMethod, Shown
 
 
 @dataclass(frozen=True)

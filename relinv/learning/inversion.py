@@ -11,9 +11,9 @@ from relinv.files import atomic_folder, atomic_write_bytes, code_hash, sha256_fi
 if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
     from relinv.learning.checkpoints import Checkpoints
+    from relinv.learning.method import InversionMethod
     from relinv.learning.problem import Problem
     from relinv.learning.training_log import TrainingLog
-    from relinv.methods import InversionMethod
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # The code that decides the result: a checkpoint is never finished by other code.

@@ -5,14 +5,19 @@ torch is imported when one is computed: methods, and with them the check of thei
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from relinv.methods import Term
+
+class Term(NamedTuple):
+    """One term of a loss: the total is the sum of weight * value; the log holds the bare value."""
+
+    weight: float
+    value: torch.Tensor  # a scalar
 
 
 def weighted_sum(terms: Mapping[str, Term]) -> torch.Tensor:

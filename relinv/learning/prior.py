@@ -21,7 +21,7 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash, opened_picture
 from relinv.images import encode_png
-from relinv.methods import Shown
+from relinv.learning.method import Shown
 
 if TYPE_CHECKING:
     from PIL import Image

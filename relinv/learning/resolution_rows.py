@@ -13,7 +13,7 @@ from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 if TYPE_CHECKING:
     import torch
 
-    from relinv.methods import Visit
+    from relinv.learning.method import Visit
 
 
 class ResolutionRowsSettings(TokenRowSettings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from relinv.methods import Shown
+from relinv.learning.method import Shown
 
 if TYPE_CHECKING:
     import torch

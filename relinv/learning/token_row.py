@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from relinv.adapters import in_place
+from relinv.diffusion.adapter import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.learning.early_stopping import EarlyStopping
-from relinv.learning.losses import anchor, weighted_denoising
+from relinv.learning.losses import Term, anchor, weighted_denoising
+from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.timesteps import importance
-from relinv.methods import InversionMethod, Term, Visit
 from relinv.settings import Positive, Settings
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.draws import Draw, Draws
-from relinv.learning.losses import weighted_denoising, weighted_sum
+from relinv.learning.losses import Term, weighted_denoising, weighted_sum
+from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.passes import accumulate_gradients, predict
 from relinv.learning.training_log import TrainingLog
-from relinv.methods import InversionMethod, Term, Visit
 
 if TYPE_CHECKING:
     from relinv.exemplars import ExemplarSet

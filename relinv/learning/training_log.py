@@ -12,7 +12,7 @@ from relinv.learning.losses import weighted_sum
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from relinv.methods import Term
+    from relinv.learning.losses import Term
 
 
 @dataclass

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from relinv.diffusion.sampling import Sampler
-from relinv.learning.losses import denoising
+from relinv.learning.losses import Term, denoising
+from relinv.learning.method import Shown, Visit
 from relinv.learning.prior import class_prompts, prior_pictures
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
-from relinv.methods import Shown, Term, Visit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from relinv.adapters import ConceptAdapter
+    from relinv.diffusion.adapter import ConceptAdapter
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 

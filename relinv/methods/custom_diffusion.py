@@ -11,9 +11,9 @@ from pydantic import Field
 
 from relinv.adapters.custom_diffusion import Adapter, pretrained
 from relinv.learning.losses import masked_denoising
+from relinv.learning.method import Shown, Visit
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
-from relinv.methods import Shown, Visit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from relinv.adapters.perfusion import Drawing
+from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, Drawing, word_encoding
+from relinv.diffusion.cross_attention import projections
+from relinv.learning.second_moment import read_captions, second_moment
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
@@ -49,10 +51,6 @@ class Method(TokenRowMethod):
     _seen: torch.Tensor | None = None  # the token's encoding in the step that is being taken, (dim,)
 
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
-        from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, word_encoding
-        from relinv.diffusion.cross_attention import projections
-        from relinv.learning.second_moment import read_captions, second_moment
-
         super().__init__(base, words, settings)
         moment = second_moment(base, read_captions(settings.captions))
         self._inverse = moment.inverse().float().to(base.device)  # (dim, dim)

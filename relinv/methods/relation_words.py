@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relinv import settings
-from relinv.methods import InversionMethod
+from relinv.learning.method import InversionMethod
 
 
 class Settings(settings.Settings):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from relinv.devices import to_device
-from relinv.learning.losses import steering
+from relinv.learning.losses import Term, steering
+from relinv.learning.method import Visit
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
-from relinv.methods import Term, Visit
 
 if TYPE_CHECKING:
     import torch
