@@ -51,7 +51,7 @@ def test_diffusers_takes_the_folder_as_it_is(base: Base, folder: Path, tiny_base
     pipeline.load_textual_inversion(folder)
     theirs, _ = pipeline.encode_prompt("a cat <r> box", "cpu", 1, False)
     concept = load_concept(folder, base)
-    with torch.no_grad(), PlaceholderTokens(base, {"<r>": concept.embedding}):
+    with torch.no_grad(), PlaceholderTokens(base, {"<r>": concept.embedding}).applied():
         ours = base.encode(base.tokenize(["a cat <r> box"]))
     assert torch.allclose(theirs, ours, atol=1e-6)
 

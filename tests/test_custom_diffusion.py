@@ -31,10 +31,11 @@ FILE = "pytorch_custom_diffusion_weights.safetensors"
 def test_with_untouched_weights_it_is_the_base(precision: str, tiny_base: Path) -> None:
     base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": precision}))
     plain = answer(base)
-    with Adapter(base, "<r>", pretrained(base), {}) as adapter:
+    adapter = Adapter(base, "<r>", pretrained(base), {})
+    assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
+    with adapter.applied():
         assert torch.equal(answer(base), plain)
-        assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
-    with Adapter(base, "<r>", changed_projections(base), {}):
+    with Adapter(base, "<r>", changed_projections(base), {}).applied():
         assert not torch.equal(answer(base), plain)
     assert torch.equal(answer(base), plain)
 
@@ -46,7 +47,7 @@ def test_its_file_does_in_diffusers_processors_what_it_does_here(
 
     invert_relation(problem(base, exemplar_folder, "custom_diffusion"), tmp_path / "concept", tmp_path / "scratch")
     learned = load_file(tmp_path / "concept" / FILE)
-    with Adapter(base, "<r>", learned, {}):
+    with Adapter(base, "<r>", learned, {}).applied():
         ours = answer(base)
     theirs = copy_of_unet(base)
     processors = {}
@@ -66,9 +67,9 @@ def test_its_file_does_in_diffusers_processors_what_it_does_here(
 def test_two_of_them_add_up_and_leave_the_base_as_it_was(base: Base) -> None:
     before, learned = weights(base), changed_projections(base)
     halves = {name: (tensor + pretrained(base)[name]) / 2 for name, tensor in learned.items()}
-    with Adapter(base, "<r>", learned, {}):
+    with Adapter(base, "<r>", learned, {}).applied():
         whole = answer(base)
-    with Adapter(base, "<r>", halves, {}), Adapter(base, "<s>", halves, {}):
+    with Adapter(base, "<r>", halves, {}).applied(), Adapter(base, "<s>", halves, {}).applied():
         assert torch.allclose(answer(base), whole, atol=1e-5)
     assert weights(base) == before
 
@@ -78,7 +79,8 @@ def test_the_first_token_teaches_nothing(base: Base) -> None:
     for place, taught in ((0, False), (3, True)):
         text = torch.zeros(1, 24, base.dim)
         text[0, place] = 1
-        with Adapter(base, "<r>", changed_projections(base), {}) as adapter:
+        adapter = Adapter(base, "<r>", changed_projections(base), {})
+        with adapter.applied():
             base.unet(torch.ones(1, 4, 16, 16), 5, encoder_hidden_states=text).sample.square().sum().backward()
         assert any(tensor.grad.any() for tensor in adapter.tensors.values()) == taught
 

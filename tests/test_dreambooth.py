@@ -54,13 +54,14 @@ def modules(base: Base) -> list[tuple[str, int]]:
 def test_it_changes_the_unet_and_leaves_not_a_trace(precision: str, options: dict[str, Any], tiny_base: Path) -> None:
     base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": precision}))
     plain, before, keys = answer(base), modules(base), set(vars(base.unet))
-    with Adapter(base, "<r>", initial_tensors(base, options), options) as adapter:
+    adapter = Adapter(base, "<r>", initial_tensors(base, options), options)
+    assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
+    with adapter.applied():
         untouched = answer(base)
         assert untouched.dtype == base.dtype
-        assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors.values())
     exact = precision == "fp32" or options == LORA
     assert torch.equal(untouched, plain) if exact else torch.allclose(untouched, plain, atol=0.05)
-    with Adapter(base, "<r>", changed(base, options), options):
+    with Adapter(base, "<r>", changed(base, options), options).applied():
         assert not torch.allclose(answer(base), plain, atol=0.05)
     assert torch.equal(answer(base), plain)
     assert modules(base) == before and set(vars(base.unet)) == keys
@@ -68,13 +69,13 @@ def test_it_changes_the_unet_and_leaves_not_a_trace(precision: str, options: dic
 
 def test_adapters_nest(base: Base) -> None:
     before, learned = weights(base), changed(base, LORA)
-    with Adapter(base, "<r>", learned, LORA):
+    with Adapter(base, "<r>", learned, LORA).applied():
         once = answer(base)
-        with Adapter(base, "<s>", initial_tensors(base, LORA), LORA):
+        with Adapter(base, "<s>", initial_tensors(base, LORA), LORA).applied():
             assert torch.equal(answer(base), once)
-        with Adapter(base, "<s>", learned, LORA):
+        with Adapter(base, "<s>", learned, LORA).applied():
             assert not torch.allclose(answer(base), once, atol=1e-3)
-        with Adapter(base, "<s>", own_weights(base), FULL):
+        with Adapter(base, "<s>", own_weights(base), FULL).applied():
             assert torch.equal(answer(base), once)
         assert torch.equal(answer(base), once)
     assert weights(base) == before
@@ -82,9 +83,9 @@ def test_adapters_nest(base: Base) -> None:
 
 def test_untouched_projections_change_nothing_of_a_unet_whose_weights_are_replaced(base: Base) -> None:
     untouched = custom_diffusion.Adapter(base, "<s>", custom_diffusion.pretrained(base), {})
-    with Adapter(base, "<r>", changed(base, FULL), FULL):
+    with Adapter(base, "<r>", changed(base, FULL), FULL).applied():
         once = answer(base)
-        with untouched:
+        with untouched.applied():
             assert torch.equal(answer(base), once)
 
 
@@ -93,7 +94,7 @@ def test_its_finer_weights_are_guided_in_half_precision(options: dict[str, Any],
     maps = []
     for each in (base, load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))):
         text = each.encode(each.tokenize(["cat inside box"]))
-        with Adapter(each, "<r>", changed(each, options), options):
+        with Adapter(each, "<r>", changed(each, options), options).applied():
             maps.append(attention_maps(each, torch.ones(1, 4, 16, 16), torch.tensor(500), text))
     bare = attention_maps(base, torch.ones(1, 4, 16, 16), torch.tensor(500), text.float())
     for fine, rough, other in zip(*maps, bare, strict=True):  # nearer to each other than to the base's own
@@ -260,6 +261,6 @@ def test_a_compiled_base_sees_an_adapter_come_and_go(tiny_base: Path) -> None:
     base = load_base(tiny_settings(tiny_base).model_copy(update={"compile": True}))
     base.unet.compile(backend="eager")  # traced and guarded as ever, no machine code
     plain = answer(base)
-    with custom_diffusion.Adapter(base, "<r>", changed_projections(base), {}):
+    with custom_diffusion.Adapter(base, "<r>", changed_projections(base), {}).applied():
         assert not torch.allclose(answer(base), plain, atol=1e-3)
     assert torch.allclose(answer(base), plain, atol=1e-5)

@@ -16,19 +16,19 @@ def word_row(base: Base, word: str) -> torch.Tensor:
 
 
 def test_a_token_with_a_words_row_encodes_as_that_word(base: Base) -> None:
-    with PlaceholderTokens(base, {"<r>": word_row(base, "inside")}):
+    with PlaceholderTokens(base, {"<r>": word_row(base, "inside")}).applied():
         learned = base.encode(base.tokenize(["a cat <r> box"]))
     assert torch.equal(learned, base.encode(base.tokenize(["a cat inside box"])))
 
 
 def test_upper_case_is_read_as_lower_case(base: Base) -> None:
-    with PlaceholderTokens(base, {"<r>": word_row(base, "inside")}):
+    with PlaceholderTokens(base, {"<r>": word_row(base, "inside")}).applied():
         assert torch.equal(base.tokenize(["cat <R> box"]), base.tokenize(["cat <r> box"]))
 
 
 def test_several_tokens_and_nested_blocks(base: Base) -> None:
     rows = {"<a>": word_row(base, "cat"), "<b>": word_row(base, "box")}
-    with PlaceholderTokens(base, rows), PlaceholderTokens(base, {"<r>": word_row(base, "in")}):
+    with PlaceholderTokens(base, rows).applied(), PlaceholderTokens(base, {"<r>": word_row(base, "in")}).applied():
         learned = base.encode(base.tokenize(["<a> <r> <b>", "<b> <r> <r>"]))
     assert torch.equal(learned, base.encode(base.tokenize(["cat in box", "box in in"])))
 
@@ -37,14 +37,15 @@ def test_a_block_is_entered_again_alone_and_inside_another(base: Base) -> None:
     tokens, other = (PlaceholderTokens(base, {name: word_row(base, "in")}) for name in ("<r>", "<s>"))
     plain = base.encode(base.tokenize(["cat in box"]))
     for _ in range(2):
-        with tokens:
+        with tokens.applied():
             assert torch.equal(base.encode(base.tokenize(["cat <r> box"])), plain)
-        with other, tokens:  # where <r> has another id
+        with other.applied(), tokens.applied():  # where <r> has another id
             assert torch.equal(base.encode(base.tokenize(["cat <r> box"])), plain)
 
 
 def test_gradients_reach_the_rows_alone(base: Base) -> None:
-    with PlaceholderTokens(base, {"<r>": word_row(base, "inside")}) as tokens:
+    tokens = PlaceholderTokens(base, {"<r>": word_row(base, "inside")})
+    with tokens.applied():
         base.encode(base.tokenize(["cat <r> box"])).square().sum().backward()
     assert tokens.rows.grad is not None and tokens.rows.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in base.text_encoder.parameters())
@@ -52,7 +53,7 @@ def test_gradients_reach_the_rows_alone(base: Base) -> None:
 
 def test_the_base_is_left_bit_identical(base: Base) -> None:
     before, vocabulary = weights(base), base.tokenizer.get_vocab()
-    with PlaceholderTokens(base, {"<r>": torch.randn(base.dim)}):
+    with PlaceholderTokens(base, {"<r>": torch.randn(base.dim)}).applied():
         base.encode(base.tokenize(["cat <r> box"]))
     assert weights(base) == before
     assert base.tokenizer.get_vocab() == vocabulary
@@ -62,7 +63,7 @@ def test_the_base_is_left_bit_identical(base: Base) -> None:
 
 def test_no_token_changes_nothing(base: Base) -> None:
     plain = base.encode(base.tokenize(["cat in box"]))
-    with PlaceholderTokens(base, {}):
+    with PlaceholderTokens(base, {}).applied():
         assert torch.equal(base.encode(base.tokenize(["cat in box"])), plain)
 
 
@@ -71,7 +72,7 @@ def test_no_token_changes_nothing(base: Base) -> None:
     [("<R>", 32, "must be lower case"), ("<r>", 31, r"has shape \(31,\)"), ("cat</w>", 32, "knows the token")],
 )
 def test_what_cannot_be_a_token_is_refused(base: Base, name: str, size: int, message: str) -> None:
-    with pytest.raises(UserError, match=message), PlaceholderTokens(base, {name: torch.zeros(size)}):
+    with pytest.raises(UserError, match=message), PlaceholderTokens(base, {name: torch.zeros(size)}).applied():
         pass
 
 

@@ -98,7 +98,7 @@ def test_brackets_that_do_not_close_are_refused(adapter: Adapter, form: str) -> 
 
 def test_a_deleted_token_leaves_the_prompt_without_it(base: Base, adapter: Adapter) -> None:
     prompts = ["cat <r(9)> box", "cat box"]
-    with adapter:
+    with adapter.applied():
         deleted, without = Encodings(base, [adapter], prompts, [FINE]).of(prompts)(FINE)
     assert torch.equal(deleted, without)
 
@@ -109,7 +109,7 @@ def test_a_prompt_has_no_more_encodings_than_resolutions(
     seen: list[int] = []
     encode = Base.encode
     monkeypatch.setattr(Base, "encode", lambda self, ids: seen.append(len(ids)) or encode(self, ids))
-    with adapter:
+    with adapter.applied():
         encodings = Encodings(base, [adapter], ["cat <r[2]> <r(5)> box", "cat <r|4|> box", ""], list(range(0, 1000, 7)))
         assert sum(seen) == 8 + 1 + 1
         rows = {tuple(encodings.of(["cat <r[2]> <r(5)> box"])(t).flatten().tolist()) for t in range(0, 1000, 7)}
@@ -255,7 +255,7 @@ def test_the_sheet_of_forms_lies_beside_the_scenarios(base: Base, exemplar_folde
 
 def test_boxes_tell_head_from_tail_beside_a_row_of_the_token(base: Base, adapter: Adapter) -> None:
     boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
-    with adapter:
+    with adapter.applied():
         words = boxes.words([adapter.prompt_at(text, COARSE) for text in ("cat <r> box", "<r[7]> big box", "cat box")])
     places = [[row.nonzero()[:, 0].tolist() for row in prompt] for prompt in words]
     assert places == [[[1], [3]], [[1], [2, 3]], [[], []]]

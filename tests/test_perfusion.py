@@ -127,7 +127,7 @@ def test_layers_answer_by_the_formula_and_are_left_as_they_were(base: Base) -> N
     before, plain = weights(base), outputs_of(base, word_encoding(base, "with")[None, None])
     adapter = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
     at_concept = adapter.tensors[INPUT][None, None]  # (1, 1, dim)
-    with adapter:
+    with adapter.applied():
         inside = outputs_of(base, at_concept)
     for name, output in inside.items():
         locked = plain[name] if name.endswith("to_k") else adapter.tensors[name]  # a key is its superclass's
@@ -169,12 +169,12 @@ def test_two_concepts_are_composed_whichever_stands_outside(base: Base) -> None:
     encodings = base.encode(base.tokenize(["cat with box", "dog inside cup"]))
     one = Adapter(base, "<r>", tensors(base, 0, "with"), OPTIONS)
     two = Adapter(base, "<s>", tensors(base, 1, "inside"), OPTIONS | {"superclass": "inside", "beta": 0.5})
-    with one:
+    with one.applied():
         alone = outputs_of(base, encodings)
-        with two:
+        with two.applied():
             both = outputs_of(base, encodings)
         again = outputs_of(base, encodings)
-    with two, one:
+    with two.applied(), one.applied():
         turned = outputs_of(base, encodings)
     edit = Edit.of(*(torch.stack([one.tensors[n], two.tensors[n]]) for n in (INPUT, DIRECTION)), [0.7, 0.5], [0.15] * 2)
     for name, layer in projections(base).items():
@@ -187,15 +187,15 @@ def test_two_concepts_are_composed_whichever_stands_outside(base: Base) -> None:
 def test_concepts_measured_differently_are_not_composed(base: Base) -> None:
     one = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
     two = Adapter(base, "<s>", tensors(base, 1, "inside"), OPTIONS | {"second_moment": "another"})
-    with one, pytest.raises(UserError, match="different second moments"), two:
+    with one.applied(), pytest.raises(UserError, match="different second moments"), two.applied():
         pass
 
 
 def test_concepts_at_one_encoding_are_not_composed(base: Base) -> None:
     one, two = (Adapter(base, token, tensors(base, seed), OPTIONS) for seed, token in enumerate(("<r>", "<s>")))
-    with one:
+    with one.applied():
         before = outputs_of(base, one.tensors[INPUT][None, None])
-        with pytest.raises(UserError, match="have one encoding"), two:
+        with pytest.raises(UserError, match="have one encoding"), two.applied():
             pass
         after = outputs_of(base, one.tensors[INPUT][None, None])
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -226,7 +226,7 @@ def test_low_precision_rounds_what_goes_in_and_comes_out_alone(base: Base, monke
     adapter = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
     layer = next(layer for name, layer in projections(base).items() if name.endswith("to_v"))
     at_concept = adapter.tensors[INPUT][None, None]
-    with adapter:
+    with adapter.applied():
         exact = layer(at_concept)
         monkeypatch.setattr(layer.weight, "data", layer.weight.data.bfloat16())
         rounded = layer(at_concept.bfloat16())

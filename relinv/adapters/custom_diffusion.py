@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion import cross_attention
 from relinv.diffusion.adapter import ConceptAdapter, hooks_changed, require_fit
@@ -33,23 +33,17 @@ class Adapter(ConceptAdapter):
         require_fit(base, tensors, self._own)
         super().__init__(base, token, tensors, options)
 
-    def __enter__(self) -> Self:
-        """Put the hooks in place."""
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block each layer has its hook."""
         layers = projections(self.base)
-        self._hooks = [
-            layers[name].register_forward_hook(partial(_change, weight, self._own[name]))
-            for name, weight in self.tensors.items()
-        ]
-        hooks_changed(self.base)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-        hooks_changed(self.base)
+        with ExitStack() as undo:
+            undo.callback(hooks_changed, self.base)  # last, when they are gone
+            for name, weight in self.tensors.items():
+                hook = layers[name].register_forward_hook(partial(_change, weight, self._own[name]))
+                undo.callback(hook.remove)
+            hooks_changed(self.base)
+            yield
 
 
 def projections(base: Base) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion.adapter import ConceptAdapter, require_fit
 
@@ -46,31 +45,26 @@ class Adapter(ConceptAdapter):
             if tensor.dim() == 4:  # the layout of the base's own convolutions, of 1 x 1 kernels too: bits depend on it
                 tensor.data = torch.empty_like(tensor.data, memory_format=torch.channels_last).copy_(tensor.data)
 
-    def __enter__(self) -> Self:
-        """Put the layers or the weights in place."""
-        self._undo = ExitStack()
-        if self.options["weights"] == "lora":
-            self._wrap_layers()
-        else:
-            self._replace_weights()
-        return self
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the layers or the weights are in the UNet."""
+        with ExitStack() as undo:
+            if self.options["weights"] == "lora":
+                self._wrap_layers(undo)
+            else:
+                self._replace_weights(undo)
+            yield
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Put the base's own modules or weights back."""
-        self._undo.close()
-
-    def _wrap_layers(self) -> None:
+    def _wrap_layers(self, undo: ExitStack) -> None:
         for name in attention_layers(self.base):
             parent, _, child = name.rpartition(".")
             down, up = (self.tensors[f"unet.{name}.lora_{kind}.weight"] for kind in "AB")
             block = self.base.unet.get_submodule(parent)
             layer = getattr(block, child)
-            self._undo.callback(setattr, block, child, layer)
+            undo.callback(setattr, block, child, layer)
             setattr(block, child, _low_rank(layer, down, up))
 
-    def _replace_weights(self) -> None:
+    def _replace_weights(self, undo: ExitStack) -> None:
         import torch
 
         unet, dtype = self.base.unet, self.base.dtype
@@ -79,12 +73,12 @@ class Adapter(ConceptAdapter):
             module = unet.get_submodule(path)
             while hasattr(module, "base_layer"):  # another adapter's layer stands around it
                 module = module.base_layer
-            self._undo.callback(setattr, module, kind, getattr(module, kind))
+            undo.callback(setattr, module, kind, getattr(module, kind))
             setattr(module, kind, tensor)
         if dtype != torch.float32:
             before = unet.__dict__.get("forward")
-            self._undo.callback(_set_forward, unet, before)
             unet.forward = torch.autocast(self.base.device.type, dtype)(unet.forward)
+            undo.callback(_set_forward, unet, before)
 
 
 def own_weights(base: Base) -> dict[str, torch.nn.Parameter]:

@@ -14,10 +14,10 @@ n is a whole number, or a fraction of the number of resolutions written with a p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.embeddings import PlaceholderTokens
@@ -53,16 +53,11 @@ class Adapter(ConceptAdapter):
         self.tensors = {ROWS: self._tokens.rows}
         self._form = re.compile(rf"{re.escape(token.removesuffix('>'))}(?P<form>[\[(|][^<>]*)?>", re.IGNORECASE)
 
-    def __enter__(self) -> Self:
-        """Make the base know every row."""
-        self._tokens.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the base as it was."""
-        self._tokens.__exit__(kind, error, trace)
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the base knows every row."""
+        with self._tokens.applied():
+            yield
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
         """Return the prompt with the row that each form of the token takes; UserError for a form that is none."""

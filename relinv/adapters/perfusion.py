@@ -8,9 +8,9 @@ concepts in one base are composed by one edit for all (relinv/diffusion/rank_one
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -79,17 +79,19 @@ class Adapter(ConceptAdapter):
                 "another kind of base: take one for this, or name that base in params.yaml."
             )
 
-    def __enter__(self) -> Self:
-        """Edit the layers; UserError where another concept in use was learned with another second moment."""
-        _COMPOSITIONS.setdefault(self.base, _Composition(self.base)).add(self)
-        return self
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the layers are edited for this concept too; leaving it leaves them to those still in use.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the layers to the concepts that are still in use."""
-        if _COMPOSITIONS[self.base].remove(self):
-            del _COMPOSITIONS[self.base]
+        Raises UserError if it cannot be told from another in use, or was learned with another second moment.
+        """
+        composition = _COMPOSITIONS.setdefault(self.base, _Composition(self.base))
+        try:
+            with composition.edited_for(self):
+                yield
+        finally:
+            if not composition.concepts:
+                del _COMPOSITIONS[self.base]
 
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
         """Return the encodings, (prompts, tokens, dim); with global locking what values see and what keys see, joined.
@@ -119,54 +121,45 @@ class _Composition:
 
     def __init__(self, base: Base) -> None:
         self._base, self._layers = base, projections(base)
-        self._concepts: list[Adapter] = []
-        self._hooks: list[Any] = []
+        self.concepts: list[Adapter] = []
+        self._hooks = ExitStack()
 
-    def add(self, concept: Adapter) -> None:
-        """Edit for `concept` too; UserError where it cannot be told from the others, or was measured otherwise."""
-        concepts = [*self._concepts, concept]
-        if len({other.options["second_moment"] for other in concepts}) > 1:
-            raise UserError(
-                "Two of the concepts in use were learned with different second moments of the base's encodings: "
-                "invert both with the same captions."
-            )
-        if not are_distinct(*(stacked(concepts, name) for name in (INPUT, DIRECTION))):
-            raise UserError(
-                "Two of the concepts in use have one encoding, so no edit tells them apart: use one of them."
-            )
-        if not self._concepts:
-            self._install()
-        self._concepts = concepts
-        self._prepare()
-
-    def remove(self, concept: Adapter) -> bool:
-        """Edit for `concept` no more; return whether it was the last, and the layers are as they were."""
-        self._concepts.remove(concept)
-        if self._concepts:
+    @contextmanager
+    def edited_for(self, concept: Adapter) -> Iterator[None]:
+        """Inside the block the layers are edited for `concept` too; leaving the last one takes the hooks away."""
+        _require_distinct([*self.concepts, concept])
+        self.concepts.append(concept)
+        try:
+            if len(self.concepts) == 1:
+                self._install()
             self._prepare()
-            return False
-        for hook in self._hooks:
-            hook.remove()
-        hooks_changed(self._base)
-        return True
+            yield
+        finally:
+            self.concepts.remove(concept)
+            if self.concepts:
+                self._prepare()
+            else:
+                self._hooks.close()
+                hooks_changed(self._base)
 
     def _install(self) -> None:
-        self._hooks = [self._base.unet.register_forward_pre_hook(self._renew)]
+        self._hooks.callback(self._base.unet.register_forward_pre_hook(self._renew).remove)
         for name, layer in self._layers.items():
-            self._hooks.append(layer.register_forward_pre_hook(_keys_half if name.endswith("to_k") else _values_half))
-            self._hooks.append(layer.register_forward_hook(self._edit_of(name)))
+            half = _keys_half if name.endswith("to_k") else _values_half
+            self._hooks.callback(layer.register_forward_pre_hook(half).remove)
+            self._hooks.callback(layer.register_forward_hook(self._edit_of(name)).remove)
         hooks_changed(self._base)
 
     def _renew(self, *_: Any) -> None:
         """Before a pass of the UNet, take up what training has changed since the last one."""
-        if any(concept.learning for concept in self._concepts):
+        if any(concept.learning for concept in self.concepts):
             self._prepare()
 
     def _prepare(self) -> None:
         """Compute what depends on the concepts alone: neither on the prompt, nor on the step."""
         import torch
 
-        concepts = self._concepts
+        concepts = self.concepts
         betas, taus = zip(*(concept.gate for concept in concepts), strict=True)
         with torch.no_grad():
             self._edit = Edit.of(stacked(concepts, INPUT), stacked(concepts, DIRECTION), betas, taus)
@@ -184,6 +177,17 @@ class _Composition:
             return edited.to(output.dtype)  # (batch, tokens, out)
 
         return edit
+
+
+def _require_distinct(concepts: Sequence[Adapter]) -> None:
+    """Raise UserError if one concept cannot be told from another, or was measured otherwise."""
+    if len({other.options["second_moment"] for other in concepts}) > 1:
+        raise UserError(
+            "Two of the concepts in use were learned with different second moments of the base's encodings: "
+            "invert both with the same captions."
+        )
+    if not are_distinct(*(stacked(concepts, name) for name in (INPUT, DIRECTION))):
+        raise UserError("Two of the concepts in use have one encoding, so no edit tells them apart: use one of them.")
 
 
 # Of each base with concepts in use, so that concepts of separate files find each other.

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
 
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class ConceptAdapter:
-    """Learned tensors in their place within a base, inside a `with` block; leaving it restores the base bit by bit.
+    """Learned tensors, and how they are put in their place within a base for a while.
 
     `tensors` are what is learned, by the names they have in the concept's file, as float32 parameters on the base's
     device: training optimises these very objects. `options` are what the method's settings say of their use. Each part
-    below has a neutral default; an adapter overrides its own. Adapters nest: inside another's block, both hold.
+    below has a neutral default; an adapter overrides its own.
     """
 
     FILE = "weights.safetensors"  # the file of a concept folder that keeps `tensors`
@@ -52,14 +51,13 @@ class ConceptAdapter:
             for name, tensor in tensors.items()
         }
 
-    def __enter__(self) -> Self:
-        """Put the tensors in their place."""
-        return self
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the tensors are in their place; leaving it, by an error too, restores the base bit by bit.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the base as it was."""
+        Blocks nest: inside another adapter's, both hold. What fails on the way in leaves the base as it was, too.
+        """
+        yield
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
         """Return the prompt that holds at a timestep, with no placeholder but those the tokenizer now knows."""
@@ -83,7 +81,7 @@ def in_place(adapters: Sequence[ConceptAdapter]) -> Iterator[None]:
     """Inside the block the base has all of `adapters`, whatever their order."""
     with ExitStack() as stack:
         for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # hooks go onto what is there
-            stack.enter_context(adapter)
+            stack.enter_context(adapter.applied())
         yield
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 
 class PlaceholderTokens:
-    """Tokens that a base knows inside a `with` block: `tokens` maps each name ("<r>") to its row, (dim,).
+    """Tokens that a base knows for a while: `tokens` maps each name ("<r>") to its row, (dim,).
 
     Gradients reach `rows` alone, (tokens, dim) float32; the table is neither grown nor touched, so optimiser
     and checkpoint hold a few KB and there is nothing to restore afterwards (Gal et al. 2022 train one row of
-    the table). Blocks nest: inside another's, the base knows both sets. No token at all is a block that
-    changes nothing. Raises UserError for a name the tokenizer knows already, or for a row that does not fit
-    the base.
+    the table). Raises UserError for a name with capitals, or for a row that does not fit the base.
     """
 
     def __init__(self, base: Base, tokens: Mapping[str, torch.Tensor]) -> None:
@@ -38,34 +36,31 @@ class PlaceholderTokens:
                 raise UserError(f"{name} has shape {tuple(row.shape)} and the base '{base.id}' takes ({base.dim},).")
             rows[index] = row.detach()
         self.rows = torch.nn.Parameter(rows.to(base.device))
-        self._hooks: list[Any] = []
         self._extensions: tuple[Any, Any] = (None, None)  # the tokenizer met last, and its copy that knows the names
         self._ids: torch.Tensor | None = None  # the names' ids in that copy, (names,)
 
-    def __enter__(self) -> PlaceholderTokens:
-        """Make the base know the tokens."""
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the base knows the tokens; leaving it, by an error too, restores the base.
+
+        Blocks nest: inside another's, the base knows both sets. No token at all is a block that changes nothing.
+        Raises UserError for a name the tokenizer knows already.
+        """
         import torch
 
-        self._outer = self._base.tokenizer
-        if self._extensions[0] is not self._outer:
-            self._extensions = self._outer, self._extended(self._outer)
-            ids = self._extensions[1].convert_tokens_to_ids(self._names)
+        outer = self._base.tokenizer
+        if self._extensions[0] is not outer:
+            extended = self._extended(outer)
+            ids = extended.convert_tokens_to_ids(self._names)
             self._ids = torch.tensor(ids, dtype=torch.long, device=self._base.device)
-        self._base.tokenizer = self._extensions[1]
+            self._extensions = outer, extended
         table = self._base.text_encoder.get_input_embeddings()
-        self._hooks = [
-            table.register_forward_pre_hook(self._hide),
-            table.register_forward_hook(self._substitute),
-        ]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the base as it was."""
-        for hook in self._hooks:
-            hook.remove()
-        self._base.tokenizer = self._outer
+        with ExitStack() as undo:
+            undo.callback(setattr, self._base, "tokenizer", outer)
+            self._base.tokenizer = self._extensions[1]
+            undo.callback(table.register_forward_pre_hook(self._hide).remove)
+            undo.callback(table.register_forward_hook(self._substitute).remove)
+            yield
 
     def _extended(self, tokenizer: Any) -> Any:
         """Return a copy of `tokenizer` that takes each name as one token."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -27,13 +28,13 @@ class ResolutionRowsMethod(TokenRowMethod):
 
     settings: ResolutionRowsSettings
 
-    def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, AbstractContextManager[Any]]:
+    def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, Callable[[], AbstractContextManager[None]]]:
         """Return the rows, which an adapter puts in their place where there are several."""
         if self.settings.resolutions == 1:
             return super()._place(row)
         rows = Adapter(self.base, TOKEN, {ROWS: row.expand(self.settings.resolutions, -1)}, {})
         self.adapters = [*self.adapters, rows]
-        return rows.tensors[ROWS], nullcontext()
+        return rows.tensors[ROWS], nullcontext
 
     def caption(self, template: str, timestep: int, generator: torch.Generator) -> str:
         """Return the prompt with the row that is learned at this timestep."""

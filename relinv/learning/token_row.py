@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,15 +55,15 @@ class TokenRowMethod(InversionMethod):
         super().__init__(base, words, settings)
         self.steps, self.batch_size = settings.steps, settings.batch_size
         self.initializer = settings.initializer_token or words
-        self._learned, self._tokens = self._place(initial_row(base, self.initializer))
+        self._learned, self._known = self._place(initial_row(base, self.initializer))
         self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" else None
         self._anchor = initial_row(base, settings.anchor_word or self.initializer, "anchor_word")
         self.after_step()
 
-    def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, AbstractContextManager[Any]]:
-        """Return what is learned, (rows, dim), starting as `row`, and a block in which the base knows it."""
+    def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, Callable[[], AbstractContextManager[None]]]:
+        """Return what is learned, (rows, dim), starting as `row`, and what makes a block in which the base knows it."""
         tokens = PlaceholderTokens(self.base, {TOKEN: row})
-        return tokens.rows, tokens
+        return tokens.rows, tokens.applied
 
     @property
     def row(self) -> torch.Tensor:
@@ -87,7 +87,7 @@ class TokenRowMethod(InversionMethod):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Return the block in which the base knows `<r>` and has the adapters."""
-        with self._tokens, in_place(self.adapters):
+        with self._known(), in_place(self.adapters):
             yield
 
     def timestep_law(self, total: int) -> torch.Tensor:

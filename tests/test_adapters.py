@@ -1,0 +1,102 @@
+"""What every adapter must keep to: one whose entering fails midway leaves the base as it was, and can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relinv.adapters import dreambooth, perfusion
+from relinv.diffusion.adapter import ConceptAdapter
+from relinv.diffusion.bases import Base, load_base
+from tests.conftest import tiny_settings
+from tests.inverting import build, problem
+from tests.unets import answer
+
+# What puts one part of several in its place, by the methods whose adapters do so, and at which call it is to fail.
+INSTALLS: dict[str, tuple[Any, str, int]] = {
+    "custom_diffusion": (torch.nn.Module, "register_forward_hook", 3),
+    "dreambooth": (dreambooth, "_low_rank", 3),
+    "dreambooth+full": (torch.nn.Module, "register_parameter", 3),
+    "multires": (torch.nn.Module, "register_forward_hook", 1),  # after the tokenizer and another hook
+    "perfusion": (torch.nn.Module, "register_forward_hook", 3),
+}
+
+
+def fittings(base: Base) -> list[Any]:
+    """Return all that an adapter may put into a base: modules, weights, hooks, the UNet's forward, the tokenizer."""
+    found: list[Any] = [set(vars(base.unet)), base.tokenizer]
+    for network in (base.unet, base.text_encoder):
+        for name, module in network.named_modules():
+            hooks = *module._forward_hooks.values(), *module._forward_pre_hooks.values()
+            found.append((name, id(module), hooks, [id(weight) for weight in module.parameters(recurse=False)]))
+    return found
+
+
+def failing(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+    """Return `function`, in which one call of those to come fails."""
+    calls: list[int] = []
+
+    def limited(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            raise MemoryError("there is no more room")
+        return function(*arguments, **options)
+
+    return limited
+
+
+def adapter_of(base: Base, exemplar_folder: Path, name: str) -> ConceptAdapter:
+    """Return the adapter of an untrained method."""
+    (adapter,) = build(problem(base, exemplar_folder, name)).adapters
+    return adapter
+
+
+@pytest.mark.parametrize("name", INSTALLS)
+def test_one_that_fails_on_the_way_in_leaves_the_base_as_it_was(
+    name: str, base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, plain, before = adapter_of(base, exemplar_folder, name), answer(base), fittings(base)
+    owner, function, call = INSTALLS[name]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, function, failing(getattr(owner, function), call))
+        with pytest.raises(MemoryError), adapter.applied():
+            pass
+    assert fittings(base) == before
+    with adapter.applied():
+        assert fittings(base) != before
+    assert fittings(base) == before and torch.equal(answer(base), plain)
+
+
+def test_a_unet_of_low_precision_gets_its_forward_back(
+    tiny_base: Path, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))
+    adapter, before = adapter_of(base, exemplar_folder, "dreambooth+full"), fittings(base)
+    monkeypatch.setattr(torch, "autocast", failing(torch.autocast, 1))
+    with pytest.raises(MemoryError), adapter.applied():
+        pass
+    assert fittings(base) == before
+    with adapter.applied():
+        assert fittings(base) != before
+    assert fittings(base) == before
+
+
+def test_a_concept_that_fails_to_join_another_leaves_that_in_use(
+    base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fittings(base)
+    one, two = (adapter_of(base, exemplar_folder, "perfusion") for _ in range(2))
+    with torch.no_grad():
+        for tensor in two.tensors.values():
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).abs())
+    monkeypatch.setattr(two, "output", failing(two.output, 3))
+    with one.applied():
+        alone = answer(base)
+        with pytest.raises(MemoryError), two.applied():
+            pass
+        assert torch.equal(answer(base), alone)
+    assert fittings(base) == before and base not in perfusion._COMPOSITIONS
