@@ -76,8 +76,7 @@ def main(
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
         with ours.method.attached():
             drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", SamplingSettings)
-            sampler = Sampler(drawing.steps, drawing.guidance_scale, drawing.scheduler)
-            show_rates(base, stepping(ours), SAMPLES, sampler, drawing.batch_size)
+            show_rates(base, stepping(ours), SAMPLES, Sampler.of(drawing), drawing.batch_size)
 
 
 def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from relinv.devices import deterministic
-from relinv.diffusion.conditioning import Encodings, drawn_with, guided_by, in_use
-from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
+from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
+from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
 from relinv.images import FORMS, ImageRecord, ImageWriter, Workspace, contact_sheet, encode_png
 from relinv.settings import GenerateSettings, parse
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
     from relinv.benchmark import Scenario
-    from relinv.diffusion.adapter import ConceptAdapter
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 
@@ -101,10 +99,9 @@ def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
     """Return the picture of a free prompt, with all of `concepts` in use at once; UserErrors as `generate`."""
     concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
-    sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
     with deterministic(base.device), in_use(base, concepts) as adapters:
-        encodings = Encodings(base, adapters, ["", prompt], sampler.timesteps(base))
-        return to_pictures(_draw(base, adapters, encodings, [prompt], [seed], sampler))[0]
+        drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
+        return to_pictures(drawer.draw([prompt], [seed]))[0]
 
 
 def free_record(
@@ -190,25 +187,11 @@ def generate(
     Raises UserError for a prompt with an unknown `<token>` or too many tokens, when the device's memory is
     too small for a batch, and when the base's precision is too low for its numbers.
     """
-    sampler = Sampler(settings.steps, settings.guidance_scale, settings.scheduler)
-    prompts = ["", *(record.prompt for record in records)]
+    prompts = [record.prompt for record in records]
     with deterministic(base.device), in_use(base, [drawn_with(concept, settings.adapters)]) as adapters:
-        encodings = Encodings(base, adapters, prompts, sampler.timesteps(base))
+        drawer = Drawer(base, adapters, prompts, Sampler.of(settings))
         for start in range(0, len(records), settings.batch_size):
             batch = records[start : start + settings.batch_size]
             if not skip(batch):
                 texts, seeds = [record.prompt for record in batch], [record.seed for record in batch]
-                yield batch, to_pictures(_draw(base, adapters, encodings, texts, seeds, sampler))
-
-
-def _draw(
-    base: Base,
-    adapters: Sequence[ConceptAdapter],
-    encodings: Encodings,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    sampler: Sampler,
-) -> torch.Tensor:
-    """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1]; UserErrors as `sample`."""
-    conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
-    return sample(base, *conditions, initial_latents(base, seeds), sampler, guided_by(adapters, prompts))
+                yield batch, to_pictures(drawer.draw(texts, seeds))

@@ -18,9 +18,9 @@ from relinv.adapters.layout import Adapter, Layout, box_cells, draw_boxes, layou
 from relinv.diffusion.attention_maps import attention_maps, coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
-from relinv.diffusion.conditioning import Encodings, guided_by, in_use
+from relinv.diffusion.conditioning import Drawer, in_use
 from relinv.diffusion.cross_attention import cross_attentions
-from relinv.diffusion.sampling import Sampler, initial_latents, sample
+from relinv.diffusion.sampling import Sampler, initial_latents
 from relinv.errors import UserError
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.token_row import initial_row
@@ -56,9 +56,7 @@ def concept(base: Base, **changes: Any) -> Concept:
 def drawn(base: Base, used: Concept, prompts: list[str], seeds: list[int], sampler: Sampler = SAMPLER) -> torch.Tensor:
     """Return the images of prompts, (prompts, 3, side, side)."""
     with in_use(base, [used]) as adapters:
-        encodings = Encodings(base, adapters, [*prompts, ""], sampler.timesteps(base))
-        conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
-        return sample(base, *conditions, initial_latents(base, seeds), sampler, guided_by(adapters, prompts))
+        return Drawer(base, adapters, prompts, sampler).draw(prompts, seeds)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from relinv import generation
 from relinv.benchmark import Scenario, load_benchmark
-from relinv.diffusion import sampling
+from relinv.diffusion import conditioning, sampling
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.diffusion.conditioning import Encodings, in_use
@@ -129,7 +129,7 @@ def test_the_batch_size_moves_no_pixel_of_the_miniatures_by_more_than_two(tmp_pa
 def test_a_killed_run_goes_on_to_the_same_bytes(
     base: Base, concept: Concept, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, sampled = generation.sample, []
+    whole, sampled = conditioning.sample, []
 
     def dying(*arguments: object) -> torch.Tensor:
         sampled.append(1)
@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr(generation, "sample", dying)
+    monkeypatch.setattr(conditioning, "sample", dying)
     run = (base, concept, SCENARIOS, SETTINGS, tmp_path / "images", tmp_path / "scratch")
     with pytest.raises(KeyboardInterrupt):
         generate_folder(*run)

@@ -19,8 +19,8 @@ from PIL import Image
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import REQUIRED, load_concept
-from relinv.diffusion.conditioning import Encodings, guided_by
-from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
+from relinv.diffusion.conditioning import Drawer
+from relinv.diffusion.sampling import Sampler, initial_latents, to_pictures
 from relinv.errors import UserError
 from relinv.files import sha256_folder
 from relinv.generation import generate, image_seed, plan
@@ -188,12 +188,9 @@ def drawn(method: InversionMethod) -> np.ndarray:
     """Return the levels of the scenarios' pictures, drawn with a method's state as it stands in memory."""
     prompts = [method.template.format(head=each.head, tail=each.tail) for each in SCENARIOS]
     seeds = [image_seed(DRAWN.seed, each.relation, each.index) for each in SCENARIOS]
-    sampler = Sampler(DRAWN.steps, DRAWN.guidance_scale, DRAWN.scheduler)
     with method.attached():
-        encodings = Encodings(method.base, method.adapters, ["", *prompts], sampler.timesteps(method.base))
-        conditions = encodings.of(prompts), encodings.of([""] * len(prompts))
-        noise, guidance = initial_latents(method.base, seeds), guided_by(method.adapters, prompts)
-        return levels(to_pictures(sample(method.base, *conditions, noise, sampler, guidance)))
+        drawer = Drawer(method.base, method.adapters, prompts, Sampler.of(DRAWN))
+        return levels(to_pictures(drawer.draw(prompts, seeds)))
 
 
 def levels(pictures: list[Image.Image]) -> np.ndarray:

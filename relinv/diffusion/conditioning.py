@@ -1,4 +1,4 @@
-"""Concepts in use: their tokens and adapters put into a base, and prompts encoded for each step of a sampling."""
+"""Concepts in use: their tokens and adapters put into a base, and prompts encoded for each step, and drawn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion.adapter import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
 from relinv.settings import parse
@@ -99,6 +100,28 @@ class Encodings:
             return torch.stack([self._encodings[text] for text in texts])
 
         return at
+
+
+class Drawer:
+    """Draws some prompts with adapters that are in place; each distinct text is encoded once, for all batches.
+
+    Raises UserError as `Encodings` does, before anything is drawn.
+    """
+
+    def __init__(
+        self, base: Base, adapters: Sequence[ConceptAdapter], prompts: Sequence[str], sampler: Sampler
+    ) -> None:
+        self._base, self._adapters, self._sampler = base, adapters, sampler
+        self._encodings = Encodings(base, adapters, ["", *prompts], sampler.timesteps(base))
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1], its noise from its seed.
+
+        Raises UserError as `sample` and `guided_by` do.
+        """
+        conditions = self._encodings.of(prompts), self._encodings.of([""] * len(prompts))
+        noise, guidance = initial_latents(self._base, seeds), guided_by(self._adapters, prompts)
+        return sample(self._base, *conditions, noise, self._sampler, guidance)
 
 
 def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int | None) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
+    from relinv.settings import SamplingSettings
 
     # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.
     Conditioning = torch.Tensor | Callable[[int], torch.Tensor]
@@ -41,6 +42,11 @@ class Sampler:
     steps: int
     guidance_scale: float
     scheduler: str = "ddim"
+
+    @classmethod
+    def of(cls, settings: SamplingSettings) -> Sampler:
+        """Return the sampler that settings ask for."""
+        return cls(settings.steps, settings.guidance_scale, settings.scheduler)
 
     def timesteps(self, base: Base) -> list[int]:
         """Return the timesteps at which the UNet is asked, in order; UserError for an unknown scheduler."""

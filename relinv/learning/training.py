@@ -17,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 from relinv.devices import deterministic
-from relinv.diffusion.conditioning import Encodings, guided_by
+from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
-from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
+from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.draws import Draw, Draws
@@ -134,7 +134,7 @@ class Loop:
         self._resume(task.checkpoints)
         if task.preview.prompts:  # one that cannot be drawn is to be found now, not when much is learned
             with self.method.attached(), torch.no_grad():
-                self._preview_encodings(task.preview)
+                self._drawer(task.preview)
 
     def draw(self, step: int) -> Draw:
         """Return what a step shows the UNet."""
@@ -215,22 +215,17 @@ class Loop:
 
     def _preview(self, step: int, settings: PreviewSettings) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
-        base, adapters = self.base, self.method.adapters
-        sampler, encodings = self._preview_encodings(settings)
-        prompts, empty = settings.prompts, [""] * len(settings.prompts)
-        noise = initial_latents(base, [settings.seed + index for index in range(len(prompts))])
-        conditions = encodings.of(prompts), encodings.of(empty)
-        images = sample(base, *conditions, noise, sampler, guided_by(adapters, prompts))  # (prompts, 3, side, side)
+        seeds = range(settings.seed, settings.seed + len(settings.prompts))
+        images = self._drawer(settings).draw(settings.prompts, seeds)  # (prompts, 3, side, side)
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
         name = f"step_{step:04d}.png"
         self.log.previews[name] = encode_png(to_pictures(strip)[0])
         self.task.checkpoints.write_file(name, self.log.previews[name])
 
-    def _preview_encodings(self, settings: PreviewSettings) -> tuple[Sampler, Encodings]:
-        """Return how previews are drawn, and their prompts encoded; UserError for one that cannot be."""
+    def _drawer(self, settings: PreviewSettings) -> Drawer:
+        """Return what draws the previews of what is learned by now; UserError for a prompt that cannot be drawn."""
         sampler = Sampler(settings.steps, settings.guidance_scale)
-        timesteps = sampler.timesteps(self.base)
-        return sampler, Encodings(self.base, self.method.adapters, [*settings.prompts, ""], timesteps)
+        return Drawer(self.base, self.method.adapters, settings.prompts, sampler)
 
     def save(self, done: int) -> None:
         """Save all that the remaining steps and the log depend on."""
