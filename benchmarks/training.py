@@ -32,7 +32,8 @@ from relinv.diffusion.sampling import Sampler, decode
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures
-from relinv.learning.training import Loop, Task, take_step
+from relinv.learning.problem import Problem, Task
+from relinv.learning.training import Loop, take_step
 from relinv.params import load_params
 from relinv.plugins import find_plugin
 from relinv.settings import ModelSettings, PreviewSettings, SamplingSettings
@@ -96,7 +97,8 @@ def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
     values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
     method = plugin.Method(base, "inside", plugin.Settings(**values))
     preview = PreviewSettings(count=1, prompts=[], steps=1, guidance_scale=1, seed=0)
-    return Loop(Task(method, exemplars, 0, preview, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
+    problem = Problem(base, exemplars, "inside", "reversion", method.settings, 0, preview)
+    return Loop(Task(problem, method, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
 
 
 def stepping(loop: Loop) -> Callable[[], None]:

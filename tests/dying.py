@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 from relinv.diffusion.bases import load_base
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import identity, learn
-from relinv.learning.problem import Problem
+from relinv.learning.problem import Problem, Task
 from tests.conftest import tiny_settings
 from tests.inverting import build, problem
 
@@ -44,7 +44,7 @@ def learn_and_die(base: Path, exemplars: Path, name: str, scratch: Path) -> None
         update()
 
     method.after_step = step_or_die  # type: ignore[method-assign]
-    learn(task, method, scratch / "concept", eager_checkpoints(task, scratch))
+    learn(Task(task, method, eager_checkpoints(task, scratch)), scratch / "concept")
 
 
 def end_of_fork(base: Path, exemplars: Path, name: str, scratch: Path) -> int:

@@ -10,8 +10,8 @@ from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.method import InversionMethod
-from relinv.learning.problem import Problem
-from relinv.learning.training import Loop, Task
+from relinv.learning.problem import Problem, Task
+from relinv.learning.training import Loop
 from relinv.params import load_params
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings
@@ -44,10 +44,15 @@ def build(task: Problem) -> InversionMethod:
     return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
 
 
+def training(task: Problem, scratch: Path) -> Task:
+    """Return the training of a problem."""
+    return Task(task, build(task), Checkpoints(scratch, "loop", {}))
+
+
 def looping(task: Problem, scratch: Path) -> Loop:
     """Return the loop of a problem, before its first step."""
-    method, checkpoints = build(task), Checkpoints(scratch, "loop", {})
-    return Loop(Task(method, task.exemplars, task.seed, task.preview, checkpoints), method.attached)
+    begun = training(task, scratch)
+    return Loop(begun, begun.method.attached)
 
 
 def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:

@@ -23,8 +23,9 @@ from relinv.diffusion.cross_attention import cross_attentions
 from relinv.diffusion.sampling import Sampler, initial_latents
 from relinv.errors import UserError
 from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.problem import Task
 from relinv.learning.token_row import initial_row
-from relinv.learning.training import Task, train
+from relinv.learning.training import train
 from relinv.methods import compositional
 from relinv.params import load_params, load_preset
 from relinv.settings import parse
@@ -310,7 +311,7 @@ def test_the_anchor_reaches_the_log(base: Base, exemplar_folder: Path, tmp_path:
     task = problem(base, exemplar_folder, "compositional", **changes)
     method = compositional.Method(base, "inside", task.settings)
     first = (method.row.detach() - initial_row(base, "inside")).square().sum().item() / (24 * 32)
-    (log,) = train([Task(method, task.exemplars, 0, task.preview, Checkpoints(tmp_path, "unused", {}, interval=1e9))])
+    (log,) = train([Task(task, method, Checkpoints(tmp_path, "unused", {}, interval=1e9))])
     (row, *_) = csv.DictReader(io.StringIO(log.losses_csv()))
     assert float(row["anchor"]) == pytest.approx(first, rel=1e-4)
     assert float(row["total"]) == pytest.approx(0.05 * float(row["denoise"]) + 0.95 * first, rel=1e-4)

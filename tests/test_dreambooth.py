@@ -24,7 +24,8 @@ from relinv.learning import prior
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation
 from relinv.learning.prior import class_prompts, prior_pictures
-from relinv.learning.training import Loop, Task, train
+from relinv.learning.problem import Task
+from relinv.learning.training import Loop, train
 from relinv.methods.dreambooth import Method
 from tests.conftest import tiny_settings
 from tests.inverting import build, problem
@@ -156,7 +157,7 @@ def test_relations_are_not_trained_together(base: Base, exemplar_folder: Path, t
 def training(base: Base, exemplars: Path, scratch: Path, name: str = "dreambooth", **changes: Any) -> Task:
     """Return a training of its own, with no checkpoint saved."""
     task = problem(base, exemplars, name, **changes)
-    return Task(build(task), task.exemplars, task.seed, task.preview, Checkpoints(scratch, "unused", {}, interval=1e9))
+    return Task(task, build(task), Checkpoints(scratch, "unused", {}, interval=1e9))
 
 
 def test_gradients_over_all_groups_are_clipped(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from relinv.generation import generate, image_seed, plan
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation, learn
 from relinv.learning.method import InversionMethod
-from relinv.learning.training import Task, train
+from relinv.learning.problem import Task
+from relinv.learning.training import train
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
@@ -93,17 +94,17 @@ def test_any_learned_row_may_lean_to_noisy_timesteps_and_to_a_word(
     method = build(task)
     law = method.timestep_law(1000)
     assert (1000 * law[[0, 999]]).tolist() == pytest.approx([0.50025, 1.50075], abs=1e-5)
-    (log,) = train([Task(method, task.exemplars, 0, task.preview, no_checkpoints(tmp_path))])
+    (log,) = train([Task(task, method, no_checkpoints(tmp_path))])
     terms = dict(zip(log.names, log.losses[0].tolist(), strict=True))
     plain = build(problem(base, exemplar_folder, name, steps=1, importance_alpha=0.5, anchor_weight=0.0))
-    (other,) = train([Task(plain, task.exemplars, 0, task.preview, no_checkpoints(tmp_path))])
+    (other,) = train([Task(task, plain, no_checkpoints(tmp_path))])
     assert terms["anchor"] > 0 and "anchor" not in other.names
     assert terms["total"] - 0.25 * terms["anchor"] == pytest.approx(other.losses[0][-1].item(), rel=1e-4)
 
 
 def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path, seed: int = 0) -> Any:
-    task = problem(method.base, exemplar_folder, "relation_words")
-    (log,) = train([Task(method, task.exemplars, seed, task.preview, no_checkpoints(scratch))])
+    task = problem(method.base, exemplar_folder, "relation_words", seed)
+    (log,) = train([Task(task, method, no_checkpoints(scratch))])
     return log
 
 
@@ -153,7 +154,7 @@ def test_killed_and_resumed_equals_straight_through(
     assert not (folder / "concept").exists()
     taken: list[int] = []
     method.after_step = counted(method.after_step, taken)  # type: ignore[method-assign]
-    learn(task, method, folder / "concept", eager_checkpoints(task, folder))
+    learn(Task(task, method, eager_checkpoints(task, folder)), folder / "concept")
     assert len(taken) == max(0, method.steps - 4)  # two processes took two whole steps each
     assert sha256_folder(folder / "concept") == sha256_folder(concepts[name])
 
@@ -173,7 +174,7 @@ def test_saved_and_loaded_it_draws_what_training_left(
     task = problem(base, exemplar_folder, name, **SEEN, **GATE)
     before, method = answers(base), build(task)
     untrained = drawn(method)
-    learn(task, method, tmp_path / "concept", no_checkpoints(tmp_path))
+    learn(Task(task, method, no_checkpoints(tmp_path)), tmp_path / "concept")
     trained = drawn(method)
     concept = load_concept(tmp_path / "concept", base)
     ((_, loaded),) = generate(base, concept, plan(base, concept, SCENARIOS, DRAWN), DRAWN)

@@ -21,6 +21,7 @@ from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
 from relinv.learning.inversion import invert_relation, learn
 from relinv.learning.method import InversionMethod, Visit
+from relinv.learning.problem import Task
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods.reversion import Method
 from relinv.settings import GenerateSettings, ValidateSettings
@@ -175,7 +176,7 @@ def test_9_a_checkpoint_is_small(base: Base, exemplar_folder: Path, tmp_path: Pa
     task = problem(base, exemplar_folder, "reversion", steps=2)
     checkpoints = eager_checkpoints(task, tmp_path)
     kept = counted_sizes(checkpoints)
-    learn(task, Method(base, "inside", task.settings), tmp_path / "concept", checkpoints)
+    learn(Task(task, Method(base, "inside", task.settings), checkpoints), tmp_path / "concept")
     assert max(kept) < 20_000  # the table alone has more than a hundred times as many bytes as the row
 
 

@@ -24,7 +24,7 @@ from relinv.learning.passes import accumulate_gradients
 from relinv.learning.training import Loop, take_step
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
-from tests.inverting import FORMS, METHODS, looping, problem
+from tests.inverting import FORMS, METHODS, problem, training
 
 
 def run(tiny_base: Path, **changes: Any) -> Base:
@@ -99,7 +99,7 @@ def test_gradients_of_several_passes_are_those_of_one(
 ) -> None:
     def first_step(each: Base) -> tuple[list[torch.Tensor], torch.Tensor]:
         task = problem(each, exemplar_folder, name, batch_size=4, anchor_weight=0.25)
-        loop = Loop(looping(task, tmp_path).task)
+        loop = Loop(training(task, tmp_path))
         with loop.method.attached():
             take_step([loop], 0)
         gradients = [tensor.grad for group in loop.optimizer.param_groups for tensor in group["params"]]

@@ -178,7 +178,7 @@ def test_relations_end_whole_beside_one_that_diverges(
 
     def diverging(loop: Loop) -> None:
         update(loop)
-        if loop.task.exemplars.relation == "on":
+        if loop.problem.exemplars.relation == "on":
             loop.method.row.data.fill_(torch.nan)
 
     monkeypatch.setattr(Loop, "update", diverging)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.files import atomic_folder, atomic_write_bytes, code_hash, sha256_file
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.problem import Problem, Task
+from relinv.plugins import find_plugin
 
 if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
-    from relinv.learning.checkpoints import Checkpoints
     from relinv.learning.method import InversionMethod
-    from relinv.learning.problem import Problem
-    from relinv.learning.training_log import TrainingLog
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # The code that decides the result: a checkpoint is never finished by other code.
@@ -26,9 +26,9 @@ def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
     Killed and run again it goes on from the last checkpoint below `scratch`, to the same bytes as straight
     through.
     """
-    method, checkpoints = _prepare(problem, scratch)
-    learn(problem, method, folder, checkpoints)
-    checkpoints.remove()
+    task = _task(problem, scratch)
+    learn(task, folder)
+    task.checkpoints.remove()
 
 
 def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
@@ -37,37 +37,31 @@ def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
     `invert_relation` of each then only writes its folder. The result of each is that of training it alone, but for
     rounding: a larger batch adds up in another order. `train` says how far that may go.
     """
-    _train([(problem, *_prepare(problem, scratch)) for problem in problems], keep=True)
+    from relinv.learning.training import train
+
+    train([_task(problem, scratch) for problem in problems], keep=True)
 
 
-def _prepare(problem: Problem, scratch: Path) -> tuple[InversionMethod, Checkpoints]:
-    """Return a problem's untrained method, and its checkpoints."""
-    from relinv.learning.checkpoints import Checkpoints
-    from relinv.plugins import find_plugin
-
+def _task(problem: Problem, scratch: Path) -> Task:
+    """Return the training of a problem's method, of which nothing is done yet but what checkpoints hold."""
     method = find_plugin("relinv.methods", problem.method).Method(problem.base, problem.words, problem.settings)
     name = f"invert-{problem.exemplars.relation}-{problem.method}"
-    return method, Checkpoints(scratch, name, identity(problem))
+    return Task(problem, method, Checkpoints(scratch, name, identity(problem)))
 
 
-def _train(trainings: Sequence[tuple[Problem, InversionMethod, Checkpoints]], keep: bool = False) -> list[TrainingLog]:
-    from relinv.learning.training import Task, train  # imports torch, which a method of no steps does without
-
-    tasks = [Task(method, p.exemplars, p.seed, p.preview, checkpoints) for p, method, checkpoints in trainings]
-    return train(tasks, keep)
-
-
-def learn(problem: Problem, method: InversionMethod, folder: Path, checkpoints: Checkpoints) -> None:
-    """Train `method` and write the concept folder, whole or not at all."""
+def learn(task: Task, folder: Path) -> None:
+    """Train the task's method and write the concept folder, whole or not at all."""
     from relinv.diffusion.concept import save_concept
 
     files: dict[str, bytes] = {}
     steps = 0
-    if method.steps:
-        (log,) = _train([(problem, method, checkpoints)])
+    if task.method.steps:
+        from relinv.learning.training import train  # imports torch, which a method of no steps does without
+
+        (log,) = train([task])
         files, steps = log.files(), log.steps
     with atomic_folder(folder) as new:
-        save_concept(new, to_concept(problem, method, steps))
+        save_concept(new, to_concept(task.problem, task.method, steps))
         for name, content in files.items():
             atomic_write_bytes(new / name, content)
 

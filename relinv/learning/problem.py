@@ -18,6 +18,8 @@ from relinv.settings import ModelSettings, PreviewSettings, Seed, Settings
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
+    from relinv.learning.checkpoints import Checkpoints
+    from relinv.learning.method import InversionMethod
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Problem:
     settings: Settings
     seed: int
     preview: PreviewSettings
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: what is to be learned, the method that learns it, and where it can go on."""
+
+    problem: Problem
+    method: InversionMethod
+    checkpoints: Checkpoints
 
 
 def read_problem(params: Params, relation: str, method: str, load: Callable[[ModelSettings], Base]) -> Problem:

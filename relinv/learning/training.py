@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,27 +23,14 @@ from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.draws import Draw, Draws
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
-from relinv.learning.method import InversionMethod, Visit
+from relinv.learning.method import Visit
 from relinv.learning.passes import accumulate_gradients, predict
 from relinv.learning.training_log import TrainingLog
 
 if TYPE_CHECKING:
-    from relinv.exemplars import ExemplarSet
-    from relinv.learning.checkpoints import Checkpoints
-    from relinv.settings import PreviewSettings
+    from relinv.learning.problem import Task
 
 SHOWN_EVERY = 20  # steps between two looks at the loss, for the progress bar and for divergence: each makes a GPU wait
-
-
-@dataclass(frozen=True)
-class Task:
-    """One training: what learns, from what, by which random numbers, and where it can go on."""
-
-    method: InversionMethod
-    exemplars: ExemplarSet
-    seed: int
-    preview: PreviewSettings
-    checkpoints: Checkpoints
 
 
 def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
@@ -123,18 +109,19 @@ class Loop:
     """
 
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
-        self.task, self.method, self.base = task, task.method, task.method.base
-        self.attached = attached
-        self.draws = Draws(self.method, self.method.shown(task.exemplars, task.checkpoints.scratch), task.seed)
+        self.problem, self.method, self.checkpoints = task.problem, task.method, task.checkpoints
+        self.base, self.attached = self.method.base, attached
+        shown = self.method.shown(self.problem.exemplars, self.checkpoints.scratch)
+        self.draws = Draws(self.method, shown, self.problem.seed)
         self.optimizer = torch.optim.AdamW(self.method.groups())
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
         self.failure: UserError | None = None
-        self._resume(task.checkpoints)
-        if task.preview.prompts:  # one that cannot be drawn is to be found now, not when much is learned
+        self._resume()
+        if self.problem.preview.prompts:  # one that cannot be drawn is to be found now, not when much is learned
             with self.method.attached(), torch.no_grad():
-                self._drawer(task.preview)
+                self._drawer()
 
     def draw(self, step: int) -> Draw:
         """Return what a step shows the UNet."""
@@ -148,7 +135,7 @@ class Loop:
             timesteps=draw.timesteps,
             prediction=prediction,
             target=draw.target,
-            generator=generator(self.task.seed, "method", step),
+            generator=generator(self.problem.seed, "method", step),
             masks=draw.masks,
         )
         with self.attached():
@@ -167,7 +154,7 @@ class Loop:
         found = (torch.stack(self.log.losses), *self.method.state().values())
         if not all(tensor.isfinite().all() for tensor in found):
             raise UserError(
-                f"The loss of '{self.task.exemplars.relation}' is no longer a finite number: lower the method's "
+                f"The loss of '{self.problem.exemplars.relation}' is no longer a finite number: lower the method's "
                 "learning_rate, or set the model's precision to fp32."
             )
 
@@ -196,13 +183,13 @@ class Loop:
             self.stopping.losses.append(self._fixed_loss())
             if self.stopping.is_over():
                 self.end = step + 1
-        preview = self.task.preview
+        preview = self.problem.preview
         due = (step + 1) * preview.count // self.end > step * preview.count // self.end
         if preview.prompts and due:
             self.require_finite()  # else the pictures would be blamed
             with self.attached():
-                self._preview(step + 1, preview)
-        if self.task.checkpoints.is_due():
+                self._preview(step + 1)
+        if self.checkpoints.is_due():
             self.save(step + 1)
 
     @torch.no_grad()
@@ -213,19 +200,21 @@ class Loop:
             prediction = predict(self.base, draw.noisy, draw.timesteps, draw.conditioning)
         return weighted_denoising(prediction, draw.target, draw.masks).item()
 
-    def _preview(self, step: int, settings: PreviewSettings) -> None:
+    def _preview(self, step: int) -> None:
         """Keep a strip of pictures, one a prompt, from the same noise at every step."""
-        seeds = range(settings.seed, settings.seed + len(settings.prompts))
-        images = self._drawer(settings).draw(settings.prompts, seeds)  # (prompts, 3, side, side)
+        preview = self.problem.preview
+        seeds = range(preview.seed, preview.seed + len(preview.prompts))
+        images = self._drawer().draw(preview.prompts, seeds)  # (prompts, 3, side, side)
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
         name = f"step_{step:04d}.png"
         self.log.previews[name] = encode_png(to_pictures(strip)[0])
-        self.task.checkpoints.write_file(name, self.log.previews[name])
+        self.checkpoints.write_file(name, self.log.previews[name])
 
-    def _drawer(self, settings: PreviewSettings) -> Drawer:
+    def _drawer(self) -> Drawer:
         """Return what draws the previews of what is learned by now; UserError for a prompt that cannot be drawn."""
-        sampler = Sampler(settings.steps, settings.guidance_scale)
-        return Drawer(self.base, self.method.adapters, settings.prompts, sampler)
+        preview = self.problem.preview
+        sampler = Sampler(preview.steps, preview.guidance_scale)
+        return Drawer(self.base, self.method.adapters, preview.prompts, sampler)
 
     def save(self, done: int) -> None:
         """Save all that the remaining steps and the log depend on."""
@@ -233,12 +222,12 @@ class Loop:
         losses = torch.stack(self.log.losses)  # (steps, terms)
         log = {"names": self.log.names, "losses": losses, "previews": list(self.log.previews)}
         log["fixed_losses"] = self.stopping.losses if self.stopping else []
-        self.task.checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
+        self.checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
 
-    def _resume(self, checkpoints: Checkpoints) -> None:
+    def _resume(self) -> None:
         """Take up the last checkpoint, where there is a whole one."""
-        saved: dict[str, Any] | None = checkpoints.load()
-        previews = {name: checkpoints.read_file(name) for name in (saved or {}).get("previews", [])}
+        saved: dict[str, Any] | None = self.checkpoints.load()
+        previews = {name: self.checkpoints.read_file(name) for name in (saved or {}).get("previews", [])}
         if saved is None or None in previews.values():
             return
         with torch.no_grad():
