@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from relinv.diffusion.bases import Base
-from relinv.learning.draws import Draws
-from relinv.learning.exemplar_latents import visits
+from relinv.learning.draws import Draws, visits
 from tests.inverting import build, problem
 
 

@@ -14,10 +14,9 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.randomness import generator
 from relinv.downloads import copy_files
 from relinv.exemplars import read_exemplars
-from relinv.learning.exemplar_latents import visits
+from relinv.learning.draws import visits
 from relinv.learning.losses import weighted_denoising
-from relinv.learning.masks import mask_of
-from relinv.learning.method import InversionMethod, Shown, Visit
+from relinv.learning.method import InversionMethod, Shown, Visit, mask_of
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.training import take_step
 from relinv.settings import ValidateSettings

@@ -25,7 +25,7 @@ from transformers import (
 from relinv.diffusion.bases import Base
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
-from relinv.learning.masks import mask_of
+from relinv.learning.method import mask_of
 from relinv.miniature.tokenizer import build_tokenizer
 from relinv.segmenting import PROMPTS
 from tests.checkouts import run

@@ -20,7 +20,8 @@ from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints, save_state
-from relinv.learning.exemplar_latents import encode_pictures, visits
+from relinv.learning.draws import visits
+from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.training import Loop
 from tests.inverting import looping, problem, stopping

@@ -14,7 +14,7 @@ import torch
 
 from relinv.devices import to_device
 from relinv.diffusion.randomness import generator
-from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures, visits
+from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures
 from relinv.learning.timesteps import draw
 
 if TYPE_CHECKING:
@@ -112,3 +112,16 @@ class Draws:
         everywhere = torch.ones(self.latents.mean.shape[-2:])
         masks = [everywhere if picture.mask is None else picture.mask for picture in self.shown]
         return torch.stack(masks)[:, None].to(self.base.device)
+
+
+def visits(total: int, count: int, step: int, seed: int, purpose: str = "pictures") -> list[int]:
+    """Return which of `total` pictures the `count` samples of a step show, a function of seed, purpose and step alone.
+
+    The visits of all steps in a row are one shuffled pass over the pictures after another.
+    """
+    chosen: list[int] = []
+    for position in range(step * count, (step + 1) * count):
+        epoch, place = divmod(position, total)
+        order = torch.randperm(total, generator=generator(seed, purpose, epoch))
+        chosen.append(int(order[place]))
+    return chosen

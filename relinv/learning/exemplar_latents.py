@@ -51,18 +51,3 @@ def _encode(base: Base, picture: Image.Image) -> tuple[torch.Tensor, torch.Tenso
     distribution = base.vae.encode(pixels).latent_dist
     scale = base.vae.config.scaling_factor
     return distribution.mean.float() * scale, distribution.std.float() * scale
-
-
-def visits(total: int, count: int, step: int, seed: int, purpose: str = "pictures") -> list[int]:
-    """Return which of `total` pictures the `count` samples of a step show, a function of seed, purpose and step alone.
-
-    The visits of all steps in a row are one shuffled pass over the pictures after another.
-    """
-    from relinv.diffusion.randomness import generator
-
-    chosen: list[int] = []
-    for position in range(step * count, (step + 1) * count):
-        epoch, place = divmod(position, total)
-        order = torch.randperm(total, generator=generator(seed, purpose, epoch))
-        chosen.append(int(order[place]))
-    return chosen

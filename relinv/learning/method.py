@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion.adapter import in_place
-from relinv.exemplars import load_image
+from relinv.exemplars import load_image, load_mask
 from relinv.learning.losses import Term, denoising
-from relinv.learning.masks import mask_of
 from relinv.learning.timesteps import importance
 from relinv.settings import Settings
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.adapter import ConceptAdapter
     from relinv.diffusion.bases import Base
-    from relinv.exemplars import ExemplarSet
+    from relinv.exemplars import Exemplar, ExemplarSet
     from relinv.learning.early_stopping import EarlyStopping
 
 
@@ -154,3 +153,18 @@ class InversionMethod:
     def embedding(self) -> torch.Tensor | None:
         """Return the learned row, (dim,) float32 on the CPU, or None where the plain words are all."""
         return None
+
+
+def mask_of(base: Base, exemplar: Exemplar) -> torch.Tensor | None:
+    """Return an exemplar's mask, (h, w) of the base's latents with 1 its maximum, or None where it has none.
+
+    A mask that is black all over has found nothing, so it says nothing: None. Raises UserError if it is unreadable.
+    """
+    import numpy
+    import torch
+
+    picture = load_mask(exemplar, base.latent_side)
+    if picture is None:
+        return None
+    levels = torch.from_numpy(numpy.array(picture)).float()  # (h, w)
+    return levels / levels.max() if levels.any() else None
