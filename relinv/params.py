@@ -138,7 +138,7 @@ def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
 
 def read_params(file: Path) -> Params:
     """Return the parameters in `file`, of any names; UserError where it is missing, no YAML, or no mapping."""
-    values = read_yaml(file, "parameter file")
+    values = read_yaml(file, "parameter file", "run this in the checkout of the pipeline")
     if not isinstance(values, Mapping):
         raise UserError(f"The parameter file '{file}' holds no named sections: restore it from git.")
     return Params(values, file)

@@ -15,28 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from relinv.benchmark import load_benchmark
+from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError
 from relinv.exemplars import OWN
 from relinv.logged import FAILED, run_logged
 from relinv.params import Params
 from relinv.plugins import find_plugin
-from relinv.settings import ExemplarSettings, PreviewSettings, ReportSettings, ScoreSettings, ValidateSettings
+from relinv.settings import (
+    BaseSettings,
+    ExemplarSettings,
+    PreviewSettings,
+    ReportSettings,
+    ScoreSettings,
+    Seed,
+    ValidateSettings,
+)
 
 GROUPS = ("fetch", "validate", "invert", "generate", "score")  # each needs the one before it; report comes last
-SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.preview": PreviewSettings,
-            "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
+SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
+            "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 LOGS = ".scratch/reproduce"  # git-ignored
 DVC = (sys.executable, "-m", "dvc")
 ENDED = "Ended "  # begins a line of a share's log
 WRITE_EVERY = 60  # seconds
 
 
-def check_arms(params: Params) -> None:
-    """Raise UserError where the parameters name a relation or method that is not there, or set a stage wrongly."""
+def check_params(params: Params) -> None:
+    """Raise UserError if the parameters name a relation, method or adapter there is not, or set a stage wrongly."""
     benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
-    params.generation(), params.trained_model(), params.judge(), params.exemplar_source()
+    params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
         params.section(section, kind)
+    for adapter, options in params.generation().adapters.items():
+        drawing_adapter(adapter, options)
     for relation in params.relations():
         benchmark.relation(relation)
     for method in params.methods():

@@ -24,10 +24,10 @@ def reproduce(
     """Rebuild every result that is out of date, several stages at a time. It resumes."""
     from relinv.devices import visible_gpus
     from relinv.forking import fork_server
-    from relinv.reproducing import check_arms, reproduce
+    from relinv.reproducing import check_params, reproduce
 
     params = load_params()
-    check_arms(params)
+    check_params(params)
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}
     gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # a number chooses one already

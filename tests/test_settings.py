@@ -13,7 +13,7 @@ from relinv.errors import UserError
 from relinv.files import read_yaml
 from relinv.params import Params, load_params, load_preset, read_params
 from relinv.plugins import find_plugin, plugin_names
-from relinv.reproducing import check_arms
+from relinv.reproducing import check_params
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
@@ -285,11 +285,27 @@ def test_every_parameter_of_a_base_is_changed_by_dvc_and_no_other_with_it(tmp_pa
         ("report", "level", 2),
         ("score", "batch_size", 0),
         ("validate", "minimum_side", -1),
+        ("invert", "seed", -1),
     ],
 )
 def test_a_wrong_setting_of_a_late_stage_is_found_before_the_first(section: str, name: str, value: Any) -> None:
     values = read_yaml(Path("params.yaml"))
-    check_arms(Params(values, Path("params.yaml")))
+    check_params(Params(values, Path("params.yaml")))
     values[section][name] = value
     with pytest.raises(UserError, match=rf"'{section}\.{name}' is {value!r} in params\.yaml"):
-        check_arms(Params(values, Path("params.yaml")))
+        check_params(Params(values, Path("params.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "said"),
+    [
+        ({"perfussion": {}}, "Unknown adapter 'perfussion'. Did you mean 'perfusion'"),
+        ({"perfusion": {"betta": 0.5}}, "Unknown option of the adapter 'perfusion' 'betta'. Did you mean 'beta'"),
+        ({"dreambooth": {"rank": 4}}, "The adapter 'dreambooth' has nothing to choose when it draws"),
+    ],
+)
+def test_a_mistyped_adapter_is_found_before_the_first_stage(adapters: dict[str, Any], said: str) -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["generate"]["adapters"] = adapters
+    with pytest.raises(UserError, match=said):
+        check_params(Params(values, Path("params.yaml")))

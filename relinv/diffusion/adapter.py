@@ -7,11 +7,12 @@ concept (relinv/diffusion/embeddings.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from relinv.errors import UserError
+from relinv.errors import UserError, unknown
+from relinv.plugins import find_plugin
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,20 @@ class ConceptAdapter:
     def guidance(self, prompts: Sequence[str]) -> Guidance | None:
         """Return what changes a batch's latents before each step of its sampling, one prompt an image, or None."""
         return None
+
+
+def drawing_adapter(name: str, options: Iterable[str]) -> type[ConceptAdapter]:
+    """Return the adapter of that name, some of whose drawing options are to be chosen anew.
+
+    Raises UserError, with the closest name, for an unknown adapter or option, and for an adapter without any.
+    """
+    kind: type[ConceptAdapter] = find_plugin("relinv.adapters", name).Adapter
+    if not kind.Drawing:
+        raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
+    for option in options:
+        if option not in kind.Drawing.model_fields:
+            raise unknown(f"option of the adapter '{name}'", option, kind.Drawing.model_fields)
+    return kind
 
 
 @contextmanager

@@ -115,7 +115,8 @@ def load_concept(folder: Path, base: Base) -> Concept:
     rows of one token table mean nothing in another.
     """
     folder = Path(folder)
-    metadata = read_json(folder / METADATA, "concept", "invert the relation first")
+    learn = f"learn it first, as by `dvc repro invert@{folder.parent.name}-{folder.name}`"
+    metadata = read_json(folder / METADATA, "concept", learn)
     if not isinstance(metadata, dict):
         raise UserError(f"The concept '{folder / METADATA}' is damaged: invert the relation again.")
     remedy = "import it again" if "imported" in metadata else "invert the relation again"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from relinv.diffusion.adapter import in_place
+from relinv.diffusion.adapter import drawing_adapter, in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.errors import UserError
@@ -33,9 +33,7 @@ def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]]) -> Co
     """
     adapters = {described["name"]: described for described in concept.adapters}
     for name, options in changes.items():
-        kind = find_plugin("relinv.adapters", name).Adapter
-        if not kind.Drawing:
-            raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
+        kind = drawing_adapter(name, options)
         if name not in adapters and not (kind.addable and concept.token):
             continue
         own = adapters.get(name, {"name": name, "file": None, "options": {}})
