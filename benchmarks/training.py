@@ -36,7 +36,7 @@ from relinv.learning.problem import Problem, Task
 from relinv.learning.training import Loop, take_step
 from relinv.params import load_params
 from relinv.plugins import find_plugin
-from relinv.settings import ModelSettings, PreviewSettings, SamplingSettings
+from relinv.settings import DrawingSettings, ModelSettings, PreviewSettings
 from relinv.world.exemplars import write_exemplars
 
 RELATION = "inside"
@@ -76,7 +76,7 @@ def main(
         show(base, times, states, peaks)
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
         with ours.method.attached():
-            drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", SamplingSettings)
+            drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
             show_rates(base, stepping(ours), SAMPLES, Sampler.of(drawing), drawing.batch_size)
 
 

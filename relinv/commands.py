@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
     from relinv.images import ImageRecord
+
+# As stages do (stages/__init__.py): another number of threads gives other last bits. Read when torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
 CONCEPTS = FOLDERS["invert"]
@@ -206,7 +210,7 @@ def draw(
     require_png(target)
     record = read_image_record(image)
     params = load_params()
-    base = load_base(params.model())
+    base = load_base(params.drawing_model())
     if uses := record.settings.get("concepts"):
         picture = reimagine(base, _concepts(list(uses), base), record)
     else:
@@ -241,7 +245,7 @@ def imagine(
     params = load_params()
     settings = params.generation()
     settings = settings.model_copy(update={"adapters": _with(option or [], settings.adapters)})
-    base = load_base(params.model())
+    base = load_base(params.drawing_model())
     concepts = _concepts(use, base)
     record = free_record(base, concepts, prompt, settings, seed, target.name)
     picture = draw_freely(base, list(concepts.values()), prompt, settings, seed)

@@ -119,6 +119,8 @@ def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath
 
 def fault_of(folder: Path) -> str:
     """Return why a relation's folder does not hold its text.json and every picture this names; nothing if it does."""
+    if not (folder / CAPTIONS).is_file():
+        return f"It has no {CAPTIONS}."
     try:
         read_exemplars(folder)
     except UserError as error:

@@ -9,16 +9,25 @@ from collections.abc import Iterable
 NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
+LISTED = 25  # names in a message, at most
+
+
 class UserError(Exception):
     """A mistake in input, parameters or files; the command line prints its text alone and exits with 1."""
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
-    """Return the error for a `name` that is not among `available`, naming the closest match first."""
+    """Return the error for a `name` that is not among `available`, naming the closest match first.
+
+    Of more than `LISTED` names only the closest are listed.
+    """
     names = sorted(available)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return UserError(f"Unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
+    listed, heading = names, "Available"
+    if len(names) > LISTED:
+        listed, heading = difflib.get_close_matches(name, names, n=8, cutoff=0), f"The closest of {len(names)}"
+    return UserError(f"Unknown {kind} '{name}'.{hint} {heading}: {', '.join(listed) or 'none'}.")
 
 
 def reason(error: Exception) -> str:

@@ -90,16 +90,27 @@ def load_judge(settings: JudgeSettings) -> Judge:
     made for another architecture, and weights trained with another activation function than the architecture
     has.
     """
+    weights = check_judge(settings)
+    if weights is None:
+        return _load(settings, settings.model, f"{settings.model}/{settings.pretrained}")
+    judge = _load(settings, f"local-dir:{weights.parent}", settings.model)
+    _check_shapes(judge, weights)
+    return judge
+
+
+def check_judge(settings: JudgeSettings) -> Path | None:
+    """Return the weights of a judge in a folder, None for one by name; nothing is loaded or downloaded.
+
+    Raises UserError for an unknown name or tag, an activation function that does not match the weights, and a folder
+    that is incomplete.
+    """
     folder = Path(settings.model)
     if not folder.is_dir():
         _check_name(settings)
-        return _load(settings, settings.model, f"{settings.model}/{settings.pretrained}")
+        return None
     if settings.pretrained is not None:
         raise UserError(f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null.")
-    weights = _weights(folder)
-    judge = _load(settings, f"local-dir:{folder}", settings.model)
-    _check_shapes(judge, weights)
-    return judge
+    return _weights(folder)
 
 
 def _load(settings: JudgeSettings, source: str, name: str) -> Judge:

@@ -12,6 +12,7 @@ from relinv.files import read_yaml
 from relinv.plugins import plugin_names
 from relinv.settings import (
     BaseSettings,
+    DrawingSettings,
     ExemplarSource,
     GenerateSettings,
     JudgeSettings,
@@ -19,7 +20,6 @@ from relinv.settings import (
     Name,
     Names,
     NetworkSettings,
-    SamplingSettings,
     ScenarioSettings,
     TrainingSettings,
 )
@@ -93,13 +93,19 @@ class Params:
         return base
 
     def model(self) -> ModelSettings:
-        """Return the diffusion model of the base in use, to draw with."""
+        """Return the diffusion model of the base in use."""
         return ModelSettings(**self.section(f"bases.{self.base()}.model", NetworkSettings).model_dump())
 
     def trained_model(self) -> ModelSettings:
         """Return the diffusion model of the base in use, to train with."""
         training = self.section(f"bases.{self.base()}.training", TrainingSettings)
         return self.model().model_copy(update=training.model_dump())
+
+    def drawing_model(self) -> ModelSettings:
+        """Return the diffusion model of the base in use, to draw with."""
+        sampling = self.section(f"bases.{self.base()}.sampling", DrawingSettings)
+        model = self.model()
+        return model.model_copy(update={"precision": sampling.precision or model.precision})
 
     def judge(self) -> JudgeSettings:
         """Return the judge of the base in use."""
@@ -108,8 +114,8 @@ class Params:
     def generation(self) -> GenerateSettings:
         """Return what is drawn, and how the base in use draws."""
         scenarios = self.section("generate", ScenarioSettings)
-        sampling = self.section(f"bases.{self.base()}.sampling", SamplingSettings)
-        return GenerateSettings(**scenarios.model_dump(), **sampling.model_dump())
+        sampling = self.section(f"bases.{self.base()}.sampling", DrawingSettings)
+        return GenerateSettings(**scenarios.model_dump(), **sampling.model_dump(exclude={"precision"}))
 
     def exemplar_source(self) -> ExemplarSource:
         """Return where the exemplars of the base in use come from."""

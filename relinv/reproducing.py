@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from relinv.benchmark import load_benchmark
+from relinv.devices import find_device
 from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError
 from relinv.exemplars import OWN
+from relinv.judge import check_judge
 from relinv.logged import FAILED, run_logged
 from relinv.params import Params
 from relinv.plugins import find_plugin
@@ -46,6 +48,9 @@ def check_params(params: Params) -> None:
     params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
         params.section(section, kind)
+    for device in {params.model().device, params.judge().device} - {"cpu"}:
+        find_device(device)
+    check_judge(params.judge())
     for adapter, options in params.generation().adapters.items():
         drawing_adapter(adapter, options)
     for relation in params.relations():

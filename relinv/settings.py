@@ -30,6 +30,7 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] 
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def require_name(name: str, what: str) -> None:
@@ -49,14 +50,14 @@ class Settings(BaseModel):
 class NetworkSettings(Settings):
     """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
 
-    precision: fp16 is for drawing; training needs bf16 or fp32. attention: sdpa is PyTorch's fused kernel, eager the
-    plain products of matrices. compile: whether the UNet goes through torch.compile.
+    precision: in fp16 training would lose small gradients; to draw in it is a setting of `sampling`. attention: sdpa is
+    PyTorch's fused kernel, eager the plain products of matrices. compile: whether the UNet goes through torch.compile.
     """
 
     source: Place
     revision: str | None
     device: Device
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "bf16"]
     resolution: Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
     attention: Literal["sdpa", "eager"] = "sdpa"
     compile: bool = False
@@ -75,6 +76,8 @@ class TrainingSettings(Settings):
 
 class ModelSettings(NetworkSettings, TrainingSettings):
     """All that a base is told: which model it is, how it runs, and how it is trained."""
+
+    precision: Precision
 
 
 class JudgeSettings(Settings):
@@ -100,21 +103,6 @@ class ExemplarSource(Settings):
         if not self.path:
             raise UserError(f"The base's exemplars have source '{self.source}' but no path: set it in params.yaml.")
         return self.path
-
-
-class BaseSettings(Settings):
-    """One entry of `bases`: a model, how it is trained and draws, its benchmark, its exemplars, its judge.
-
-    preset: the one of presets.yaml that holds where `invert.preset` names none.
-    """
-
-    benchmark: Path
-    exemplars: ExemplarSource
-    preset: Name | None
-    model: NetworkSettings
-    training: TrainingSettings
-    sampling: SamplingSettings
-    judge: JudgeSettings
 
 
 class ExemplarSettings(Settings):
@@ -167,6 +155,27 @@ class SamplingSettings(Settings):
     guidance_scale: Annotated[float, Field(ge=0, le=50)]
     scheduler: Literal["ddim", "pndm", "dpmpp"]
     batch_size: Positive
+
+
+class DrawingSettings(SamplingSettings):
+    """How a base draws, and in which precision; null: the model's own, in which it is trained too."""
+
+    precision: Precision | None
+
+
+class BaseSettings(Settings):
+    """One entry of `bases`: a model, how it is trained and draws, its benchmark, its exemplars, its judge.
+
+    preset: the one of presets.yaml that holds where `invert.preset` names none.
+    """
+
+    benchmark: Path
+    exemplars: ExemplarSource
+    preset: Name | None
+    model: NetworkSettings
+    training: TrainingSettings
+    sampling: DrawingSettings
+    judge: JudgeSettings
 
 
 class GenerateSettings(SamplingSettings, ScenarioSettings):

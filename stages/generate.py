@@ -35,7 +35,7 @@ def generate(
             f"The relation '{relation}' has no {settings.pairs} scenarios: set generate.pairs to all, or give it more "
             f"entities in {params.benchmark()} (or in the {ENTRY} of a relation of your own)."
         )
-    model = params.model()
+    model = params.drawing_model()
     learned = find_result("invert", relation, method)
 
     from relinv.diffusion.bases import load_base  # after the parameters were found good: these import torch

@@ -73,6 +73,18 @@ def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: P
     assert load_base(tiny_settings(copied)).fingerprint != base.fingerprint
 
 
+def test_a_noise_schedule_that_is_not_told_is_not_made_up(copied: Path) -> None:
+    config = copied / "scheduler/scheduler_config.json"
+    told = json.loads(config.read_text())
+    for name in ("beta_start", "beta_end"):
+        told.pop(name)
+    config.write_text(json.dumps(told))
+    with pytest.raises(UserError, match="lacks beta_end, beta_start in its scheduler"):
+        _ = load_base(tiny_settings(copied)).scheduler
+    config.write_text(json.dumps({**told, "trained_betas": [0.001] * 1000}))
+    assert load_base(tiny_settings(copied)).scheduler.betas[7] == pytest.approx(0.001)
+
+
 # The files of published models, which are older than the libraries that are here
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,16 @@ def test_nothing_is_laid_out_where_the_captions_could_not_be_counted(
     with pytest.raises(UserError, match="no tokenizer"):
         run("new", "kissing", "pictures")
     assert not (checkout / "data/exemplars/own/kissing").exists()
+
+
+def test_commands_compute_on_as_many_threads_as_stages_do() -> None:  # else an image drawn again has other last bits
+    told = "import relinv.commands, torch; print(torch.get_num_threads())"
+    chosen = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for given, threads in ({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", told], env=chosen | given, capture_output=True, text=True, check=True, timeout=120
+        )
+        assert done.stdout.split() == [threads]
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

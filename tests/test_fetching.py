@@ -155,7 +155,7 @@ def test_zips_of_a_folder_as_a_browser_gets_it_from_drive_are_placed(exemplar_fo
     zipped(part, downloads / "inside-20251125T101112Z-001.zip", top="")
     with pytest.raises(
         UserError,
-        match=r"nor a zip of it .*: complete it\. In inside-.*\.zip: The caption file 'text\.json' does not exist",
+        match=r"nor a zip of it .*: complete it\. In inside-.*\.zip: It has no text\.json\.",
     ) as caught:
         place_exemplars("inside", downloads, source, tmp_path / "scratch")
     assert "inside_out.zip' is damaged" in str(caught.value)

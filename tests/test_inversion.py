@@ -51,14 +51,6 @@ def write_params(params: dict[str, Any]) -> None:
         YAML(typ="safe", pure=True).dump(params, file)
 
 
-def test_half_precision_without_a_range_for_gradients_is_not_trained_in(project: dict[str, Any]) -> None:
-    project["bases"][project["base"]]["model"]["precision"] = "fp16"
-    write_params(project)
-    with pytest.raises(UserError, match=r"'miniature' runs in fp16, in which training loses small gradients: set its"):
-        invert("inside", "reversion")
-    invert("inside", "relation_words")  # which only draws
-
-
 def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) -> None:
     invert("inside", "relation_words")
     folder = Path("data/concepts/inside/relation_words")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relinv.errors import UserError
+from relinv.errors import UserError, unknown
 from relinv.plugins import find_plugin, plugin_names
 
 
@@ -34,6 +34,11 @@ def test_plugin_is_found_by_its_file_name(shapes: str) -> None:
 def test_unknown_plugin_is_refused(shapes: str, name: str) -> None:
     with pytest.raises(UserError, match=r"Unknown shape '.*'.*Available: circle, square, torn\."):
         find_plugin(shapes, name)
+
+
+def test_of_many_names_the_closest_are_listed() -> None:
+    said = str(unknown("shape", "polygon_8", [f"polygon_{sides}" for sides in range(3, 300)]))
+    assert "Did you mean 'polygon_8'" in said and "The closest of 297: " in said and said.count(",") == 7
 
 
 def test_closest_name_is_offered(shapes: str) -> None:

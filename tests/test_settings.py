@@ -18,7 +18,7 @@ from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
     GenerateSettings,
-    ModelSettings,
+    NetworkSettings,
     PreviewSettings,
     ReportSettings,
     SamplingSettings,
@@ -70,9 +70,9 @@ def test_missing_key_says_what_to_add() -> None:
 
 
 def test_choices_are_listed() -> None:
-    message = refusal(ModelSettings, {**MODEL, "precision": "fp8"}, "bases.miniature.model")
-    assert message.startswith("Parameter 'bases.miniature.model.precision' is 'fp8'")
-    assert message.endswith("one of fp32, bf16, fp16.")
+    message = refusal(NetworkSettings, {**MODEL, "precision": "fp16"}, "bases.miniature.model")
+    assert message.startswith("Parameter 'bases.miniature.model.precision' is 'fp16'")
+    assert message.endswith("one of fp32, bf16.")  # in fp16 training would lose small gradients
 
 
 def test_every_problem_is_told_in_its_own_sentence() -> None:
@@ -90,11 +90,12 @@ def test_scalars_and_lists_are_checked_too() -> None:
 
 
 def test_params_remember_the_sections_read() -> None:
-    base, generate = {"model": MODEL, "sampling": SAMPLING}, {"pairs": "test", "seed": 3}
+    base, generate = {"model": MODEL, "sampling": SAMPLING | {"precision": "fp16"}}, {"pairs": "test", "seed": 3}
     params = Params({"base": "small", "bases": {"small": base}, "generate": generate}, Path("p.yaml"))
     assert params.model().resolution == 64
     assert params.sections_read == {"base", "bases.small.model"}
     assert params.generation() == GenerateSettings(**generate, **SAMPLING)
+    assert (params.model().precision, params.drawing_model().precision) == ("fp32", "fp16")
     assert params.sections_read == {"base", "bases.small.model", "bases.small.sampling", "generate"}
 
 
@@ -269,6 +270,17 @@ def leaves(node: Any, place: str) -> dict[str, Any]:
     return {name: value for key, inner in node.items() for name, value in leaves(inner, f"{place}.{key}").items()}
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("params.yaml", "invert.reversion"), ("presets.yaml", "reversion.official")]
+)
+def test_what_dvc_changes_is_one_line(file: str, name: str, tmp_path: Path) -> None:
+    before, changed = Path(file).read_text().splitlines(), Path(shutil.copy(file, tmp_path))
+    apply_overrides(changed, [f"{name}.steer_weight=0.123"])
+    after = changed.read_text().splitlines()
+    assert [line for line in after if line not in before] == [next(line for line in after if "0.123" in line)]
+    assert len(after) == len(before)
+
+
 def test_every_parameter_of_a_base_is_changed_by_dvc_and_no_other_with_it(tmp_path: Path) -> None:
     given = read_yaml(Path("params.yaml"))
     before = leaves(given["bases"], "bases")
@@ -293,6 +305,23 @@ def test_a_wrong_setting_of_a_late_stage_is_found_before_the_first(section: str,
     check_params(Params(values, Path("params.yaml")))
     values[section][name] = value
     with pytest.raises(UserError, match=rf"'{section}\.{name}' is {value!r} in params\.yaml"):
+        check_params(Params(values, Path("params.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "said"),
+    [
+        ("judge", "model", "data/nowhere", "The judge's folder 'data/nowhere' does not exist"),
+        ("judge", "device", "cuda:99", "The device 'cuda:99' is not available"),
+        ("model", "device", "cuda:99", "The device 'cuda:99' is not available"),
+    ],
+)
+def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(
+    section: str, name: str, value: str, said: str
+) -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["bases"][values["base"]][section][name] = value
+    with pytest.raises(UserError, match=said):
         check_params(Params(values, Path("params.yaml")))
 
 

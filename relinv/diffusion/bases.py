@@ -90,10 +90,19 @@ class Base:
 
     @cached_property
     def scheduler(self) -> DDPMScheduler:
-        """Return the noise schedule of training; samplers are made from its config."""
+        """Return the noise schedule of training; samplers are made from its config.
+
+        Raises UserError if the config does not say by which betas: diffusers' own default is no Stable Diffusion's.
+        """
         from diffusers import DDPMScheduler
 
-        return self._load("scheduler", DDPMScheduler)
+        scheduler = self._load("scheduler", DDPMScheduler)
+        unsaid = {"beta_start", "beta_end", "beta_schedule"} & {*scheduler.config.get("_use_default_values", [])}
+        if unsaid and scheduler.config.trained_betas is None:
+            raise UserError(
+                f"The base '{self.id}' lacks {', '.join(sorted(unsaid))} in its scheduler: restore its folder."
+            )
+        return scheduler
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:

@@ -47,18 +47,13 @@ class Task:
 def read_problem(params: Params, relation: str, method: str, load: Callable[[ModelSettings], Base]) -> Problem:
     """Return what is to be learned of a relation by a method, as parameters and the stages before this one have it.
 
-    `load` gives the base: relations that are learned together share one. Raises UserError where something is missing
-    or wrong, and where a base in fp16 is to be trained: there small gradients become 0.
+    `load` gives the base: relations that are learned together share one. Raises UserError if something is missing or
+    wrong.
     """
     words = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
     settings = params.method(method, plugin.Settings)
     model = params.trained_model()
-    if model.precision == "fp16" and "steps" in plugin.Settings.model_fields:
-        raise UserError(
-            f"The base '{params.base()}' runs in fp16, in which training loses small gradients: set its precision to "
-            "bf16 or fp32 (a token learned so may be drawn in fp16)."
-        )
     require_valid(FOLDERS["validate"] / f"{relation}.json")
     return Problem(
         base=load(model),
