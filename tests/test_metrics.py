@@ -19,7 +19,7 @@ HUG = Relation("hug", "hugging", False, ("cat", "dog"), ("cat", "dog"))
 ON = Relation("on", "on", True, ("cat",), ("box", "cat"))
 ALONE = Relation("alone", "on", True, ("cat",), ("box",))
 RELATIONS = (INSIDE, HUG, ON)
-MAY_BE_UNDEFINED = {"direction"}  # in a benchmark of several relations and entities
+MAY_BE_UNDEFINED = {"direction", "same_grid_accuracy"}  # in a benchmark of several relations and entities
 NAMES = plugin_names(METRICS)
 
 
@@ -144,6 +144,19 @@ def test_relation_accuracy_asks_for_the_best_of_all_relations() -> None:
         0,
         0,
     ]
+
+
+def test_same_grid_accuracy_asks_for_the_best_of_the_relations_between_the_same_entities() -> None:
+    shake = replace(HUG, name="shake", words="shaking hands with", heads=HUG.heads[::-1])
+    right = {
+        "cat hugging dog": 0.5,
+        "cat shaking hands with dog": 0.4,
+        "cat inside dog": 0.6,
+    }  # another grid's: not asked
+    wrong = {"cat hugging dog": 0.4, "cat shaking hands with dog": 0.5}
+    context = replace(hand_made(HUG, [("cat", "dog")] * 2, [right, wrong]), relations=(*RELATIONS, shake))
+    assert value("same_grid_accuracy", context) == [1, 0]
+    assert np.isnan(value("same_grid_accuracy", replace(context, relations=RELATIONS))).all()
 
 
 def test_entity_accuracy_replaces_head_or_tail_within_the_grid() -> None:

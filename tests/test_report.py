@@ -334,6 +334,7 @@ def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_noth
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     for page in ("report.md", "report.html"):
         text = (tmp_path / "reports" / page).read_text()
+        assert "on 1 relation of the" in text.replace("\n", " ") and "data/miniature/judge" in text
         assert "The 12 validation scenarios of 1 relation" in text and "It was not tested on kissing: look" in text
 
 

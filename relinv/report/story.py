@@ -45,7 +45,7 @@ class Story:
     """The report's contents in the order a reader meets them."""
 
     title: str
-    facts: dict[str, Any]  # base, benchmark, relations, methods, images, own, exemplars, level, again
+    facts: dict[str, Any]  # base, benchmark, relations, methods, images, own, exemplars, level, judge, again
     headline: Table
     verdicts: list[str]
     metrics: Table
@@ -104,6 +104,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "own": [found.words for found in run.benchmark.relations.values() if found.own],
         "exemplars": sum(len(found.exemplars) for found in run.exemplars.values()),
         "level": percent(run.settings.level),
+        "judge": "/".join(filter(None, [run.judge["model"], run.judge["pretrained"]])),
         "again": _again(run.parameters),
     }
 
