@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
+from PIL import Image
+
+from stages.validate import validate
+from tests.checkouts import lay_out_checkout
 
 TREE = Path("README.md").read_text(encoding="utf-8").partition("## What is where")[2]
 
@@ -36,6 +42,24 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             target = page.parent / path if path else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+def test_what_is_told_of_python_runs(
+    tiny_base: Path,
+    exemplar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    told = Path("README.md").read_text(encoding="utf-8").partition("### Use it from Python")[2].split("```")[1]
+    judge = Path("data/miniature/judge").resolve()
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    small = ["invert.reversion.steps=2", "invert.preview.prompts=[]", "bases.miniature.sampling.steps=2"]
+    apply_overrides(Path("params.yaml"), [*small, f"bases.miniature.judge.model={judge}"])
+    shutil.copytree(exemplar_folder, "data/relations/inside")
+    validate("inside")
+    exec(told.removeprefix("python"), {})
+    assert Image.open("cat.png").size == (64, 64) and "[[" in capsys.readouterr().out
 
 
 def test_every_file_of_the_tree_is_there() -> None:
