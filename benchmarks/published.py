@@ -1,8 +1,8 @@
-"""The published training procedure of ReVersion, as its description has it: what ours is measured against.
+"""ReVersion's training procedure, written from its published description, to measure ours against.
 
-fp32, the weights in PyTorch's usual layout; a picture read and encoded, its caption tokenised, anew at every visit; the
-whole token table in AdamW, its other rows copied back after every micro-batch; four micro-batches of two accumulated
-into an optimiser step.
+fp32, with weights in PyTorch's default layout; each visit to a picture reads and encodes it and tokenises its caption
+anew; AdamW holds the whole token table, whose other rows are copied back after every micro-batch; four micro-batches of
+two make one optimiser step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POSITIVES, TEMPERATURE, STEER_WEIGHT, ALPHA = 4, 0.07, 0.01, 0.5
 
 
 class PublishedTrainer:
-    """Trains one token's row; `step` takes one optimiser step of eight samples."""
+    """Trains one token's row; `step` takes an optimiser step of eight samples."""
 
     def __init__(self, base: Base, exemplars: ExemplarSet) -> None:
         self.base, self.device = base, base.device

@@ -1,4 +1,4 @@
-"""How much of what a machine can do is used: matrix products measured beside a training step and drawing."""
+"""How much of a machine's speed in matrix products a training step and drawing reach."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from relinv.devices import deterministic
 from relinv.diffusion.bases import Base
 from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
 
-OFFICIAL = 3000 * 4 * 2  # samples: steps, accumulated micro-batches, samples of each
+OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times samples in each
 
 
 def show_rates(base: Base, step: Callable[[], object], samples: int, sampler: Sampler, batch: int) -> None:
     """Print what share of the measured matrix rate a training step reaches, and how fast images are drawn.
 
-    samples: of a step. batch: images drawn at once, with guidance.
+    samples: in one step. batch: images drawn at once, with guidance.
     """
     rate = matrix_rate(base)
-    # several steps a turn, as training takes them: what the CPU prepares for one goes on beside the GPU's last
+    # several steps in a row, as in training: the CPU prepares one while the GPU still runs the last
     operations, seconds = count(step), median(timed(base, step, 5) / 5 for _ in range(5))
     draw = lambda: drawn(base, sampler, batch)  # noqa: E731
     draw_operations, draw_seconds = count(draw), min(timed(base, draw) for _ in range(2))
@@ -36,7 +36,7 @@ def show_rates(base: Base, step: Callable[[], object], samples: int, sampler: Sa
 
 
 def matrix_rate(base: Base) -> float:
-    """Return the operations a second of large square matrix products, in the base's precision and on its device."""
+    """Return the operations per second of large square matrix products, in the base's precision and on its device."""
     side = 8192 if base.device.type == "cuda" else 1024
     left, right = (torch.randn(side, side, device=base.device, dtype=base.dtype) for _ in range(2))
     product = lambda: left @ right  # noqa: E731
@@ -52,7 +52,7 @@ def count(work: Callable[[], object]) -> int:
 
 
 def drawn(base: Base, sampler: Sampler, batch: int) -> None:
-    """Draw as many pictures of one prompt as generation does, decoded and brought to the CPU."""
+    """Draw `batch` pictures of one prompt as generation does, decoded and moved to the CPU."""
     with torch.inference_mode():
         encodings = base.encode(base.tokenize(["cat inside box", ""]))  # (2, tokens, dim)
     prompt, empty = (encoding.expand(batch, -1, -1) for encoding in encodings)

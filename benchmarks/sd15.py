@@ -14,7 +14,7 @@ TOKENS = 77
 
 
 def build_sd15_base(folder: Path, full: bool = False) -> Path:
-    """Save the pipeline into `folder` and return it; every layer is there, `full` in its true width.
+    """Save the pipeline into `folder` and return `folder`; every layer is there, at its true width if `full`.
 
     The tokenizer is CLIP's own, whose vocabulary comes with open_clip.
     """

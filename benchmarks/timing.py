@@ -1,4 +1,4 @@
-"""Time as the device takes it."""
+"""Timing that includes a GPU's queued work."""
 
 from __future__ import annotations
 

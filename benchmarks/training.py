@@ -1,4 +1,4 @@
-"""Our training step beside the published procedure's, on one base in one process, in turns.
+"""Our training step against the published procedure's, in turns on one base in one process.
 
 python -m benchmarks.training               the miniature on this machine's CPU, as params.yaml runs it
 python -m benchmarks.training --sd15        the architecture of Stable Diffusion 1.5, random weights, on a GPU
@@ -40,7 +40,7 @@ from relinv.settings import DrawingSettings, ModelSettings, PreviewSettings
 from relinv.world.exemplars import write_exemplars
 
 RELATION = "inside"
-SAMPLES = MICRO_BATCH * ACCUMULATION  # of a step, in both
+SAMPLES = MICRO_BATCH * ACCUMULATION  # per step, in both
 
 
 def main(
@@ -55,7 +55,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each; medians are over these.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a turn.")] = 5,
 ) -> None:
-    """Time training in turns with the published procedure, and each phase of an inversion; print a table."""
+    """Time our training and the published procedure in turns, and each phase of an inversion; print a table."""
     with tempfile.TemporaryDirectory() as scratch:
         model = build_sd15(Path(scratch)) if sd15 else load_params().model()
         began = time.perf_counter()
@@ -81,7 +81,7 @@ def main(
 
 
 def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the seconds that one call of each takes, by turns of `steps` calls; a first turn warms up."""
+    """Return the seconds per call of each, one figure per turn of `steps` calls; a first turn warms up."""
     times: dict[str, list[float]] = {name: [] for name in each}
     for turn in range(rounds + 1):
         for name, step in each.items():
@@ -92,7 +92,7 @@ def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps
 
 
 def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
-    """Return our loop, set up for ReVersion with as many samples a step as the published procedure."""
+    """Return our loop, set up for ReVersion with as many samples per step as the published procedure."""
     plugin = find_plugin("relinv.methods", "reversion")
     values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
     method = plugin.Method(base, "inside", plugin.Settings(**values))
@@ -113,9 +113,9 @@ def stepping(loop: Loop) -> Callable[[], None]:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer, *others: torch.Tensor) -> int:
-    """Return the bytes held between two steps beside the frozen weights: what is learned, its averages, `others`.
+    """Return the bytes held between two steps besides the frozen weights: what is learned, its averages, `others`.
 
-    A gradient counts where a step leaves it; one that a step makes and frees is part of that step's `peak_bytes`.
+    A gradient counts if a step leaves it; one that a step makes and frees is part of that step's `peak_bytes`.
     """
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     gradients = [tensor.grad for tensor in learned if tensor.grad is not None]
@@ -170,14 +170,14 @@ def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, l
 
 
 def render(folder: Path) -> ExemplarSet:
-    """Return ten exemplars of the miniature's world; any pictures take the same time."""
+    """Return ten exemplars of the miniature's world; any other pictures would take the same time."""
     folder.mkdir()
     write_exemplars(RELATION, folder, exemplar_set="shared", seed=0)
     return read_exemplars(folder)
 
 
 def build_sd15(folder: Path) -> ModelSettings:
-    """Return a base of Stable Diffusion 1.5's architecture with random weights, on the GPU where there is one."""
+    """Return a base of Stable Diffusion 1.5's architecture with random weights, on the GPU if there is one."""
     device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
     source = str(build_sd15_base(folder / "sd15", full=True))
     return ModelSettings(source=source, revision=None, device=device, precision=precision, resolution=512)

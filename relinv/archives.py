@@ -1,4 +1,4 @@
-"""Archives of strangers: nothing is written outside, no link followed, no end of files or bytes."""
+"""Untrusted archives: nothing is written outside the folder, no link is followed, count and size are bounded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from relinv.files import require_utf8
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
-MAX_NAME = 255  # bytes of a file's name, which no usual file system exceeds
-MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before one file, all of which tarfile holds in memory
+MAX_NAME = 255  # bytes in a file's name; no common file system allows more
+MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before a file; tarfile keeps them all in memory
 DRIVE = re.compile("[A-Za-z]:")
-COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by a file's first bytes
-BY_CONTENT = (None, errno.EINVAL)  # decompressors give no number; a damaged header, a place before the first byte
+COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by an archive's first bytes
+BY_CONTENT = (None, errno.EINVAL)  # errnos of damage: decompressors set none; a bad header seeks to before the start
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
 
@@ -42,11 +42,11 @@ class Member(NamedTuple):
 
 
 def unpack(archive: Path, relation: str, folder: Path) -> bool:
-    """Write the files of a folder named `relation`, anywhere in a zip or tar `archive`, into `folder`, and its masks.
+    """Write the files and masks of a folder named `relation`, anywhere in a zip or tar `archive`, into `folder`.
 
-    Returns whether there were any. Raises UserError where the archive is missing, damaged, too large, has two such
-    folders, holds a link or a path that leads outside, or names a file of the relation in no UTF-8; all its members are
-    looked at before one is written.
+    Returns whether there were any. Raises UserError if the archive is missing, damaged or too large, has two such
+    folders, holds a link, a path that leads outside or an overlong name, or names a file of the relation in anything
+    but UTF-8. All members' paths and sizes are checked before any is written.
     """
     if not archive.is_file():
         raise UserError(f"The archive '{archive}' does not exist: correct exemplars.path in params.yaml.")
@@ -55,7 +55,7 @@ def unpack(archive: Path, relation: str, folder: Path) -> bool:
         return _write(archive, relation, folder)
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in BY_CONTENT:
-            raise  # the system's own, such as a full disk
+            raise  # the system's fault, such as a full disk
         raise UserError(
             f"The archive '{archive}' is damaged or of an unknown kind ({reason(error)}): fetch it again."
         ) from None
@@ -82,7 +82,7 @@ def _check(archive: Path, relation: str) -> None:
 
 
 def _write(archive: Path, relation: str, folder: Path) -> bool:
-    """Write the relation's files; return whether there were any. Two folders of that name are refused."""
+    """Write the relation's files and return whether there were any; UserError if two folders have its name."""
     origin = None
     for member in _members(archive):
         place = place_in_relation(member.path, relation)
@@ -98,10 +98,10 @@ def _write(archive: Path, relation: str, folder: Path) -> bool:
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """Yield every file of an archive; folders are left out."""
+    """Yield each file of an archive, but no folders."""
     with archive.open("rb") as stream:
         start = stream.read(tarfile.BLOCKSIZE)
-    if zipfile.is_zipfile(archive) and not _starts_a_tar(start):  # a tar that ends in a zip is taken for one
+    if zipfile.is_zipfile(archive) and not _starts_a_tar(start):  # is_zipfile also accepts a tar that ends in a zip
         yield from _zip_members(archive)
         return
     decompress = next((found for magic, found in COMPRESSIONS.items() if start.startswith(magic)), open)
@@ -126,14 +126,14 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 
 
 class _Bounded:
-    """A tar's decompressed bytes, of which `left` may still be read."""
+    """A tar's decompressed bytes; at most `left` more may be read."""
 
     def __init__(self, content: IO[bytes]) -> None:
         self.left: float = MAX_HEADERS
         self.seek, self.tell, self.seekable, self._read = content.seek, content.tell, content.seekable, content.read
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes; TarError where they are more than may be read."""
+        """Return the next bytes; TarError if `size` exceeds what is left or is negative."""
         self.left -= size
         if size < 0 or self.left < 0:
             raise tarfile.TarError(f"more than {MAX_HEADERS // 2**10} KiB of headers before a file")
@@ -144,10 +144,10 @@ def _tar_members(stream: _Bounded) -> Iterator[Member]:
     opened = tarfile.TarFile(fileobj=stream)
     while (entry := opened.next()) is not None:
         if not entry.isdir():
-            stream.left = math.inf  # for its content
+            stream.left = math.inf  # a file's content is not limited
             yield Member(_path(entry.name), entry.size, entry.isfile(), partial(opened.extractfile, entry))
         stream.left = MAX_HEADERS
-        opened.members.clear()  # all headers that were read are else kept, and the global ones copied for each file
+        opened.members.clear()  # otherwise all headers are kept, and the global ones copied for each file
         opened.pax_headers.clear()
 
 

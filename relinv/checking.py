@@ -1,4 +1,4 @@
-"""Checked values: parsed by pydantic, and refused in sentences that name the place, the value and what is allowed."""
+"""Values checked by pydantic; error sentences name the parameter, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse(kind: type[T], values: Any, where: str, file: Path | str = "params.yam
     """Return `values` checked as a `kind` (a pydantic model or any annotated type).
 
     `where` is the dotted name of the values in `file`, "" for the whole file. Raises UserError with one
-    sentence for each problem: dotted name, value, allowed values, file.
+    sentence per problem: dotted name, value, allowed values, file.
     """
     adapter = TypeAdapter(kind)
     try:
@@ -33,7 +33,7 @@ def _sentence(schema: Schema, problem: Mapping[str, Any], where: str, file: Path
     """Return one pydantic problem as one sentence."""
     location = [part for part in problem["loc"] if part != "[key]"]
     name = ".".join(str(part) for part in [*([where] if where else []), *location])
-    if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:  # of a model, of a dataclass
+    if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:  # from a model, from a dataclass
         siblings = _at(schema, location[:-1]).get("properties", {})
         return f"{unknown('parameter', str(location[-1]), siblings)} It stands in {file} as '{name}'."
     allowed = _describe(schema, _at(schema, location)) or problem["msg"]
@@ -43,7 +43,7 @@ def _sentence(schema: Schema, problem: Mapping[str, Any], where: str, file: Path
 
 
 def _at(schema: Schema, location: list[Any]) -> Schema:
-    """Return the part of `schema` that describes the value at `location`, {} where that is not known."""
+    """Return the part of `schema` that describes the value at `location`, {} if unknown."""
     node: Any = _resolved(schema, schema)
     for part in location:
         inside = node.get("properties", {}).get(part) or node.get("additionalProperties") or node.get("items") or {}
@@ -58,7 +58,7 @@ def _resolved(schema: Schema, node: Schema) -> Schema:
 
 
 def _describe(schema: Schema, node: Schema) -> str:
-    """Return the values a schema allows in words, "" where it does not say."""
+    """Return in words which values a schema allows, "" if it does not say."""
     if "anyOf" in node:
         return " or ".join(_describe(schema, _resolved(schema, option)) for option in node["anyOf"])
     if "enum" in node or "const" in node:
@@ -78,6 +78,6 @@ def _bounds(node: Schema) -> str:
     parts = [f"{words} {node[key]}" for key, words in limits.items() if key in node]
     if node.get("uniqueItems"):
         parts.append("with each item once")
-    if "rule" in node:  # what no JSON schema can say, in words
+    if "rule" in node:  # in words, what a JSON schema cannot express
         parts.append(node["rule"])
     return " " + " and ".join(parts) if parts else ""

@@ -1,6 +1,6 @@
-"""How a stage becomes a command: user mistakes end in one sentence on stderr, real bugs in a traceback.
+"""Running a stage as a command: a user's mistake ends in one sentence on stderr, a bug in a traceback.
 
-And on how many cores it may run.
+Also, how many cores it may use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relinv.forking import run_forked
 
 IN_THE_WAY = "A file stands where a folder is to be{}: move it away"
 NO_RIGHT = "You lack the right to read or write{}: give it to yourself (chmod, chown)"
-REMEDIES = {  # by the system's number of an error: what is wrong, {} for the place, and what to do
+REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.ENOSPC: "The disk is full while writing{}: free some space",
     errno.EDQUOT: "Your share of the disk is used up while writing{}: free some space",
     errno.EROFS: "The disk may be read, but not written to{}: mount it for writing, or work on another,",
@@ -26,7 +26,7 @@ REMEDIES = {  # by the system's number of an error: what is wrong, {} for the pl
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: "A folder stands where a file is to be{}: name a file, or move it away,",
 }
-HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # in what libraries raise
+HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # repeated without errno
 
 
 def stage_app() -> typer.Typer:
@@ -40,7 +40,7 @@ def cores() -> int:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a stage's command line; exit with 1 and one sentence on stderr for what a person can put right."""
+    """Run a stage's command line; exit with 1 and one sentence on stderr for an error that the user can fix."""
     status = run_forked()
     if status is not None:
         sys.exit(status)
@@ -49,19 +49,19 @@ def run(app: typer.Typer) -> None:
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
-            raise  # a bug: its traceback is what helps
+            raise  # a bug: its traceback helps most
         print(f"Error: {sentence}", file=sys.stderr)
         sys.exit(1)
 
 
 def explain(error: Exception) -> str | None:
-    """Return what to tell the person at the keyboard, or None where `error` is a bug of ours."""
+    """Return what to tell the user, or None if `error` is a bug in this project."""
     if isinstance(error, UserError):
         return str(error)
     if remedy := REMEDIES.get(_number(error)):
         place = f" '{error.filename}'" if getattr(error, "filename", None) else ""
         return f"{remedy.format(place)} and run the same command again."
-    if is_out_of_memory(error):  # where no batch is known that would say more
+    if is_out_of_memory(error):  # code that knows its batch gives a better message itself
         return (
             "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or the "
             "batch_size of what ran (bases.NAME.sampling, invert.METHOD, score), or set the device to cpu."
@@ -70,6 +70,6 @@ def explain(error: Exception) -> str | None:
 
 
 def _number(error: Exception) -> int | None:
-    """Return the system's number of an error, also where a library only repeats its words; None where it has none."""
+    """Return an error's errno, inferred from its words if a library repeats only those; None if it has none."""
     hidden = (number for words, number in HIDDEN.items() if words in str(error))
     return next(hidden, getattr(error, "errno", None))

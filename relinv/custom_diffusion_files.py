@@ -1,4 +1,4 @@
-"""Custom Diffusion's files as diffusers saves them: weights of cross-attentions, the token in a file of its own."""
+"""Custom Diffusion's files as diffusers saves them: cross-attention weights, and the token in a separate file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MARK = "_custom_diffusion"
 UNUSED = tuple(f".{part}{MARK}." for part in ("to_q", "to_out"))
-TOKEN_FILES = ("<*>.bin", "<*>.safetensors")  # named as the token, such as <new1>.bin
+TOKEN_FILES = ("<*>.bin", "<*>.safetensors")  # named after the token, such as <new1>.bin
 
 
 def is_custom_diffusion(names: Iterable[str]) -> bool:
@@ -24,10 +24,10 @@ def is_custom_diffusion(names: Iterable[str]) -> bool:
 
 
 def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, token_file: Path | None) -> Published:
-    """Return the concept whose weights are `content` of `file`, its token from `token_file` or the only one beside it.
+    """Return the concept with the weights in `content` of `file`; its token is in `token_file` or a file beside it.
 
-    Raises UserError where the weights are not plain, finite keys and values of this base, and where the token is not to
-    be had.
+    Raises UserError if the weights are not plain, finite keys and values of this base, or if the token is missing,
+    ambiguous or unreadable.
     """
     from relinv.adapters.custom_diffusion import Adapter, pretrained
     from relinv.diffusion.adapter import require_fit
@@ -50,7 +50,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _token_beside(file: Path) -> Path:
-    """Return the one token's file in the folder of the weights; UserError where there is none, or are several."""
+    """Return the only token file in the weights' folder; UserError if there is none or more than one."""
     found = sorted(path for pattern in TOKEN_FILES for path in file.parent.glob(pattern))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

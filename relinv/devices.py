@@ -1,4 +1,4 @@
-"""Devices that networks run on: found by name, and held to the same bits each time."""
+"""Devices that networks run on: found by name and made deterministic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; UserError where this machine has none such."""
+    """Return the device of that name; UserError if this machine does not have it."""
     import torch
 
     usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -25,12 +25,12 @@ def find_device(name: str) -> torch.device:
             f"The device '{name}' is not available on this machine{cause}: set that device to cpu in params.yaml."
         )
     if kind == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product: see `deterministic`
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; cuBLAS reads it at first use
     return torch.device(name)
 
 
 def _cuda_cause() -> str:
-    """Return in brackets what keeps CUDA, or a GPU of a higher number, from being found."""
+    """Return in brackets why CUDA, or the GPU of that number, is unavailable."""
     import torch
 
     if torch.cuda.is_available():
@@ -41,7 +41,7 @@ def _cuda_cause() -> str:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    """Return the GPUs that this process may use, named as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -49,15 +49,15 @@ def visible_gpus() -> list[str]:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a CPU tensor on `device`; where that is a GPU, without waiting for what it still has to do."""
+    """Return a CPU tensor copied to `device`, without waiting for a GPU's pending work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Inside the block `device` gives the same bits each time, and a GPU's fp32 is fp32 in convolutions too.
+    """Inside the block, `device` is deterministic, and a GPU's fp32 is fp32 in convolutions too.
 
-    A CPU does so anyway; Apple's, as far as PyTorch has kernels that do.
+    A CPU is deterministic anyway; an Apple GPU is as far as PyTorch has such kernels.
     """
     import torch
     from torch.utils import deterministic as settings
@@ -69,10 +69,10 @@ def deterministic(device: torch.device) -> Iterator[None]:
     )
     tf32 = torch.backends.cudnn.allow_tf32
     if device.type != "cpu":
-        # where CUDA only warns, the backward of its fused attention is left as it is, which adds up in any order
+        # not warn_only on CUDA: that would leave its fused attention's backward, which sums in any order, in use
         torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda")
         torch.backends.cudnn.allow_tf32 = False
-        settings.fill_uninitialized_memory = False  # it takes time, and no kernel here reads what it has not written
+        settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:
         yield
     finally:

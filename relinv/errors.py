@@ -1,11 +1,11 @@
-"""Errors meant for the person at the keyboard: one sentence that says what, where and what to do."""
+"""Errors for the user: one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-# As CUDA, Metal, the CPU and cuBLAS say it, where PyTorch has no class for it.
+# What CUDA, Metal, the CPU and cuBLAS say when PyTorch has no class for the error.
 NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -13,7 +13,7 @@ LISTED = 25  # names in a message, at most
 
 
 class UserError(Exception):
-    """A mistake in input, parameters or files; the command line prints its text alone and exits with 1."""
+    """A mistake in input, parameters or files; the command line prints only its text and exits with 1."""
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
@@ -31,12 +31,12 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
 
 
 def reason(error: Exception) -> str:
-    """Return an error's message on one line of at most 300 characters, or its kind where it says nothing."""
+    """Return an error's message on one line of at most 300 characters, or its class name if it is empty."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether `error` says that memory ran out, a GPU's or this machine's; PyTorch is not imported for that."""
+    """Return whether `error` says that a GPU's or this machine's memory ran out, without importing PyTorch."""
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
     return named or told or isinstance(error, MemoryError)

@@ -13,17 +13,17 @@ from relinv.files import opened_picture, read_json, sha256_files
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OWN = Path("data/exemplars/own")  # where relations that a person laid out come from
+OWN = Path("data/exemplars/own")  # the relations that the user laid out
 CAPTIONS = "text.json"
-MASKS = "masks"  # a folder beside it: masks/0.png is bright where the relation is to be learned in 0.png or 0.jpg
-TO_FILL = "HEAD {} TAIL"  # stands in a new text.json until someone has written what the picture shows
+MASKS = "masks"  # a folder beside it; masks/0.png is bright where to learn the relation in 0.png or 0.jpg
+TO_FILL = "HEAD {} TAIL"  # the caption in a new text.json, to be replaced by what the picture shows
 EXIF_ORIENTATION = 0x0112
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
 class Exemplar:
-    """A picture and its caption templates, each with one `{}` where the relation's token goes; perhaps a mask of it."""
+    """A picture, its caption templates, each with one `{}` where the relation's token goes, and its mask, if any."""
 
     path: Path
     templates: tuple[str, ...]
@@ -40,7 +40,7 @@ class ExemplarSet:
 
 
 def read_exemplars(folder: Path) -> ExemplarSet:
-    """Return the exemplars in a relation's folder; UserError where text.json or a picture it names is missing."""
+    """Return the exemplars in a relation's folder; UserError if text.json or a picture it names is missing."""
     folder = Path(folder)
     captions = read_captions(folder)
     missing = [name for name in captions if not (folder / name).is_file()]
@@ -58,7 +58,7 @@ def read_exemplars(folder: Path) -> ExemplarSet:
 def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return the caption templates of each picture, in file-name order.
 
-    Raises UserError where text.json is missing or does not map file names to lists of templates.
+    Raises UserError if text.json is missing or does not map file names to lists of templates.
     """
     folder = Path(folder)
     remedy = f"write it, or fetch the exemplars with `python -m stages.fetch {folder.name}`"
@@ -76,15 +76,15 @@ def _is_template_list(value: Any) -> bool:
 
 
 def orientation(picture: Image) -> int:
-    """Return how an opened file says that its picture stands, 1 for upright to 8 (EXIF 2.3, section 4.6.4)."""
+    """Return an opened picture's EXIF orientation, 1 (upright) to 8 (EXIF 2.3, section 4.6.4)."""
     found = picture.getexif().get(EXIF_ORIENTATION)
-    return int(found) if found in range(1, 9) else 1  # some write it as a fraction
+    return int(found) if found in range(1, 9) else 1  # some programs write it as a fraction
 
 
 def open_upright(path: Path) -> Image:
-    """Return a picture as RGB with its EXIF orientation applied; what is transparent becomes white.
+    """Return a picture as RGB with its EXIF orientation applied; transparency becomes white.
 
-    Raises UserError where the file cannot be decoded.
+    Raises UserError if the file cannot be decoded.
     """
     from PIL import Image
     from PIL.Image import Transpose
@@ -92,7 +92,7 @@ def open_upright(path: Path) -> Image:
     turns = [Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
              Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90]  # for 2 to 8 # fmt: skip
     with opened_picture(path) as opened:
-        # not ImageOps.exif_transpose: that writes all of the EXIF anew, and fails where a camera wrote some of it badly
+        # not ImageOps.exif_transpose: that rewrites all of the EXIF, and fails if a camera wrote any of it badly
         turned = orientation(opened)
         upright = opened.transpose(turns[turned - 2]) if turned > 1 else opened.copy()
     if not upright.has_transparency_data:
@@ -102,9 +102,9 @@ def open_upright(path: Path) -> Image:
 
 
 def load_image(path: Path, resolution: int) -> Image:
-    """Return a picture as a model sees it: upright RGB, the centre square, `resolution` pixels a side, bicubic.
+    """Return a picture as a model sees it: the upright RGB centre square, `resolution` pixels a side, bicubic.
 
-    Never squashed and never flipped: both change what relation is seen. Raises UserError as `open_upright`.
+    Never squashed or flipped: either would change the relation shown. Raises UserError as `open_upright` does.
     """
     from PIL import Image, ImageOps
 
@@ -112,10 +112,10 @@ def load_image(path: Path, resolution: int) -> Image:
 
 
 def load_mask(exemplar: Exemplar, side: int) -> Image | None:
-    """Return a picture's mask as `load_image` frames the picture, `side` pixels a side, grey; None where it has none.
+    """Return a picture's grey mask, framed as `load_image` frames the picture, `side` pixels a side; or None.
 
-    A mask of another size than its picture's, such as a segmenter's square, is stretched over the whole picture first.
-    Raises UserError as `open_upright`.
+    A mask that is not its picture's size, such as a segmenter's square, is first stretched over the whole picture.
+    Raises UserError as `open_upright` does.
     """
     from PIL import Image, ImageOps
 

@@ -1,4 +1,4 @@
-"""Concepts in the forms that other programs read: diffusers, the web UIs, and a page of the Hugging Face hub."""
+"""Concepts in the forms that other programs read: for diffusers, the web UIs, and a page on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from relinv.errors import UserError, unknown
 from relinv.files import atomic_write_bytes
 
 CARD = Path(__file__).with_name("hub_card.md.jinja")
-NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,49}"  # of a file; ComfyUI ends it at a space, InvokeAI knows no other letters
-SPELLINGS = {"A1111": "{}", "ComfyUI": "embedding:{}", "InvokeAI": "<{}>"}  # how prompts call NAME.safetensors
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,49}"  # of a file; ComfyUI ends it at a space, InvokeAI accepts no other letters
+SPELLINGS = {"A1111": "{}", "ComfyUI": "embedding:{}", "InvokeAI": "<{}>"}  # how prompts refer to NAME.safetensors
 
 
 def export_concept(concept: Concept, form: str, folder: Path, name: str, overwrite: bool = False) -> list[Path]:
-    """Write `concept` into `folder` for a program, under `name` where its files bear one; return the files.
+    """Write `concept` into `folder` in a form for other programs, as `name` if its files have one; return the files.
 
     diffusers: a folder that `pipe.load_textual_inversion` takes. webui: NAME.safetensors for A1111, ComfyUI and
-    InvokeAI, whose prompts call it as `spellings` says. hub: a folder to upload, with a model card. Raises UserError
-    for another form, for a name that is no file's, for a concept that learned no token, no single row for it, or
-    weights beside it, and, unless `overwrite`, where a file would take the place of another.
+    InvokeAI, whose prompts refer to it as `spellings` says. hub: a folder to upload, with a model card. Raises
+    UserError for an unknown form, for an invalid name, for a concept without a token, without a single row for it or
+    with weights beside it, and, unless `overwrite`, if a file with other content would be replaced.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
@@ -42,12 +42,12 @@ def export_concept(concept: Concept, form: str, folder: Path, name: str, overwri
 
 
 def spellings(name: str) -> str:
-    """Return in words how the prompts of each web UI call a token's file NAME.safetensors."""
+    """Return in words how each web UI's prompts refer to the token in NAME.safetensors."""
     return ", ".join(f"{spelling.format(name)} in {program}" for program, spelling in SPELLINGS.items())
 
 
 def _require_one_row(concept: Concept) -> None:
-    """Raise UserError where a concept is not a token's single row and nothing else."""
+    """Raise UserError unless a concept is one token's single row and nothing else."""
     if concept.embedding is None:
         kind = f"single row for {concept.token}, which is all that other programs read" if concept.token else "token"
         raise UserError(f"The method '{concept.method}' learned no {kind}: there is nothing to export.")
@@ -60,7 +60,7 @@ def _require_one_row(concept: Concept) -> None:
 
 
 def _require_free(files: Mapping[Path, bytes]) -> None:
-    """Raise UserError where a file is there already and holds anything else."""
+    """Raise UserError if any of the files exists with other content."""
     taken = [f"'{path}'" for path, content in files.items() if path.exists() and path.read_bytes() != content]
     if taken:
         raise UserError(
@@ -86,9 +86,9 @@ def _hub(concept: Concept, name: str) -> dict[str, bytes]:
 
 
 def _is_local(concept: Concept) -> bool:
-    """Return whether the concept's base is a folder here, which the hub knows nothing of."""
+    """Return whether the concept's base is a local folder, which the hub does not know."""
     return Path(concept.metadata["base"]).exists()
 
 
-# What each form's files hold, by their names. The row is 1-D under one key: the only shape that all programs read.
+# Each form's files, {name: content}. The row is 1-D under one key: the only shape that all programs read.
 FORMS: dict[str, Callable[[Concept, str], dict[str, bytes]]] = {"diffusers": _diffusers, "webui": _webui, "hub": _hub}

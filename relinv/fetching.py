@@ -1,4 +1,4 @@
-"""Exemplars put into the benchmark's layout, whole or not at all, and compared with the checksums on record."""
+"""Exemplars put into the benchmark's layout, all or nothing, and compared with the recorded checksums."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from relinv.files import atomic_folder, read_json, sha256_file, write_json
 from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
 
-PLACED = Path("data/exemplars/placed")  # where DVC sees a change, and a person what to delete
-PART = re.compile(r"-\d{3}$")  # of the name of a zip that Drive made with others: hug-20251125T101112Z-1-002
+PLACED = Path("data/exemplars/placed")  # where DVC sees a change, and the user what to delete
+PART = re.compile(r"-\d{3}$")  # ends the name of one of several zips that Drive made: hug-20251125T101112Z-1-002
 
 
 def fetch_exemplars(
@@ -28,9 +28,9 @@ def fetch_exemplars(
     """Fill the folder `target` with a relation's pictures and text.json from where `source` says.
 
     A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source; then
-    what `place_exemplars` keeps in the source's place, and what is kept below `scratch` from a download. Where `source`
-    names a `manifest` folder, its file of the relation holds each file's SHA-256: written when there is none, and kept
-    to ever after. Raises UserError where the exemplars are not to be had, or differ from the record.
+    what `place_exemplars` stored in the source's place, then what an earlier download left below `scratch`. If `source`
+    names a `manifest` folder, the relation's file there records each file's SHA-256: written if missing, and enforced
+    from then on. Raises UserError if the exemplars are unavailable or differ from the record.
     """
     plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
@@ -38,7 +38,7 @@ def fetch_exemplars(
             copy_files(OWN / relation, folder)
             return
         cache = cache_folder(scratch, source)
-        with FileLock(cache / ".lock"):  # relations are fetched side by side, an archive for all of them once
+        with FileLock(cache / ".lock"):  # relations are fetched in parallel, but an archive of them all only once
             placed = PLACED / cache.name / relation
             if placed.is_dir() and (fault := fault_of(placed)):
                 raise UserError(f"'{placed}' is not whole: complete it, or remove it. {fault}")
@@ -56,10 +56,10 @@ def fetch_exemplars(
 
 
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
-    """Keep the relation's files that `given` holds, in a folder at or below it or in zips as a browser gets from Drive.
+    """Store the relation's files found at `given`: in a folder at or below it, or in zips as a browser gets from Drive.
 
-    They take the place of what `source` has. Raises UserError where they are not all there, differ from the record, or
-    would not be used.
+    They replace what `source` has. Raises UserError if they are incomplete, differ from the record, or would not be
+    used.
     """
     if (OWN / relation).is_dir():
         raise UserError(
@@ -78,9 +78,9 @@ def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch:
 
 
 def _unzipped(relation: str, given: Path, root: Path) -> Path:
-    """Return the relation's folder, made below `root` of the first zips at `given` that hold it whole.
+    """Unpack below `root` the first zips at `given` that hold the complete relation, and return its folder.
 
-    Raises UserError, with what is wrong with each of them, where none do.
+    If none do, raises UserError with what is wrong with each.
     """
     faults = []
     for index, parts in enumerate(_downloads(relation, given)):
@@ -103,7 +103,7 @@ def _unzipped(relation: str, given: Path, root: Path) -> Path:
 
 
 def _downloads(relation: str, given: Path) -> list[list[Path]]:
-    """Return the zips at `given`, the parts of one together: first those of the relation's name, the latest before."""
+    """Return the zips at `given`, one list per download: those named after the relation first, latest first."""
     if given.is_file():
         return [[given]]
     parts = defaultdict(list)
@@ -115,7 +115,7 @@ def _downloads(relation: str, given: Path) -> list[list[Path]]:
 
 
 def _compare(relation: str, folder: Path, source: ExemplarSource) -> dict[str, str]:
-    """Return how each file that is not as the relation's manifest has it differs; write one where there is none."""
+    """Return {file: how it differs from the relation's manifest}; write a manifest if there is none."""
     if source.manifest is None:
         return {}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -142,8 +142,8 @@ def _off_record(relation: str, source: ExemplarSource, wrong: dict[str, str], re
 
 
 def _discard(relation: str, cache: Path, wrong: dict[str, str]) -> None:
-    """Remove what is wrong from what was downloaded, so that it is downloaded anew."""
+    """Remove the wrong files from the download, so that they are downloaded again."""
     for kept in list(cache.rglob(f"{relation}/")):
-        for name in [*wrong, CAPTIONS]:  # without its captions no folder is taken for whole
+        for name in [*wrong, CAPTIONS]:  # a folder without captions never counts as complete
             (kept / name).unlink(missing_ok=True)
     (cache / "archive").unlink(missing_ok=True)

@@ -17,29 +17,29 @@ from relinv.errors import UserError, is_out_of_memory, reason
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LEFT_BY_WINDOWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # in folders of pictures, in small letters
+LEFT_BY_WINDOWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # in folders of pictures; lower case
 UNREADABLE = "The {} nests too deeply, or holds a value that cannot be read: correct it."
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` when the block succeeds, making its folder.
+    """Yield a file that replaces `path` when the block succeeds; its folder is made.
 
-    A reader sees the old file or the whole new one. An OSError raised when that fails names `path`, also where a
-    library's own error hides it.
+    A reader sees the old file or the whole new one. If writing fails, an OSError that names `path` is raised, even
+    if a library's own error hid it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the process id: writers never share one
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # with the process id: writers never share it
     try:
         with temporary.open("wb") as stream:
             yield stream
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save ends a file that it could not write by a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.save hides a failed write in a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        # a full disk names no file by itself, and what else fails the temporary one
+        # a full disk's error names no file, and others name the temporary one
         raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,12 +57,12 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def is_visible(name: str) -> bool:
-    """Return whether a person put a file of that name there: it is not hidden, nor what Windows makes by itself."""
+    """Return whether a file of that name is the user's: neither hidden nor one that Windows makes by itself."""
     return not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS
 
 
 def require_utf8(name: str, holder: str) -> None:
-    """Raise UserError for a file's name in `holder` that is not UTF-8, as old cameras and archives have."""
+    """Raise UserError if the name of a file in `holder` is not UTF-8, as from old cameras and archives."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -72,16 +72,17 @@ def require_utf8(name: str, holder: str) -> None:
 
 @contextmanager
 def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it") -> Iterator[Image]:
-    """Yield a picture's file, whose pixels are read when they are asked for.
+    """Yield an opened picture, whose pixels are read on demand.
 
-    What fails in opening it or inside the block is told by a UserError: `what` names its role, `remedy` what to do.
+    Any failure to open it or inside the block, except a lack of memory, becomes a UserError: `what` names the
+    picture's role, `remedy` what to do.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
             yield opened
-    except Exception as error:  # a damaged file may set off any kind in a decoder
+    except Exception as error:  # a damaged file can make a decoder raise anything
         if is_out_of_memory(error):
             raise
         raise UserError(f"The {what} '{path}' cannot be read ({reason(error)}): {remedy}.") from error
@@ -89,7 +90,7 @@ def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it"
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place, old content gone, when the block succeeds."""
+    """Yield an empty folder beside `path` that replaces it and its content when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -119,14 +120,14 @@ def sha256_folder(path: Path) -> str:
 def sha256_files(root: Path, names: Iterable[str], hash_of: Callable[[Path], str] = sha256_file) -> str:
     """Return one hex SHA-256 over the `names` and bytes of files below `root`, in the order given.
 
-    hash_of: how each file's own hash is found.
+    hash_of: returns each file's own hash.
     """
     lines = [f"{hash_of(root / name)}  {name}\n" for name in names]
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def code_hash(root: Path, parts: Iterable[str]) -> str:
-    """Return one hex SHA-256 over the code at `parts` of `root`: files, and in folders all Python and YAML below."""
+    """Return one hex SHA-256 over the code at `parts` of `root`: Python and YAML files, and all those below folders."""
     root = Path(root)
     files = [path for part in parts for path in ((root / part).rglob("*") if (root / part).is_dir() else [root / part])]
     names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix in {".py", ".yaml"})
@@ -134,10 +135,9 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
 
 
 def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
-    """Return the UTF-8 text of `path`, without the byte order mark that some editors begin it with.
+    """Return the UTF-8 text of `path`, without the byte order mark that some editors add.
 
-    In the UserError raised when that fails `what` names the file's role, and `remedy` says what to do where it is
-    missing.
+    If that fails, raises UserError: `what` names the file's role, and `remedy` says what to do if it is missing.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -148,38 +148,38 @@ def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
 
 
 def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
-    """Return the value in a JSON file, as `parse_json` does; raise UserError as it or `read_text` does."""
+    """Return the value in a JSON file; raises UserError as `read_text` and `parse_json` do."""
     return parse_json(read_text(path, what, remedy), f"{what} '{path}'")
 
 
 def parse_json(text: str, what: str) -> Any:
-    """Return the value of JSON; raise UserError with the place at fault, `what` naming what was read."""
+    """Return the value of JSON text; if it is invalid, UserError calls it `what` and names the place at fault."""
     try:
         value = json.loads(text)
-        if "\\ud" in text.lower():  # half of a character, which no file takes
+        if "\\ud" in text.lower():  # half of a surrogate pair, which no file takes
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"The {what} is not valid JSON ({error.msg}, {place}): correct it.") from None
-    except (RecursionError, ValueError):  # as of a number of thousands of digits
+    except (RecursionError, ValueError):  # such as for a number with thousands of digits
         raise UserError(UNREADABLE.format(what)) from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, keys in the order given, whole or not at all; ValueError for NaN, not JSON."""
+    """Write `value` as indented JSON, keys in the order given, whole or not at all; ValueError for NaN, not in JSON."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_yaml(path: Path, what: str = "YAML file", remedy: str = "") -> Any:
-    """Return the value in a YAML file, as `parse_yaml` does; raise UserError as it or `read_text` does."""
+    """Return the value in a YAML file; raises UserError as `read_text` and `parse_yaml` do."""
     return parse_yaml(read_text(path, what, remedy), f"{what} '{path}'")
 
 
 def parse_yaml(text: str, what: str) -> Any:
-    """Return the plain value of YAML 1.2 (as DVC reads it: `on` is a word, 1e-3 a number).
+    """Return the plain value of YAML 1.2 text (as DVC reads it: `on` is a word, 1e-3 a number).
 
-    Raises UserError with the line at fault; `what` names there what was read.
+    If it is invalid, raises UserError, which calls it `what` and names the line at fault.
     """
     from ruamel.yaml import YAML, YAMLError
 
@@ -190,5 +190,5 @@ def parse_yaml(text: str, what: str) -> Any:
         place = f"line {mark.line + 1}" if mark else "somewhere"
         problem = getattr(error, "problem", None) or type(error).__name__
         raise UserError(f"The {what} is not valid YAML ({problem}, {place}): correct it.") from None
-    except (RecursionError, ValueError):  # as of a date that does not exist
+    except (RecursionError, ValueError):  # such as for a date that does not exist
         raise UserError(UNREADABLE.format(what)) from None

@@ -1,8 +1,9 @@
 """Stages forked from one process that has imported the heavy libraries: importing them takes longer than some stages.
 
-`fork_server` starts that process and says in the environment where it listens. A stage's command that finds it there
-(relinv/cli.py) sends its module, arguments, environment, folder and standard streams, and waits: a worker, forked for
-it, is the stage in its place, gets its Ctrl-C, dies with it, and gives it its exit status.
+`fork_server` starts that process and puts its address in the environment. A stage's command that finds it there
+(relinv/cli.py) sends its module, arguments, environment, folder and standard streams, and waits while a forked worker
+runs the stage in its place. The command's Ctrl-C and death are passed on to the worker, and the worker's exit status
+back to the command.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ADDRESS = "RELINV_FORK_SERVER"  # the environment's variable with the socket's path
-NUMBER = struct.Struct("!i")  # a worker's process id, and at its end its exit status
-# Nothing of relinv: each worker imports that anew, as a process of its own would.
+ADDRESS = "RELINV_FORK_SERVER"  # the environment variable with the socket's path
+NUMBER = struct.Struct("!i")  # a worker's process id, and later its exit status
+# Nothing of relinv: each worker imports that afresh, as a separate process would.
 PRELOADED = ("diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.unets.unet_2d_condition",
              "diffusers.schedulers", "transformers.models.clip.modeling_clip",
              "transformers.models.clip.tokenization_clip", "open_clip", "pandas", "typer")  # fmt: skip
@@ -33,9 +34,9 @@ PRELOADED = ("diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.u
 
 @contextmanager
 def fork_server(root: Path, preloaded: Sequence[str] = PRELOADED) -> Iterator[None]:
-    """Inside the block, commands of stages that are started with this process's environment are forked in `root`.
+    """Inside the block, a server in `root` forks the stages whose commands are started with this process's environment.
 
-    Where that cannot be, and where the server dies, they run by themselves.
+    If it cannot be reached, they run by themselves.
     """
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         try:
@@ -57,8 +58,8 @@ def fork_server(root: Path, preloaded: Sequence[str] = PRELOADED) -> Iterator[No
 
 
 def run_forked() -> int | None:
-    """Run this process's command in a worker and return its exit status, or None where no server is to be had."""
-    address = os.environ.pop(ADDRESS, None)  # once: the worker runs the command itself
+    """Run this process's command in a worker and return its exit status, or None if no server is available."""
+    address = os.environ.pop(ADDRESS, None)  # removed: the worker must run the command itself
     module: Any = sys.modules["__main__"].__spec__
     if not address or not module:
         return None
@@ -73,9 +74,9 @@ def run_forked() -> int | None:
         except OSError:
             worker = None
         if worker is not None and worker > 0:
-            signal.signal(signal.SIGINT, lambda *_: os.kill(worker, signal.SIGINT))  # the worker's group is another
+            signal.signal(signal.SIGINT, lambda *_: os.kill(worker, signal.SIGINT))  # it is in another process group
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        if worker is None or worker < 0:  # it died before it began
+        if worker is None or worker < 0:  # no server, or a worker that died before it began
             return None
         status = _receive(connection)
     if status is not None and status >= 0:
@@ -85,12 +86,12 @@ def run_forked() -> int | None:
 
 
 def serve(listener: socket.socket, preloaded: Sequence[str]) -> None:
-    """Fork for each command that connects, for ever; the workers come out of it as a module that was run does."""
-    _when_closed(os.dup(0), os.getpid())  # its other end is the process that wanted the server
+    """Fork a worker for each command that connects, for ever; only the workers return, once their module has run."""
+    _when_closed(os.dup(0), os.getpid())  # its other end is held by the process that started the server
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that process
     for name in preloaded:
         import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers that have ended leave nothing behind
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers that have ended leave no zombies
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -101,7 +102,7 @@ def serve(listener: socket.socket, preloaded: Sequence[str]) -> None:
 
 
 def _keep(connection: socket.socket) -> None:
-    """Fork a worker for the command that a connection sends, and tell of its end; only the worker returns."""
+    """Fork a worker for the command that a connection sends, and send back its exit status; only the worker returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as reader:
@@ -110,7 +111,7 @@ def _keep(connection: socket.socket) -> None:
     if worker == 0:
         _work(connection, request, streams)
         return
-    _when_closed(connection.fileno(), worker)  # the command was killed, and so is what runs in its place
+    _when_closed(connection.fileno(), worker)  # if the command is killed, so is the worker in its place
     _, status = os.waitpid(worker, 0)
     with suppress(OSError):
         connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
@@ -118,7 +119,7 @@ def _keep(connection: socket.socket) -> None:
 
 
 def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[int]) -> None:
-    """Be the command: say who it is now, and run its module as `python -m` does."""
+    """Become the command: send this process's id, and run the module as `python -m` does."""
     os.setpgid(0, 0)  # so that Ctrl-C comes once, from the command
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with connection:
@@ -134,7 +135,7 @@ def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[
 
 
 def _receive(connection: socket.socket) -> int | None:
-    """Return the number that comes next, or None where the other end has closed."""
+    """Return the next number, or None if the other end has closed."""
     with suppress(OSError):
         data = connection.recv(NUMBER.size, socket.MSG_WAITALL)
         if len(data) == NUMBER.size:
@@ -143,12 +144,12 @@ def _receive(connection: socket.socket) -> int | None:
 
 
 def _when_closed(descriptor: int, process: int) -> None:
-    """Kill a process, where it still runs, when the other end of a silent pipe or socket is closed."""
-    handle = os.pidfd_open(process)  # never another process that got its number
+    """Kill a process, if it still runs, when the other end of a silent pipe or socket is closed."""
+    handle = os.pidfd_open(process)  # never another process that was given its id
 
     def wait() -> None:
         """Block until the other end is closed, then kill."""
-        os.read(descriptor, 1)  # no lock of a stream is held, which a fork would find held for ever
+        os.read(descriptor, 1)  # not a stream: a fork would find its lock held for ever
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Generation: the scenarios of a relation drawn with a learned concept, prompts batched, a seed an image."""
+"""Generation: a relation's scenarios drawn with a learned concept, in batches, with one seed per image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 
-# The code that decides the pixels: an unfinished run is never finished by other code.
+# The code that decides the pixels: an unfinished run is resumed only by the same code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
 
-# What records say, as a person calls it.
+# What error messages call the settings in records.
 NAMES = {"base_sha256": "base", "concept_sha256": "concept", "concepts": "concept",
          "run": "library, GPU or way to run the base"}  # fmt: skip
 
@@ -41,12 +41,12 @@ def generate_folder(
     folder: Path,
     scratch: Path,
 ) -> None:
-    """Draw `scenarios` into `folder`: a PNG each and records.jsonl, there at once when all are done.
+    """Draw `scenarios` into `folder`: one PNG each and records.jsonl, which appear together when all are done.
 
-    Beside them forms.png, the first scenario by each form that the concept's token may take, where it has several.
+    If the concept's token has several forms, forms.png beside them shows the first scenario with each.
 
-    Killed and run again, it draws only the batches that are not whole yet in the `scratch` folder, and ends
-    with the same bytes as a run straight through. Raises UserError as `generate` does.
+    Killed and run again, it draws only the batches not yet complete in the `scratch` folder, and ends with the
+    same bytes as an uninterrupted run. Raises UserError as `generate` does.
     """
     records = plan(base, concept, scenarios, settings)
     label = f"{records[0].relation} by {records[0].method}"
@@ -65,9 +65,9 @@ def generate_folder(
 
 
 def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequence[Scenario]) -> Image.Image:
-    """Return the picture of `record` drawn again, among the pictures it was drawn with: pixel for pixel on one machine.
+    """Return the picture of `record`, redrawn in the batch it was drawn in: on the same machine, pixel for pixel.
 
-    `scenarios` are those of its run. Raises UserError where anything it was drawn with is not that of the record.
+    `scenarios` are those of its run. Raises UserError if anything it was drawn with differs from the record.
     """
     settings = settings_of(record)
     records = plan(base, concept, scenarios, settings)
@@ -79,7 +79,7 @@ def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequenc
 
 
 def settings_of(record: ImageRecord) -> GenerateSettings:
-    """Return the settings an image was drawn with; UserError where its record is of an earlier version."""
+    """Return the settings an image was drawn with; UserError if its record is from an earlier version."""
     given = {name: value for name, value in record.settings.items() if name in GenerateSettings.model_fields}
     return parse(GenerateSettings, given, "settings", record.file)
 
@@ -97,7 +97,7 @@ def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
 
 
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
-    """Return the picture of a free prompt, with all of `concepts` in use at once; UserErrors as `generate`."""
+    """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`."""
     concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
     with deterministic(base.device), in_use(base, concepts) as adapters:
         drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
@@ -107,9 +107,9 @@ def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: Gene
 def free_record(
     base: Base, concepts: Mapping[str, Concept], prompt: str, settings: GenerateSettings, seed: int, file: str
 ) -> ImageRecord:
-    """Return the record of a picture that `imagine` draws; `concepts` by where they are from, as "r=inside/reversion".
+    """Return the record of a picture that `imagine` draws; `concepts` by their source, such as "r=inside/reversion".
 
-    It is of no scenario: what says so is empty.
+    It belongs to no scenario: the fields of one are empty.
     """
     used = {source: concept.fingerprint for source, concept in concepts.items()}
     facts = {**_shared(base, settings), "concepts": used}
@@ -117,7 +117,7 @@ def free_record(
 
 
 def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) -> Image.Image:
-    """Return the picture of a `free_record` drawn again; UserError where anything is not that of the record."""
+    """Return the picture of a `free_record`, redrawn; UserError if anything differs from the record."""
     settings = settings_of(record)
     now = free_record(base, concepts, record.prompt, settings, record.seed, record.file)
     _require_same(record, [now])
@@ -125,10 +125,10 @@ def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) 
 
 
 def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: GenerateSettings) -> Image.Image | None:
-    """Return one scenario drawn with every form that the concept's token may take, all from the same noise.
+    """Return one scenario drawn with each form of the concept's token, all from the same noise.
 
-    A line of pictures for each of the adapter's lines of forms; None for a token that has one form. Raises UserError
-    as `generate` does.
+    One line of pictures for each of the adapters' lines of forms; None if the token has only one form. Raises
+    UserError as `generate` does.
     """
     with in_use(base, [drawn_with(concept, settings.adapters)]) as adapters:
         lines = [line for adapter in adapters for line in adapter.forms()]
@@ -161,7 +161,7 @@ def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: 
 
 
 def _shared(base: Base, settings: GenerateSettings) -> dict[str, Any]:
-    """Return what the records of all images of a run say alike."""
+    """Return what the records of all images of a run have in common."""
     facts = {"base": base.id, "base_sha256": base.fingerprint, "run": base.numerics}
     return {**settings.model_dump(), "resolution": base.resolution, **facts}
 
@@ -169,7 +169,7 @@ def _shared(base: Base, settings: GenerateSettings) -> dict[str, Any]:
 def image_seed(seed: int, relation: str, index: int) -> int:
     """Return the 32-bit seed of one image's noise: the same for every method, on every machine.
 
-    Methods share it so that their images of one scenario differ by the method alone.
+    Methods share it so that their images of one scenario differ only by the method.
     """
     digest = hashlib.sha256(f"{seed}|{relation}|{index}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
@@ -184,8 +184,8 @@ def generate(
 ) -> Iterator[tuple[Sequence[ImageRecord], list[Image.Image]]]:
     """Yield each batch of `records`, `batch_size` at a time, with its pictures; `skip` tells which are done.
 
-    Raises UserError for a prompt with an unknown `<token>` or too many tokens, when the device's memory is
-    too small for a batch, and when the base's precision is too low for its numbers.
+    Raises UserError for a prompt with an unknown `<token>` or too many tokens, if the device's memory is too
+    small for a batch, or if the base's precision is too low for its numbers.
     """
     prompts = [record.prompt for record in records]
     with deterministic(base.device), in_use(base, [drawn_with(concept, settings.adapters)]) as adapters:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub asked: base models downloaded where they are not here, and its refusals told in a sentence."""
+"""The Hugging Face hub: base models downloaded if they are not local, and its refusals put in one sentence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from relinv.errors import UserError, reason
 
 
 def find_model(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Return the folder `source`, or the one that holds the files of the hub id `source` that match `patterns`.
+    """Return the folder `source`, or one with those files of the hub id `source` that match `patterns`.
 
-    Raises UserError, which says how to get access, where it is neither a folder nor to be had from the hub.
+    Raises UserError, which says how to get access, if it is neither a folder nor available from the hub.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -31,7 +31,7 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Return the local folder of a hub id; a second dot in a weight file's name marks a variant, which is not used."""
+    """Return the local folder of a hub id; weight variants, marked by a second dot in the file name, are left out."""
     from huggingface_hub import snapshot_download
 
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
@@ -43,9 +43,9 @@ def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Pat
 
 @contextmanager
 def asking_hub(refusal: str, page: str) -> Iterator[None]:
-    """Turn what the hub's client raises in the block into a UserError: `refusal`, and why.
+    """Turn any error of the hub's client in the block into a UserError: `refusal` and the reason.
 
-    page: where the hub has what is asked for, as "owner/model" or "datasets/owner/name".
+    page: the path on the hub of what is asked for, such as "owner/model" or "datasets/owner/name".
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -1,4 +1,4 @@
-"""Generated images on disk: a PNG each beside records.jsonl, which says line by line how each was made."""
+"""Generated images on disk: one PNG each, and records.jsonl, which says how each was made, one line per image."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RECORDS = "records.jsonl"
-PNG_RECORD = "relinv"  # the text of a PNG that holds its record
-FORMS = "forms.png"  # beside the records: one scenario by each form of the token, where it has several
+PNG_RECORD = "relinv"  # the key of the PNG text that holds its record
+FORMS = "forms.png"  # beside the records: one scenario with each form of the token, if it has several
 SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
 WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
 
@@ -49,13 +49,13 @@ class ImageRecord:
 
 
 class DrawnWith(GenerateSettings, extra="ignore"):
-    """What a record's settings hold at the least."""
+    """The least that a record's settings hold."""
 
     resolution: Positive
     base: str
     base_sha256: str
     concept_sha256: str | None = None  # of a scenario's image
-    concepts: dict[str, str] | None = None  # of a free prompt's: hashes by what --use was told
+    concepts: dict[str, str] | None = None  # of a free prompt's: hashes by the values of --use
 
 
 def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
@@ -65,9 +65,9 @@ def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
 
 
 def read_records(folder: Path) -> list[ImageRecord]:
-    """Return an image folder's records in their order; UserError where they are missing, damaged or none."""
+    """Return an image folder's records in their order; UserError if they are missing, damaged or empty."""
     path = Path(folder) / RECORDS
-    lines = read_text(path, "record file", "generate the images again").split("\n")  # no other ends a line of JSON
+    lines = read_text(path, "record file", "generate the images again").split("\n")  # JSON may hold other line ends
     try:
         records = [ImageRecord(**json.loads(line)) for line in lines if line]
     except (ValueError, TypeError, RecursionError) as error:
@@ -92,7 +92,7 @@ def _read_picture(path: Path) -> Image.Image:
 def encode_png(picture: Image.Image, record: ImageRecord | None = None) -> bytes:
     """Return the picture as PNG; the same pixels and record give the same bytes.
 
-    A record is stored with it twice: as web UIs write an image's parameters, and whole, as JSON.
+    A record is stored twice: as web UIs write an image's parameters, and in full as JSON.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -106,7 +106,7 @@ def encode_png(picture: Image.Image, record: ImageRecord | None = None) -> bytes
 
 
 def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]]) -> Image.Image:
-    """Return the pictures in lines, each under its words; they are as many as the words, in the same order."""
+    """Return the pictures arranged as `lines`, each below its words: as many pictures as words, in the same order."""
     from PIL import Image, ImageDraw, ImageFont
 
     cell, text, gap = 112, 18, 6  # pixels
@@ -123,7 +123,7 @@ def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]
 
 
 def parameters(record: ImageRecord) -> str:
-    """Return how an image was made in the form of the web UIs: prompt, negative prompt, a line of settings."""
+    """Return how an image was made in the web UIs' format: prompt, negative prompt, a line of settings."""
     settings = record.settings
     side = settings["resolution"]
     line = {
@@ -139,7 +139,7 @@ def parameters(record: ImageRecord) -> str:
 
 
 def read_image_record(path: Path) -> ImageRecord:
-    """Return the record that an image of ours carries; UserError where it is no such image, or of another version."""
+    """Return the record in an image that relinv drew; UserError for any other image, or one from another version."""
     with opened_picture(path, "image", "name one that relinv drew") as picture:
         text = getattr(picture, "text", {}).get(PNG_RECORD)
     if text is None:
@@ -158,16 +158,16 @@ def read_image_record(path: Path) -> ImageRecord:
 
 
 def require_png(path: Path) -> None:
-    """Raise UserError where the name of an image to be written says that it is anything but a PNG."""
+    """Raise UserError unless the name of an image to be written ends in .png."""
     if path.suffix.lower() != ".png":
         raise UserError(f"The image '{path}' would be a PNG by another name: let its name end in .png.")
 
 
 class ImageWriter:
-    """Writes pictures into a folder on threads of its own, so that sampling does not wait for compression.
+    """Writes pictures into a folder on its own threads, so that sampling does not wait for compression.
 
-    Use it as a context manager: leaving it waits for every file, and raises what went wrong with one, as the next
-    `write` does where that is known by then.
+    Use it as a context manager: leaving it waits for every file. A failed file's error is raised on leaving or, if
+    known by then, by the next `write`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -178,7 +178,7 @@ class ImageWriter:
     def write(self, record: ImageRecord, picture: Image.Image) -> None:
         """Queue `picture` to be written as its record's file, whole or not at all, with the record in it."""
         for future in filter(Future.done, self._pending):
-            future.result()  # a disk that is full is told now, not when all the rest is drawn
+            future.result()  # reports a full disk now, not after drawing all the rest
         self._pending.append(self._threads.submit(self._write, record, picture))
 
     def _write(self, record: ImageRecord, picture: Image.Image) -> None:
@@ -197,22 +197,22 @@ class ImageWriter:
 
 
 class Workspace:
-    """A scratch folder in which an image folder grows, so that a killed run goes on where it stopped.
+    """A scratch folder in which an image folder grows, so that a killed run can resume where it stopped.
 
     DVC deletes the output folder before each run; this one lies elsewhere, named by a hash of everything that
-    determines the images, and so is never taken up by a run that would draw others. Inside its `with` block it is one
-    run's alone: a second waits, for one that was killed may have left its stage at work.
+    determines the images, so that a run that would draw others never resumes it. Inside the `with` block it belongs
+    to one run: a second waits, because a killed run may have left its stage running.
     """
 
     def __init__(self, scratch: Path, records: Sequence[ImageRecord], code: str) -> None:
-        """Name the folder for `records` below `scratch`; `code`: a hash of that which draws them."""
+        """Name the folder for `records` below `scratch`; `code` is a hash of the code that draws them."""
         text = json.dumps([code, *map(asdict, records)], sort_keys=True)
         self.folder = Path(scratch) / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self._records = records
         self._lock = FileLock(self.folder.with_suffix(".lock"))
 
     def __enter__(self) -> Self:
-        """Take up or make the folder."""
+        """Lock the folder, and make it if it is missing."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         self.folder.mkdir(exist_ok=True)
@@ -221,15 +221,15 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave it to another run."""
+        """Unlock the folder for another run."""
         self._lock.release()
 
     def is_done(self, records: Iterable[ImageRecord]) -> bool:
-        """Return whether the files of all `records` are there; each appears only when it is whole."""
+        """Return whether the files of all `records` are there; each appears only when complete."""
         return all((self.folder / record.file).is_file() for record in records)
 
     def publish(self, folder: Path) -> None:
-        """Let finished images, records and the sheet of forms take the place of `folder`, and remove the workspace."""
+        """Replace `folder` with the finished images, records and sheet of forms, and remove the workspace."""
         with atomic_folder(folder) as new:
             for file in (*(record.file for record in self._records), FORMS):
                 if file != FORMS or (self.folder / FORMS).is_file():

@@ -1,4 +1,4 @@
-"""Learned tokens of other programs, read without running anything they hold, and turned into concepts."""
+"""Learned tokens from other programs, read without running anything in their files, and turned into concepts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 def import_concept(
     file: Path, relation: str, method: str, base: Base, folder: Path, token_file: Path | None = None
 ) -> Concept:
-    """Write the token in `file` as a concept of `relation` for `base` to `folder`, under the method's name; return it.
+    """Write the token in `file` to `folder` as a concept of `relation` for `base`, under the method's name; return it.
 
-    Prompts use it as `<r>`, whatever it was called. What was imported there before is replaced. Raises UserError as
-    `read_published`, where the row does not fit the base, and where a name is not allowed or the place is taken.
+    Prompts use it as `<r>`, whatever it was called. An earlier import there is replaced. Raises UserError as
+    `read_published` does, if the row does not fit the base, or if a name is not allowed or `folder` is taken.
     """
     require_name(relation, "relation")
     require_name(method, "method")
@@ -46,7 +46,7 @@ def import_concept(
 
 
 def _metadata(file: Path, relation: str, method: str, base: Base, published: Published) -> dict[str, Any]:
-    """Return what an imported concept says of itself: where it is from, and nothing of a training not known."""
+    """Return an imported concept's metadata: where it is from, with its unknown training left empty."""
     imported = {"file": file.name, "sha256": sha256_file(file), "token": published.name}
     if own := published.token_file:
         imported |= {"token_file": own.name, "token_sha256": sha256_file(own)}
@@ -71,7 +71,7 @@ def _metadata(file: Path, relation: str, method: str, base: Base, published: Pub
 
 
 def _require_free(folder: Path, method: str) -> None:
-    """Raise UserError where a method of the project has that name, or `folder` holds anything not imported."""
+    """Raise UserError if a method of the project has that name, or `folder` holds anything not imported."""
     if method in plugin_names("relinv.methods"):
         raise UserError(
             f"'{method}' is a method of this project and learns by itself what goes by its name: name another METHOD, "
@@ -88,10 +88,10 @@ def _is_imported(folder: Path) -> bool:
 
 
 def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:
-    """Return what `file` holds, to be used with `base`: a .ckpt is Perfusion's, other files say by their names.
+    """Return what `file` holds, for use with `base`: a .ckpt is Perfusion's, other kinds are told by the names inside.
 
-    `token_file` is for Custom Diffusion, whose weights lie apart from the token. Raises UserError as `load_content`,
-    where the file is of no kind that is known, or does not fit the base.
+    `token_file` is for Custom Diffusion, whose token is in a separate file. Raises UserError as `load_content` does,
+    if the file's kind is unknown, or if it does not fit the base.
     """
     content = load_content(file)
     if is_custom_diffusion(content):

@@ -1,4 +1,4 @@
-"""Commands run out of sight: what they say goes to a log, and what went wrong into one sentence."""
+"""Commands run with their output in a log; a failure becomes one sentence."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from relinv.errors import UserError
 
-ERROR = "Error: "  # begins what a command that failed says last
-FAILED = "Failed "  # begins the line that stands right after the words of a command that failed
+ERROR = "Error: "  # starts the last thing that a failed command says
+FAILED = "Failed "  # starts the line that comes right after a failed command's output
 
 
 def run_logged(
     what: str, command: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run `command` in `cwd` with all it prints in `log`; UserError with its last words where it fails.
+    """Run `command` in `cwd` with its output in `log`; UserError with its last words if it fails.
 
-    environment: what its environment has beside this process's own.
+    environment: variables added to this process's own.
     """
     environment = {**os.environ, **(environment or {})}
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -35,9 +35,10 @@ def run_logged(
 
 
 def last_words(text: str) -> str:
-    """Return the last line of a log; where a line `FAILED` stands in it, after the last error before that.
+    """Return the last line of a log, preceded by the cause if a line of the log starts with `FAILED`.
 
-    That one, the cause, may have several lines. Where a command said no sentence, as with a bug, its last line counts.
+    The cause is the last error before the last such line, which may have several lines; if a command gave no error
+    sentence, as with a bug, it is the command's last line.
     """
     lines = [line.rstrip() for line in text.split("\n") if line.strip()]
     if not lines:

@@ -1,4 +1,4 @@
-"""A relation of one's own: its folder laid out from a person's pictures, with captions to fill in."""
+"""The user's own relation: a folder laid out from their pictures, with captions to fill in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relinv.settings import require_name
 if TYPE_CHECKING:
     from relinv.validation import Verdict
 
-BACK = "git checkout params.yaml presets.yaml dvc.lock reports && dvc checkout"  # what an experiment replaced
+BACK = "git checkout params.yaml presets.yaml dvc.lock reports && dvc checkout"  # restores what an experiment replaced
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
 # asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
@@ -29,9 +29,9 @@ tails: [box, cup]
 
 
 def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -> list[str]:
-    """Copy the pictures in `pictures` into `folder`, with a text.json to fill in; return the names of all else there.
+    """Copy the pictures in `pictures` into `folder` with a text.json to fill in; return the names of what was left out.
 
-    A relation that the benchmark lacks gets a relation.yaml too, with a small grid to begin with. Raises UserError if
+    A relation that the benchmark lacks also gets a relation.yaml, with a small grid to start from. Raises UserError if
     the relation's name is not allowed, there are no pictures, or the folder exists.
     """
     require_name(relation, "relation")
@@ -60,7 +60,7 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
 
 
 def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict) -> str:
-    """Return what is left to do until a laid-out relation takes part like any other; `left_out`: as of `lay_out`."""
+    """Return what is left to do before a laid-out relation can be used; `left_out` is what `lay_out` returned."""
     faults = "".join(f"\n  - {text}" for text in [*_unread(left_out, folder), *verdict.errors, *verdict.warnings])
     entry = f"  - {ENTRY}: say what stands between two things in plain words, and what to try it on.\n"
     return (
@@ -75,7 +75,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
 
 
 def _unread(names: Sequence[str], folder: Path) -> list[str]:
-    """Return what to do about files that are no pictures, if there are any: photographs may be among them."""
+    """Return what to do about files that were left out, [] if none were: some may be photographs."""
     if not names:
         return []
     return [

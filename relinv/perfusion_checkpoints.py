@@ -1,4 +1,4 @@
-"""Perfusion's published checkpoints, of the latent-diffusion code base, read without running anything they hold."""
+"""Perfusion's published checkpoints, from the latent-diffusion code base, read without running anything in them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LAYER = re.compile(
 
 
 def read_perfusion(content: Mapping[str, Any], file: Path, base: Base) -> Published:
-    """Return the concept in a published .ckpt, its layers by diffusers' names; `base` is what it is to be used with.
+    """Return the concept in a published .ckpt, with its layers renamed as in diffusers, for use with `base`.
 
-    `content` is what `file` holds. Its gate is the published one of drawing, its outputs o_K and o_V are (tokens, out).
+    `content` is what `file` holds. The gate is the published one for drawing; outputs o_K and o_V are (tokens, out).
     Raises UserError if the content is of another kind, or does not fit the base.
     """
     from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter
@@ -42,14 +42,14 @@ def read_perfusion(content: Mapping[str, Any], file: Path, base: Base) -> Publis
         raise UserError(f"'{file}' is no checkpoint of Perfusion with {', '.join(sorted(KEYS))}.") from None
     options = {"superclass": superclass, "beta": 0.7, "tau": 0.15, "locking": "local"}
     options["second_moment"] = hashlib.sha256(inverse.numpy().tobytes()).hexdigest()
-    Adapter(base, None, tensors, options)  # raises UserError where it does not fit
+    Adapter(base, None, tensors, options)  # raises UserError if it does not fit
     return Published(name, values, "perfusion", Adapter.FILE, options, tensors)
 
 
 def diffusers_name(layer: str) -> str:
-    """Return the name in diffusers' UNet of a projection of the original one; ValueError where there is none.
+    """Return the name in diffusers' UNet of a projection in the original one; ValueError if there is none.
 
-    input_blocks 1, 2, 4, 5, 7, 8 are two attentions a down block; output_blocks 3 to 11 are three an up block.
+    input_blocks 1, 2, 4, 5, 7, 8 are two attentions per down block; output_blocks 3 to 11 are three per up block.
     """
     found = LAYER.search(layer)
     if not found:
@@ -62,11 +62,11 @@ def diffusers_name(layer: str) -> str:
 
 
 def _embedding(embedding: Mapping[str, Any], file: Path, base: Base) -> tuple[str, torch.Tensor, str]:
-    """Return the one token's name, its row (dim,) and the word it started from; UserError where that is none."""
+    """Return the one token's name, its row (dim,) and the word it started from; UserError if that is unusable."""
     name, rows = next(iter(embedding["string_to_param"].items()))
     words = embedding["initializer_words"]
     word = words if isinstance(words, str) else next(iter(words), "")
     tokens = base.tokenizer(word, add_special_tokens=False).input_ids if isinstance(word, str) else []
-    if not 0 < len(tokens) <= base.tokenizer.model_max_length - 2:  # a prompt's start and end stand around them
+    if not 0 < len(tokens) <= base.tokenizer.model_max_length - 2:  # minus a prompt's start and end tokens
         raise UserError(f"'{file}' names no word that its token started from, whose keys it keeps: it cannot be used.")
     return str(name), row(rows, str(name), file), word

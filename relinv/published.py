@@ -1,4 +1,4 @@
-"""A learned token as another program's file holds it, read without running anything the file holds."""
+"""A learned token as another program's file holds it, read without running anything in the file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SDXL = {"clip_l", "clip_g"}
 
 @dataclass(frozen=True)
 class Published:
-    """A token as another program's file holds it, and what its adapter takes over beside it, if anything."""
+    """A token as another program's file holds it, with its adapter's options and weights, if any."""
 
     name: str  # the token's, such as "*"
     row: torch.Tensor  # (dim,) float32
     adapter: str = ""  # a file in relinv/adapters
-    adapter_file: str = ""  # what the concept's folder calls its weights
+    adapter_file: str = ""  # the name of its weights' file in the concept's folder
     options: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32, by the names in the adapter's file
-    token_file: Path | None = None  # where the row lies if in a file of its own
+    token_file: Path | None = None  # the row's file, if separate
 
 
 def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
     """Return the token's name and row, (dim,) float32, in a textual-inversion file of any common kind.
 
     diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
-    UserError where the file is missing, damaged, would run code, or holds more than one row.
+    UserError if the file is missing, damaged, would run code, or holds more than one row.
     """
     return token_in(load_content(Path(file)), Path(file))
 

@@ -1,4 +1,4 @@
-"""What each stage leaves for the next: where it stands, and which command makes it where it is not there."""
+"""What each stage leaves for the next: where it is, and which command makes it if it is missing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FOLDERS = {
 def find_result(stage: str, relation: str, method: str) -> Path:
     """Return the folder that a stage left for a relation and method, below the working directory.
 
-    Raises UserError where it is not there, with the closest method's name or the command that makes it. An imported
-    concept has a method's place under a name of its own.
+    Raises UserError if it is missing, with the closest method's name or the command that makes it. An imported
+    concept is stored as a method's would be, under a name of its own.
     """
     folder = FOLDERS[stage] / relation / method
     if folder.is_dir():

@@ -1,4 +1,4 @@
-"""Scores: from images, as a judge embeds them, to one row of readings an image."""
+"""Scores: from images, as a judge embeds them, to one row of metrics per image."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Context:
     pairs: tuple[tuple[str, str], ...]  # head and tail of each image
     images: np.ndarray  # (images, dim)
     exemplars: np.ndarray  # (exemplars, dim)
-    encode_texts: Callable[[Sequence[str]], np.ndarray]  # (texts, dim); asked often, so it remembers
+    encode_texts: Callable[[Sequence[str]], np.ndarray]  # (texts, dim); called often, so it remembers
     pictures: Sequence[Image] = ()  # RGB, as they were drawn, for metrics of pixels
 
     def similarity(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return each image's cosine to each of its own texts, (images, texts), equally many for each."""
+        """Return each image's cosine to each of its own texts, (images, texts); all have equally many texts."""
         flat = [text for row in texts for text in row]
         if not flat:
             return np.zeros((len(texts), 0))
@@ -75,9 +75,9 @@ def phrase(head: str, relation: Relation, tail: str) -> str:
 
 
 def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return 1.0 where `true` (images,) is above all `others` (images, choices), else 0.0; NaN without any.
+    """Return 1.0 where `true` (images,) is above all `others` (images, choices), else 0.0; NaN if there are no others.
 
-    A tie counts as wrong: an image that fits two phrases alike tells neither.
+    A tie counts as wrong: an image that fits two phrases equally well supports neither.
     """
     if not others.shape[1]:
         return np.full(len(true), np.nan)
@@ -85,7 +85,7 @@ def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def load_metric(name: str) -> ModuleType:
-    """Return the metric of that file name; UserError where there is none, or a score file's own column has its name."""
+    """Return the metric of that file name; UserError if there is none, or another score column has its name."""
     if name in (*KEYS, "leakage"):
         raise UserError(f"A metric cannot be called '{name}', as another column of score files is: rename its file.")
     return find_plugin(METRICS, name)
@@ -101,15 +101,15 @@ class Drawn:
 
 
 def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
-    """Return what is to be scored, read before any judge is loaded; UserError where a file is missing or damaged."""
+    """Return what is to be scored, read before any judge is loaded; UserError if a file is missing or damaged."""
     records = read_records(folder)
     return Drawn(records, read_pictures(folder, records), read_exemplars(exemplar_folder))
 
 
 def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int) -> pd.DataFrame:
-    """Return one row for each image: what it shows, then every metric there is.
+    """Return one row per image: what it shows, then every metric there is.
 
-    Raises UserError where the benchmark lacks the relation or the records' entities.
+    Raises UserError if the benchmark lacks the relation or the records' entities.
     """
     records = drawn.records
     relation = benchmark.relation(records[0].relation)
@@ -128,7 +128,7 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
 
 
 def _require_known(records: Sequence[ImageRecord], relation: Relation) -> None:
-    """Raise UserError where an image shows entities that the relation's grid has no longer."""
+    """Raise UserError if an image shows entities that are no longer in the relation's grid."""
     for record in records:
         if record.head not in relation.heads or record.tail not in relation.tails:
             raise UserError(
@@ -138,7 +138,7 @@ def _require_known(records: Sequence[ImageRecord], relation: Relation) -> None:
 
 
 def score_rows(records: Sequence[ImageRecord], context: Context) -> pd.DataFrame:
-    """Return one row for each record: the columns `KEYS`, then one for each metric in alphabetical order."""
+    """Return one row per record: the columns `KEYS`, then one per metric in alphabetical order."""
     rows = pd.DataFrame([{key: getattr(record, key) for key in KEYS} for record in records])
     return rows.assign(**{name: load_metric(name).score(context) for name in plugin_names(METRICS)})
 

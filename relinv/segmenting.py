@@ -1,4 +1,4 @@
-"""Soft masks found by CLIPSeg (Lüddecke and Ecker 2022): where in a picture the words for something hold."""
+"""Soft masks from CLIPSeg (Lüddecke and Ecker 2022): where a picture shows what some words say."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-MODEL = "CIDAS/clipseg-rd64-refined"  # what Perfusion's authors took
-SIDE = 352  # pixels of the square that the published weights look at
+MODEL = "CIDAS/clipseg-rd64-refined"  # what Perfusion's authors used
+SIDE = 352  # pixels a side of the square that the published weights take
 PROMPTS = ("{}", "a photo of {}", "a picture of {}", "a clear view of {}", "a scene with {} in it")
-FAINT = 0.5  # a mask that is nowhere brighter has probably found nothing
+FAINT = 0.5  # a mask that is nowhere brighter than this has probably found nothing
 
 
 class Segmenter:
-    """A loaded CLIPSeg with the processor that belongs to it."""
+    """A loaded CLIPSeg and its processor."""
 
     def __init__(self, name: str, network: Any, processor: Any, device: torch.device) -> None:
         self.name = name
         self._network, self._processor, self._device = network.to(device).eval(), processor, device
 
     def find(self, picture: Image, words: str) -> Image:
-        """Return how likely each pixel of an RGB picture shows what `words` say: grey, the picture's own size.
+        """Return how likely each pixel of an RGB picture shows what `words` say, as a grey picture of the same size.
 
-        The mean over all phrasings. UserError where the words are more than the model reads.
+        The mean over all `PROMPTS`. Raises UserError if there are more words than the model reads.
         """
         import torch
         from PIL import Image
 
         resample = Image.Resampling.BILINEAR
-        square = picture.resize((SIDE, SIDE), resample)  # whole, whatever the processor would have cut off
+        square = picture.resize((SIDE, SIDE), resample)  # all of it, with nothing cropped by the processor
         pixels = self._processor(images=square, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
         texts = self._tokenize([prompt.format(words) for prompt in PROMPTS])
         with torch.inference_mode():
@@ -57,13 +57,13 @@ class Segmenter:
 
 
 def load_segmenter(model: str, device: torch.device) -> Segmenter:
-    """Return the CLIPSeg in a folder or of a hub id; UserError where it is not to be had, or is another model."""
+    """Return the CLIPSeg in a folder or with a hub id; UserError if it is unavailable or another model."""
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
     try:
         processor = CLIPSegProcessor.from_pretrained(model)
         network, report = CLIPSegForImageSegmentation.from_pretrained(model, output_loading_info=True)
-    except Exception as error:  # configurations, weights, tokenizers, downloads: each fails in a way of its own
+    except Exception as error:  # configurations, weights, tokenizers, downloads: each fails in its own way
         raise UserError(
             f"The segmentation model '{model}' cannot be had ({reason(error)}): go online, or give --model the folder "
             "of a CLIPSeg with its processor."
@@ -75,9 +75,9 @@ def load_segmenter(model: str, device: torch.device) -> Segmenter:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Return a relation folder's pictures in name order, each to have a mask of its own.
+    """Return a relation folder's pictures, each to get its own mask, in name order.
 
-    Raises UserError where there are none, where two would share a mask, or where there are masks already.
+    Raises UserError if there are none, if two would share a mask, or if there are masks already.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder '{folder}': name one with exemplars, such as data/exemplars/own/kissing.")
@@ -95,10 +95,10 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def write_masks(pictures: list[Path], words: str, segmenter: Segmenter) -> dict[str, float]:
-    """Write the mask of each of a folder's pictures to `masks` beside them, all or none.
+    """Write a mask for each of a folder's pictures to `masks` beside them, all or none.
 
-    Returns how bright each becomes at most, 0 to 1, by the picture's name. Raises UserError as `Segmenter.find` and
-    `open_upright`.
+    Returns {picture's name: its mask's highest brightness, 0 to 1}. Raises UserError as `Segmenter.find` and
+    `open_upright` do.
     """
     brightest = {}
     with atomic_folder(pictures[0].parent / MASKS) as new:

@@ -1,11 +1,11 @@
-"""Means with bootstrap intervals over score rows, one row an image, grouped into clusters: the scenarios.
+"""Means with bootstrap intervals over score rows, one row per image, clustered by scenario.
 
 The images of one scenario share its prompt, and the scenarios of one relation share its difficulty, so images
 are not independent. The cluster bootstrap (Davison & Hinkley, "Bootstrap Methods and their Application",
 1997, section 3.8) respects both: it draws relations with replacement and, within each drawn relation,
-scenarios with replacement; every image of a drawn scenario comes along, whatever its seed. Its interval speaks of
-relations at large; where the question is these relations alone, they are fixed, and only scenarios are drawn. Methods
-are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
+scenarios with replacement; every image of a drawn scenario is included, whatever its seed. Its interval is about
+relations in general; if the question is about these relations only, they are fixed and only scenarios are drawn.
+Methods are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLUSTER = ["relation", "index"]
 class Bootstrap:
     """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %.
 
-    fixed_relations: whether each resample has every relation once, and draws scenarios alone.
+    fixed_relations: whether each resample has every relation once, and draws only scenarios.
     """
 
     resamples: int = 2000
@@ -57,7 +57,7 @@ def paired_difference(
 ) -> Interval:
     """Return the mean of `metric` for `method_a` minus that for `method_b`, with its paired interval.
 
-    Only scenarios scored under both methods count. Raises UserError when a method has no rows, or no scenario
+    Only scenarios scored under both methods count. Raises UserError if a method has no rows, or no scenario
     is shared.
     """
     rows = rows.dropna(subset=[metric])
@@ -73,7 +73,7 @@ def paired_difference(
 
 
 def _of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the rows of `method`; raises UserError, naming the methods there are, when it has none."""
+    """Return the rows of `method`; if it has none, raises UserError naming the methods there are."""
     chosen = rows[rows["method"] == method]
     if chosen.empty:
         raise unknown("method", method, set(rows["method"]))
@@ -103,9 +103,9 @@ def _interval(mean: float, resampled: np.ndarray, bootstrap: Bootstrap) -> Inter
 def resample_weights(sizes: tuple[int, ...], bootstrap: Bootstrap) -> np.ndarray:
     """Return how often each cluster is drawn in each resample, shape (resamples, sum of sizes).
 
-    `sizes` holds the number of scenarios of each relation. Drawing a relation m times, and its n scenarios n
-    times anew at each, draws its scenarios m * n times in all, so counts are multinomial and need no loop
-    over resamples. The same arguments give the same draws, which is what pairs methods.
+    `sizes` holds the number of scenarios of each relation. A relation drawn m times, with n draws from its n
+    scenarios each time, has m * n draws in all, so counts are multinomial and need no loop over resamples.
+    The same arguments give the same draws, which is what pairs methods.
     """
     generator = np.random.default_rng(bootstrap.seed)
     relations = len(sizes)

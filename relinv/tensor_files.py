@@ -1,4 +1,4 @@
-"""Files of tensors from strangers: read without running anything they hold, each tensor looked at before it is used."""
+"""Untrusted files of tensors: read without running anything in them, each tensor checked before it is used."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOT_TEXT = bytes({*range(32)} - {*b"\t\n\f\r"})
 
 
 def load_content(file: Path) -> Mapping[str, Any]:
-    """Return what a file of tensors holds; UserError where it is missing, damaged, or would run code.
+    """Return what a file of tensors holds; UserError if it is missing, damaged, or would run code.
 
-    Its first bytes say what it is, for a safetensors file may be called .bin. A ParameterDict in it, as A1111's and
-    Perfusion's trainers save one, comes as a plain dict. torch's own words are not repeated: they advise to open such a
-    file all the same.
+    Its first bytes decide its kind, because a safetensors file may be called .bin. A ParameterDict in it, as A1111's
+    and Perfusion's trainers save, becomes a plain dict. torch's own message is not repeated: it advises opening such
+    a file anyway.
     """
     import torch
     from safetensors.torch import load_file
@@ -32,10 +32,10 @@ def load_content(file: Path) -> Mapping[str, Any]:
     try:
         if start[8:9] == b"{":  # safetensors: the header's length in 8 bytes, then the header as JSON
             return load_file(file)
-        # A stream, for torch goes by a name where it is told one.
+        # A stream, because torch goes by the file's name if given one.
         with torch.serialization.safe_globals([torch.nn.ParameterDict]), file.open("rb") as stream:
             content = _plain_dicts(torch.load(stream, "cpu", weights_only=True))
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes say
+    except Exception as error:  # a damaged pickle can raise anything
         named_safe = file.suffix.lower() == ".safetensors" and not start.startswith(PICKLES)
         if isinstance(error, pickle.UnpicklingError) and not named_safe:
             raise UserError(
@@ -49,7 +49,7 @@ def load_content(file: Path) -> Mapping[str, Any]:
 
 
 def _plain_dicts(value: Any) -> Any:
-    """Return `value` with plain dicts for the mappings and ParameterDicts in it."""
+    """Return `value` with plain dicts in place of the mappings and ParameterDicts in it."""
     import torch
 
     if isinstance(value, torch.nn.ParameterDict):
@@ -61,7 +61,7 @@ def _plain_dicts(value: Any) -> Any:
 
 
 def _start(file: Path) -> bytes:
-    """Return the first bytes of a file; UserError where it cannot be read."""
+    """Return the first bytes of a file; UserError if it cannot be read."""
     try:
         with file.open("rb") as stream:
             return stream.read(512)
@@ -72,7 +72,7 @@ def _start(file: Path) -> bytes:
 
 
 def _refuse_text(start: bytes, file: Path) -> None:
-    """Raise UserError where a file starts as that does which a download often leaves instead of the one meant."""
+    """Raise UserError if a file is text or a Git LFS pointer, which downloads often leave instead of the real file."""
     if start.startswith(POINTER):
         raise UserError(
             f"'{file}' is a Git LFS pointer, which only tells where the file lies: download the file itself "
@@ -86,7 +86,7 @@ def _refuse_text(start: bytes, file: Path) -> None:
 
 
 def row(value: Any, name: str, file: Path) -> torch.Tensor:
-    """Return a learned row, (dim,) float32 from (dim,) or (1, dim); UserError as `floats`, and for another shape."""
+    """Return a learned row, (dim,) float32 from (dim,) or (1, dim); UserError as `floats`, or for another shape."""
     tensor = _plain(value, name, file)
     count = tensor.numel()
     if tuple(tensor.shape) not in {(count,), (1, count)}:
@@ -96,13 +96,13 @@ def row(value: Any, name: str, file: Path) -> torch.Tensor:
 
 
 def floats(value: Any, name: str, file: Path) -> torch.Tensor:
-    """Return what stands under `name` in a file as float32 of the same shape, in memory of its own.
+    """Return `value`, found under `name` in `file`, as a float32 copy of the same shape.
 
-    Raises UserError where it is no plain tensor of floating-point numbers, or not all of them are finite.
+    Raises UserError if it is not a plain tensor of floating-point numbers, all of them finite.
     """
     import torch
 
-    # A copy: a view would drag the storage of a whole table along.
+    # A copy: a view would keep the storage of a whole table alive.
     numbers = _plain(value, name, file).detach().to(torch.float32, copy=True)
     if not numbers.isfinite().all():
         raise UserError(f"The numbers of {name} in '{file}' are not finite: their training diverged.")
@@ -110,14 +110,14 @@ def floats(value: Any, name: str, file: Path) -> torch.Tensor:
 
 
 def _plain(value: Any, name: str, file: Path) -> torch.Tensor:
-    """Return `value` where it is a tensor whose numbers all lie in memory, each in its place; else raise UserError."""
+    """Return `value` if it is a CPU tensor of floating-point numbers, each stored separately; else raise UserError."""
     import torch
 
     if not isinstance(value, torch.Tensor):
         raise UserError(f"'{file}' holds a {type(value).__name__} as {name}, no tensor: it cannot be imported.")
     kinds = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
     stored = value.dtype in kinds and value.layout == torch.strided and value.device.type == "cpu"
-    # A tensor that repeats few numbers by its strides may claim more than fit into memory.
+    # A tensor that repeats a few numbers through its strides may claim more than fits in memory.
     if not stored or value.numel() * value.element_size() > value.untyped_storage().nbytes():
         kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
         raise UserError(

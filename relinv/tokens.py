@@ -10,10 +10,10 @@ from relinv.settings import ModelSettings
 
 
 def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]:
-    """Return a base model's token counter and its limit, both with the start and the end token included.
+    """Return a base model's token counter and its limit, both including the start and end tokens.
 
     The counter takes a caption template and counts its `{}` as the one token it becomes. Raises UserError
-    where the model is not to be had, or its tokenizer cannot be read.
+    if the model is unavailable, or its tokenizer cannot be read.
     """
     from transformers import CLIPTokenizer  # takes tokenizer.json and vocab.json + merges.txt; imports no torch
 
@@ -21,15 +21,15 @@ def load_token_counter(model: ModelSettings) -> tuple[Callable[[str], int], int]
     require_tokenizer(folder)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # whatever a damaged file sets off: the libraries below raise many kinds
+    except Exception as error:  # a damaged file can make the libraries below raise many kinds
         raise UserError(
             f"The tokenizer of the base model '{model.source}' cannot be read ({reason(error)}): restore '{folder}'."
         ) from error
 
     def count(template: str) -> int:
-        """Return the tokens of a template, with a start and an end token."""
+        """Return how many tokens a template takes, start and end tokens included."""
         pieces = template.split("{}")
         tokens = sum(len(tokenizer(piece, add_special_tokens=False, verbose=False).input_ids) for piece in pieces)
-        return tokens + len(pieces) - 1 + 2  # each {} becomes one token; a start and an end token frame all
+        return tokens + len(pieces) - 1 + 2  # each {} becomes one token; plus the start and end tokens
 
     return count, tokenizer.model_max_length

@@ -1,4 +1,4 @@
-"""Validation of exemplar folders: every problem of a folder at once, in words that say what to do."""
+"""Validation of exemplar folders: all problems of a folder at once, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Verdict:
 
 
 class Look(NamedTuple):
-    """What of a picture is kept to compare it with others: photographs themselves would fill the memory."""
+    """What is kept of a picture to compare it with others: whole photographs would fill the memory."""
 
     digest: str  # of its size and pixels
     thumbnail: np.ndarray  # levels 0 to 255, (32, 32, 3)
@@ -93,9 +93,9 @@ def validate_folder(
 
 
 def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, **limits: Any) -> None:
-    """Write the verdict on a folder as JSON; `limits` are those of `validate_folder`.
+    """Write the verdict on a folder as JSON; `limits` are passed to `validate_folder`.
 
-    Raises UserError that lists all errors, where there are any, with the verdict already written.
+    If there are errors, raises UserError that lists them all, after writing the verdict.
     """
     verdict = validate_folder(folder, settings, **limits)
     write_json(verdict_file, verdict.to_json())
@@ -108,7 +108,7 @@ def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, *
 
 
 def _image_names(folder: Path, verdict: Verdict) -> list[str]:
-    """Return the names of the folder's pictures, in order; warn of what is neither picture nor captions."""
+    """Return the names of the folder's pictures, in order; warn of files that do not belong there."""
     visible = sorted(path for path in folder.iterdir() if is_visible(path.name))
     images = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     for path in visible:
@@ -119,7 +119,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
 
 
 def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
-    """Add which masks belong to no picture or to two, which cannot be read, and which are deeper than 8 bits."""
+    """Add the masks that belong to no picture or to two, cannot be read, or are deeper than 8 bits."""
     stems = [Path(name).stem for name in images]
     for path in sorted(folder.glob("*")):
         if path.suffix != ".png" or path.stem not in stems:
@@ -180,7 +180,7 @@ def _template_problem(template: str, count_tokens: Callable[[str], int], token_l
 
 
 def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verdict: Verdict) -> Look | None:
-    """Add what is wrong with one picture; return its look, or None where it cannot be decoded."""
+    """Add what is wrong with one picture; return its look, or None if it cannot be decoded."""
     try:
         picture = open_upright(path)
         facts = _file_facts(path)
@@ -242,7 +242,7 @@ def _check_duplicates(looks: Mapping[str, Look], settings: ValidateSettings, ver
 
 
 def _look(picture: Image) -> Look:
-    """Return what is compared of a picture in RGB."""
+    """Return what is kept of an RGB picture to compare it with others."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Command `compare`: revisions and experiments side by side. No pipeline stage: it reads other revisions."""
+"""Command `compare`: revisions and experiments side by side. Not a pipeline stage: it reads other revisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compare(
     revisions: Annotated[list[str], typer.Argument(help="Commits, branches, experiments, or workspace.")],
     html: Annotated[Path | None, typer.Option(help="Also write the tables to this HTML file.")] = None,
 ) -> None:
-    """Print what sets revisions apart: parameters, metrics, and paired differences from the first."""
+    """Print how revisions differ: in parameters, in metrics, and in paired differences from the first."""
     from relinv.files import atomic_write_text
     from relinv.report.compare import as_html, as_lines, compare
     from relinv.statistics import Bootstrap

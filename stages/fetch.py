@@ -32,8 +32,8 @@ def fetch(
     """Put a relation's exemplars into data/relations/RELATION: pictures, and text.json with their captions.
 
     The base in use (base in params.yaml) says where they come from: rendered, copied from a folder, unpacked from an
-    archive, or downloaded. What --from gives is kept in data/exemplars/placed, and takes the place of all that until it
-    is removed there.
+    archive, or downloaded. Files given with --from are kept in data/exemplars/placed, and used instead until they are
+    removed there.
     """
     params = load_params()
     load_benchmark(params.benchmark(), OWN / relation).relation(relation)

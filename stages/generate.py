@@ -21,11 +21,11 @@ def generate(
     relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
     method: Annotated[str, typer.Argument(help="A method that has learned it, such as reversion.")],
 ) -> None:
-    """Draw the relation's scenarios into data/images/RELATION/METHOD: a PNG each, and records.jsonl.
+    """Draw the relation's scenarios into data/images/RELATION/METHOD: one PNG each, and records.jsonl.
 
-    Where the token may be written in several forms, forms.png shows the first scenario by each of them.
+    If the token can be written in several forms, forms.png shows the first scenario with each of them.
 
-    The concept is read from data/concepts/RELATION/METHOD. Killed and run again, it goes on where it stopped.
+    The concept is read from data/concepts/RELATION/METHOD. If killed and run again, it resumes where it stopped.
     """
     params = load_params()
     settings = params.generation()
@@ -38,7 +38,7 @@ def generate(
     model = params.drawing_model()
     learned = find_result("invert", relation, method)
 
-    from relinv.diffusion.bases import load_base  # after the parameters were found good: these import torch
+    from relinv.diffusion.bases import load_base  # only after the parameters are checked: these import torch
     from relinv.diffusion.concept import load_concept
     from relinv.generation import generate_folder
 

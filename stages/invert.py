@@ -24,7 +24,7 @@ def invert(
 ) -> None:
     """Learn RELATION from data/relations/RELATION by METHOD, into data/concepts/RELATION/METHOD.
 
-    Stopped at any moment and run again, it goes on where it was, to the same bytes.
+    If stopped at any moment and run again, it resumes where it was and ends with the same bytes.
     """
     problem = read_problem(load_params(), relation, method, load_base)
     invert_relation(problem, FOLDERS["invert"] / relation / method, Path(".scratch"))

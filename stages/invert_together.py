@@ -28,8 +28,8 @@ def invert_together(
 ) -> None:
     """Learn the relations of params.yaml by METHOD, several in one batch; `dvc repro` then finds them learned.
 
-    What `dvc repro` would leave as it is stays so. Each relation comes out as alone, but for rounding. Their exemplars
-    must be there: dvc repro --glob 'validate@*'.
+    Relations that are up to date are skipped. Each result is as if learned alone, except for rounding. The
+    exemplars must be there first: dvc repro --glob 'validate@*'.
     """
     from relinv.learning.inversion import invert_together
 
@@ -45,7 +45,7 @@ def invert_together(
         try:
             problems[relation] = read_problem(params, relation, method, load)
         except UserError as error:
-            faults.append(str(error))  # the others are learned all the same
+            faults.append(str(error))  # the others are learned anyway
     ready = list(problems)
     for start in range(0, len(ready), at_once):
         relations = ready[start : start + at_once]

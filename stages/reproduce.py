@@ -21,7 +21,7 @@ def reproduce(
         int | None, typer.Option(min=1, help="How many stages run at a time; else one a core, or one a GPU.")
     ] = None,
 ) -> None:
-    """Rebuild every result that is out of date, several stages at a time. It resumes."""
+    """Rebuild every result that is out of date, several stages at a time. If stopped and run again, it resumes."""
     from relinv.devices import visible_gpus
     from relinv.forking import fork_server
     from relinv.reproducing import check_params, reproduce
@@ -30,9 +30,9 @@ def reproduce(
     check_params(params)
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}
-    gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # a number chooses one already
+    gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # "cuda:1" already names one
     slots = slots or (cli.cores() if on_cpu else max(1, len(gpus)))
-    with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():  # no GPU outlives a fork
+    with fork_server(Path.cwd()) if on_cpu and sys.platform == "linux" else nullcontext():  # CUDA cannot be forked
         reproduce(Path.cwd(), slots, gpus)
     print("Every result is up to date: open reports/report.html")
 

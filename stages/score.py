@@ -1,4 +1,4 @@
-"""Stage `score`: lets the judge read every image of one relation and method."""
+"""Stage `score`: scores every image of one relation and method with the judge."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def score(
     relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
     method: Annotated[str, typer.Argument(help="A method whose images were generated, such as reversion.")],
 ) -> None:
-    """Score data/images/RELATION/METHOD by every metric: data/scores/RELATION/METHOD.csv, a row an image."""
+    """Score data/images/RELATION/METHOD by every metric into data/scores/RELATION/METHOD.csv, one row per image."""
     params = load_params()
     settings = params.section("score", ScoreSettings)
     benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation)
-    benchmark.relation(relation)  # a wrong name is told before the judge is loaded
+    benchmark.relation(relation)  # a wrong name fails before the judge is loaded
     images = find_result("generate", relation, method)
 
     from relinv.scoring import read_drawn, score_drawn, write_scores
 
     drawn = read_drawn(images, FOLDERS["fetch"] / relation)
 
-    from relinv.judge import load_judge  # imports torch, so it comes after all that may be wrong with files
+    from relinv.judge import load_judge  # imports torch, so it comes after the checks of the files
 
     rows = score_drawn(drawn, benchmark, load_judge(params.judge()), settings.batch_size)
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)

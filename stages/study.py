@@ -1,4 +1,4 @@
-"""Command `study`: the arms of a plan as DVC experiments, and what they show. It resumes."""
+"""Command `study`: runs the arms of a plan as DVC experiments and writes what they show. It can be resumed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def study(
         int | None, typer.Option(min=1, help="How many stages run at a time; else as `reproduce` chooses.")
     ] = None,
 ) -> None:
-    """Run what is not finished yet, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
+    """Run the unfinished experiments, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
 
-    Experiments see committed and changed files that git tracks; a new file must be added to git first.
+    Experiments see the files that git tracks, with uncommitted changes; a new file must be added to git first.
     """
     from relinv.statistics import Bootstrap
     from relinv.study.plan import load_plan, trials

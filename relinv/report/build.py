@@ -16,7 +16,7 @@ from relinv.report.story import tell
 def write_report(root: Path, params: Params) -> None:
     """Write metrics.json, scores.csv, grids/, report.html and report.md below `root`/reports.
 
-    Equal inputs give equal bytes. Raises UserError where a result of an earlier stage is missing or damaged.
+    Equal inputs give equal bytes. Raises UserError if a result of an earlier stage is missing or damaged.
     """
     run = collect(root, params)
     story = tell(run)

@@ -1,8 +1,8 @@
 """Charts as small inline SVG: text that scales, colours that follow the page's light or dark mode.
 
 Every chart is drawn for a panel about 360 pixels wide, so that a page shows several side by side and a
-phone shows one below the other at the same text size. Colours are the CSS classes `s0` … `s7`, one a
-series in the order given, and `ink`, `quiet`, `rule`; `STYLE` gives them where no page does.
+phone shows one below the other at the same text size. Colours are the CSS classes `s0` … `s7`, one per
+series in the order given, and `quiet`, `rule`, `zero`, `whisker`; `STYLE` defines them for use outside a page.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def bars(
     series: Mapping[str, Sequence[Interval | None]],
     chance: float | None = None,
 ) -> str:
-    """Return horizontal bars from 0 to 1: a group a label, in it a bar a series, each with its interval.
+    """Return horizontal bars from 0 to 1: one group per label, with one bar and its interval per series.
 
     `chance` draws a dotted line at what guessing reaches; None in place of an interval leaves a gap.
     """
@@ -55,7 +55,7 @@ def bars(
 
 
 def differences(title: str, entries: Sequence[tuple[str, Interval]]) -> str:
-    """Return dots with intervals about a zero line, one row an entry, its name above its line."""
+    """Return dots with intervals about a zero line, one row per entry, with its name above."""
     pitch, top = 34, 4
     height = top + pitch * len(entries) + 22
     reach = max([0.01] + [abs(value) for _, i in entries for value in (i.low, i.high)])
@@ -78,7 +78,7 @@ def differences(title: str, entries: Sequence[tuple[str, Interval]]) -> str:
 
 
 def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], bold: str, colour: int) -> str:
-    """Return one thin line a name through its (x, y) points, the one named `bold` drawn thick on top."""
+    """Return one thin line per name through its (x, y) points; the one named `bold` is drawn thick, on top."""
     top, bottom, left = 8, 150, 44
     points = [point for line in lines.values() for point in line]
     first, last = min(p[0] for p in points), max(p[0] for p in points)
@@ -105,7 +105,7 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], bold:
 
 
 def stack(charts: Sequence[str], headings: Sequence[str]) -> str:
-    """Return charts one below the other, a heading above each, as one SVG document that needs no page."""
+    """Return charts one below the other, a heading above each, as one standalone SVG document."""
     parts, y = [], 0
     for chart, heading in zip(charts, headings, strict=True):
         height = int(chart.split('viewBox="0 0 ', 1)[1].split('"', 1)[0].split()[1])

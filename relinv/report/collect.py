@@ -1,4 +1,4 @@
-"""All that the report is made of, read from the stages' results for the relations and methods in params."""
+"""The report's data, read from the stages' results for the relations and methods in params."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from relinv.results import FOLDERS
 from relinv.scoring import METRICS, load_metric
 from relinv.settings import BaseSettings, JudgeSettings, ReportSettings
 
-SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed as they are, beside those used
+SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed beside the base, relations and methods
 MAKE = "run `dvc repro` to make it"
 
 Arm = tuple[str, str]  # relation, method
@@ -28,25 +28,25 @@ Arm = tuple[str, str]  # relation, method
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one run, in the order of params: rows, and what stands behind each arm."""
+    """The results of one run, in the order of params: score rows, and what each arm came from."""
 
     relations: list[str]
     methods: list[str]
     benchmark: Benchmark
     settings: ReportSettings
-    parameters: dict[str, Any]  # every section that determines the numbers, under its dotted name's path
+    parameters: dict[str, Any]  # every section that determines the numbers, nested as in params.yaml
     rows: pd.DataFrame
     exemplars: dict[str, ExemplarSet]
     warnings: dict[str, list[str]]
     concepts: dict[Arm, Mapping[str, Any]]
-    losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column a loss term
+    losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
-    judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), scenes, accuracy ({} where none is known)
+    judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), scenes, accuracy ({} if unknown)
     readings: list[dict[str, str]]  # title, description, source of each metric file
 
 
 def collect(root: Path, params: Params) -> Run:
-    """Return the run whose results lie below `root`; raises UserError naming what is missing."""
+    """Return the run whose results lie below `root`; UserError names what is missing."""
     folders = {stage: Path(root) / folder for stage, folder in FOLDERS.items()}
     relations, methods = params.relations(), params.methods()
     arms = [(relation, method) for relation in relations for method in methods]
@@ -75,9 +75,9 @@ def collect(root: Path, params: Params) -> Run:
 
 
 def used_parameters(params: Params) -> dict[str, Any]:
-    """Return the parameters that determine the numbers: only the base in use, only the methods in use.
+    """Return the parameters that determine the numbers, of the base and the methods in use only.
 
-    A method's are those in force, with what a preset changes in them.
+    A method's are those in force, including what a preset changes.
     """
     base = params.base()
     entry = params.section(f"bases.{base}", dict[str, Any])
@@ -98,7 +98,7 @@ def used_parameters(params: Params) -> dict[str, Any]:
 
 
 def read_warnings(path: Path) -> list[str]:
-    """Return the warnings of a validation verdict; UserError where it is missing or no verdict."""
+    """Return the warnings of a validation verdict; UserError if it is missing or not a verdict."""
     match read_json(path, "verdict", MAKE):
         case {"warnings": [*warnings]}:
             return warnings
@@ -106,7 +106,7 @@ def read_warnings(path: Path) -> list[str]:
 
 
 def read_losses(path: Path) -> pd.DataFrame:
-    """Return the loss curve of an inversion: `step`, then a column a term; UserError where it is damaged."""
+    """Return the loss curve of an inversion: `step`, then one column per term; UserError if it is damaged."""
     try:
         losses = pd.read_csv(path).astype(float)
     except ValueError as error:
@@ -117,7 +117,7 @@ def read_losses(path: Path) -> pd.DataFrame:
 
 
 def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
-    """Return which judge scored, and what its own folder says of its accuracy on how many held-out real scenes."""
+    """Return which judge scored, and, if its folder says, its accuracy on held-out real scenes and their number."""
     folder = root / settings.model
     local = folder.is_dir()
     known = local and (folder / "accuracy.json").is_file()
@@ -132,7 +132,7 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
 
 
 def describe(name: str) -> dict[str, str]:
-    """Return the title, description and source that a metric's file gives of it."""
+    """Return the title, description and source that a metric's file gives."""
     metric = load_metric(name)
     texts = {"title": metric.TITLE, "description": metric.DESCRIPTION, "source": metric.SOURCE}
     return {key: " ".join(text.split()) for key, text in texts.items()}

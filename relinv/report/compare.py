@@ -1,4 +1,4 @@
-"""Revisions and experiments beside each other: metrics with intervals, differences on the same scenarios."""
+"""Revisions and experiments side by side: metrics with intervals, differences on the same scenarios."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def as_lines(comparison: Comparison) -> str:
 
 
 def as_html(comparison: Comparison) -> str:
-    """Return a comparison as one HTML document that needs nothing else."""
+    """Return a comparison as one self-contained HTML document."""
     return fill("compare.html.jinja", comparison=comparison)
 
 
 def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) -> list[Table]:
     """Return means by revision, over the scenarios that all of them drew, and differences from the first of them.
 
-    Where there is no such scenario, the means are each revision's own, as their title says.
+    If they share no scenario, each revision's means are over its own, as the title says.
     """
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
@@ -79,12 +79,12 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
 
 
 def _by_scene(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose index numbers scenes: another benchmark has other entities at the same place of its grid."""
+    """Return rows renumbered by scene: another benchmark has other entities at the same index of its grid."""
     return rows.assign(index=rows.groupby(["relation", "index", "head", "tail"]).ngroup())
 
 
 def _changed(parameters: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return the parameters whose value differs between revisions, "–" where one has no such parameter."""
+    """Return the parameters whose value differs between revisions, "–" if one has no such parameter."""
     names = dict.fromkeys(name for values in parameters for name in values)
     found = {name: [values.get(name, "–") for values in parameters] for name in names}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}

@@ -1,4 +1,4 @@
-"""The two pages of the report, filled from its story: HTML that needs nothing else, and Markdown."""
+"""The two pages of the report, filled from its story: self-contained HTML, and Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relinv.report.story import Story
 from relinv.report.tables import figure, label
 
 HERE = Path(__file__).parent
-INLINE_SIDE = 160  # pixels: larger images are reduced to this in the HTML page, which holds some hundreds
+INLINE_SIDE = 160  # pixels: larger images are reduced to this in the HTML page, which holds hundreds
 TITLES = {
     "metrics": "Methods and metrics",
     "relations": "Relation by relation",
@@ -66,12 +66,12 @@ def data_uri(path: Path) -> str:
 
 
 def whole_uri(path: Path) -> str:
-    """Return an image as a data URI of its own bytes."""
+    """Return a PNG as a data URI of its unchanged bytes."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def environment() -> jinja2.Environment:
-    """Return the environment of the templates: escaping in HTML, an error for a name that is not given."""
+    """Return the templates' environment: HTML is escaped, and a missing name is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=lambda name: bool(name) and ".html" in name,
@@ -84,7 +84,7 @@ def environment() -> jinja2.Environment:
 
 
 def fill(name: str, **values: object) -> str:
-    """Return the page that template `name` makes of `values` and of the texts all pages share."""
+    """Return template `name` filled with `values` and the texts that all pages share."""
     template = environment().get_template(name)
     shared = {"titles": TITLES, "metrics_note": METRICS_NOTE, "leakage": LEAKAGE, "reproduce": REPRODUCE}
     return template.render(style=Markup((HERE / "style.css").read_text(encoding="utf-8")), **shared, **values)

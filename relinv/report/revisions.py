@@ -1,4 +1,4 @@
-"""Files as they stand in another revision: a commit, a branch or a DVC experiment, nothing checked out."""
+"""Files of another revision (a commit, a branch or a DVC experiment), read without checking it out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from relinv.files import parse_yaml
 from relinv.params import PRESETS
 from relinv.report.rows import parse_rows
 
-WORKSPACE = "workspace"  # the name of the files as they lie here now
+WORKSPACE = "workspace"  # the name for the files as they are here now
 SCORES = "reports/scores.csv"
 
 
 def read_at(root: Path, revision: str, path: str) -> bytes:
     """Return the content of `path` in a revision of the repository at `root`.
 
-    Raises UserError where the revision is unknown or does not hold the file.
+    Raises UserError if the revision is unknown or does not hold the file.
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
@@ -43,12 +43,12 @@ def read_at(root: Path, revision: str, path: str) -> bytes:
 
 
 def scores_at(root: Path, revision: str) -> pd.DataFrame:
-    """Return the report's score rows of a revision, leakage among them."""
+    """Return the report's score rows of a revision, leakage included."""
     return parse_rows(read_at(root, revision, SCORES).decode(), f"{SCORES} of {revision}")
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:
-    """Return the parameters of a revision, {dotted name: value}, and those of the preset in force in it."""
+    """Return the parameters of a revision, {dotted name: value}, including those of its preset, if any."""
     params = flatten(_values(root, revision, "params.yaml"))
     preset = params.get("invert.preset") or params.get(f"bases.{params.get('base')}.preset")
     if not preset:

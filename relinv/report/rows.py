@@ -1,4 +1,4 @@
-"""Score rows: one row an image, as `score` wrote them for each arm and `report` joins them in one file."""
+"""Score rows, one per image, as `score` wrote them for each arm and `report` joins them in one file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relinv.plugins import plugin_names
 from relinv.scoring import KEYS, METRICS, load_metric
 
 BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
-SUBJECT = "reversion"  # the method whose lead over each other is printed
+SUBJECT = "reversion"  # the method whose lead over each other method is printed
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ READINGS["leakage"] = Reading("leakage", higher_is_better=False)
 def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
     """Return the rows of the given relations and methods below a score folder, in that order, with leakage.
 
-    Only what parameters name is read: folders may still hold arms of earlier runs. Raises UserError where the
-    rows of one are missing or lack a column, or are of other scenarios or seeds than another method's.
+    Only the named arms are read: folders may still hold arms of earlier runs. Raises UserError if an arm's rows
+    are missing or lack a column, or are of other scenarios or seeds than another method's.
     """
     arms = []
     for relation in relations:
@@ -87,7 +87,7 @@ def parse_rows(text: str, where: str) -> pd.DataFrame:
 def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
     """Return `rows` with `leakage`: exemplar similarity minus the baseline's on the same scenario and seed.
 
-    NaN where the baseline has no row for the scenario.
+    NaN if the baseline has no row for the scenario.
     """
     place = ["relation", "index", "seed"]
     baseline = rows.loc[rows["method"] == BASELINE, [*place, "exemplar_similarity"]]
@@ -118,7 +118,7 @@ def format_rows(rows: pd.DataFrame) -> str:
 
 
 def means(rows: pd.DataFrame, methods: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """Return {method: {metric: mean over the images it is defined for}}, None for none."""
+    """Return {method: {metric: mean over the images it is defined for, or None if there are none}}."""
     groups = {method: rows[rows["method"] == method] for method in methods}
     return {method: {name: _mean(group[name]) for name in READINGS} for method, group in groups.items()}
 

@@ -1,4 +1,4 @@
-"""Contact sheets: the same scenarios with the same seeds, one column a method, the exemplars on top."""
+"""Contact sheets: the same scenarios with the same seeds, one column per method, the exemplars on top."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from relinv.report.tables import as_flag, label
 PANEL_LINES = 5  # scenarios shown of each kind
 CELL = 112  # pixels a side of a generated image on the sheet
 GAP = 6
-LABEL = 84  # pixels left of a row for its entities, at the least
-NAMES = 13  # the size of their letters
+LABEL = 84  # pixels left of a row for its entities' names, at least
+NAMES = 13  # font size of those names
 PAPER, INK, QUIET, RIGHT, WRONG = "#ffffff", "#24292f", "#6b737c", "#2b9a7b", "#c9506b"
 
 
@@ -58,13 +58,13 @@ class Sheet:
     methods: list[str]  # as words
     exemplars: list[Path]
     panels: list[Panel]
-    forms: dict[str, Path]  # by method: a scenario by each form of its token, for those that have several
+    forms: dict[str, Path]  # by method: a scenario with each form of its token, for those with several
 
 
 def build(run: Run, relation: str) -> Sheet:
-    """Return what the sheet of a relation shows: scenarios evenly over its grid, alike in every run.
+    """Return what a relation's sheet shows: scenarios spread evenly over its grid, the same in every run.
 
-    None is of a pair that an exemplar shows.
+    Pairs that an exemplar shows are left out.
     """
     rows = run.rows[(run.rows["relation"] == relation) & ~run.rows["exemplar_pair"]]
     held_out = rows["held_out"].map(as_flag)
@@ -82,7 +82,7 @@ def build(run: Run, relation: str) -> Sheet:
 
 
 def _lines(run: Run, rows: pd.DataFrame) -> list[Line]:
-    """Return the lines of one panel: for each chosen scenario a shot a method, all with the same seed."""
+    """Return the lines of one panel: for each chosen scenario one shot per method, all with the same seed."""
     scenarios = rows[["index", "seed"]].drop_duplicates().sort_values(["index", "seed"])
     chosen = scenarios.iloc[spread(len(scenarios), PANEL_LINES)]
     return [
@@ -132,7 +132,7 @@ def render(sheet: Sheet) -> bytes:
 
 
 def _label_width(sheet: Sheet) -> int:
-    """Return the pixels left of a row in which the longest name of an entity fits."""
+    """Return the pixels needed left of a row for the longest name of an entity."""
     font = ImageFont.load_default(NAMES)
     names = [name for panel in sheet.panels for line in panel.lines for name in (line.head, line.tail)]
     return max([LABEL, *(math.ceil(font.getlength(name)) + GAP for name in names)])
@@ -165,7 +165,7 @@ def _paste_panel(
 
 
 def _mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], right: bool) -> None:
-    """Draw a filled dot for right, a ring for wrong: told apart without colour too."""
+    """Draw a filled dot for right, a ring for wrong, so that they differ without colour too."""
     x, y = corner
     draw.ellipse((x - 1, y - 1, x + 9, y + 9), fill=PAPER)
     draw.ellipse(

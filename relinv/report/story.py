@@ -88,7 +88,7 @@ def tell(run: Run) -> Story:
 
 
 def _scope(run: Run) -> str:
-    """Return in words which scenarios the tables are of."""
+    """Return in words which scenarios the tables cover."""
     count, pairs = len(run.rows) // len(run.methods), run.parameters["generate"]["pairs"]
     drawn = f"All {count}" if pairs == "all" else f"The {count} {pairs}"
     return f"{drawn} scenarios of {len(run.relations)} relation{'s' if len(run.relations) > 1 else ''}"
@@ -110,7 +110,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _again(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return how `make` is told of the base, and under which name DVC sets what the subject learns by."""
+    """Return how `make` is told the base, and the name under which DVC sets the subject's parameters."""
     base = parameters["base"]
     preset = parameters["invert"]["preset"] or parameters["bases"][base]["preset"]
     if preset:
@@ -119,7 +119,7 @@ def _again(parameters: dict[str, Any]) -> dict[str, str]:
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
-    """Return in words how the subject compares with its rival, metric by metric of the headline."""
+    """Return in words how the subject compares with its rival on each headline metric."""
     if not {SUBJECT, RIVAL} <= set(run.methods):
         return []
     found = {metric: difference(run.rows, SUBJECT, RIVAL, metric, bootstrap) for metric in HEADLINE}
@@ -143,7 +143,7 @@ def _bars(run: Run, bootstrap: Bootstrap) -> list[Chart]:
 
 
 def _curves(run: Run) -> list[Chart]:
-    """Return one chart a method and loss term: a thin line a relation, a bold one their mean."""
+    """Return one chart per method and loss term: a thin line per relation, and a bold one for their mean."""
     drawn = []
     for place, method in enumerate(run.methods):
         tables = {
@@ -168,7 +168,7 @@ def _terms(tables: list[pd.DataFrame]) -> list[str]:
 def _smooth(steps: pd.Series, values: pd.Series) -> list[tuple[float, float]]:
     """Return a loss curve as points, averaged over a centred window of a fifteenth of its length.
 
-    A single step's loss is mostly the luck of its timesteps and noise.
+    A single step's loss depends mostly on the luck of its timesteps and noise.
     """
     window = max(1, len(values) // 15)
     smooth = values.rolling(window, center=True, min_periods=1).mean()
@@ -177,14 +177,14 @@ def _smooth(steps: pd.Series, values: pd.Series) -> list[tuple[float, float]]:
 
 
 def _mean(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Return the mean of curves at the steps of the first, straight lines between their points."""
+    """Return the mean of curves at the steps of the first, interpolating linearly between their points."""
     steps = [step for step, _ in lines[0]]
     values = [np.interp(steps, *zip(*line, strict=True)) for line in lines]
     return list(zip(steps, np.mean(values, axis=0).tolist(), strict=True))
 
 
 def _hashes(run: Run) -> list[tuple[str, str]]:
-    """Return what each model and exemplar folder was, by hash, to compare another run with this one."""
+    """Return which models and exemplar folders were used, by hash, to compare another run with this one."""
     found = {}
     for (relation, _), concept in run.concepts.items():
         found[f"base {concept['base']}"] = concept["base_hash"]

@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of intervals: a heading a column, a line a method; `signed` where they are differences."""
+    """A table of intervals: one heading per column, and its lines; `signed` if they are differences."""
 
     caption: str
     headings: list[str]
@@ -35,12 +35,12 @@ class Table:
 
 
 def figure(value: float, signed: bool = False) -> str:
-    """Return a figure with three decimals, a true minus sign, and where `signed` a plus sign too."""
+    """Return a figure with three decimals, a true minus sign, and if `signed` a plus sign too."""
     return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
 
 
 def percent(share: float) -> str:
-    """Return a share of one in percent, the figure and its sign never on two lines."""
+    """Return a share (0 to 1) in percent, with the figure and its sign kept on one line."""
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
@@ -85,7 +85,7 @@ def between(
     bootstrap: Bootstrap,
     caption: str,
 ) -> Table:
-    """Return a line a named pair (a, b) of methods: a − b on the same scenarios, bold where not zero."""
+    """Return one line per named pair (a, b) of methods: paired a − b, bold if its interval excludes zero."""
     lines = []
     for name, (method, other) in pairs.items():
         cells = [difference(rows, method, other, metric, bootstrap) for metric in metrics]
@@ -96,7 +96,7 @@ def between(
 def relation_table(
     rows: pd.DataFrame, relations: Sequence[str], methods: Sequence[str], metric: str, bootstrap: Bootstrap
 ) -> Table:
-    """Return the intervals of `by_relation` as a table, a line a relation, the best methods of each marked."""
+    """Return the intervals of `by_relation` as a table, one line per relation, the best methods of each marked."""
     columns = by_relation(rows, relations, methods, metric, bootstrap)
     lines = []
     for row, relation in enumerate(relations):
@@ -109,8 +109,8 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
     """Return tables of the headline's metrics for some kinds of scenarios.
 
     Triplets held out of the base's training, and those seen in it; pairs that no exemplar shows; test scenarios, by
-    which no setting may be chosen. A kind that is empty, or all there is, has no table: the training set of a published
-    base is not known.
+    which no setting may be chosen. A kind with none or all of the scenarios gets no table: a published base's
+    training set, for example, is unknown.
     """
     held_out = rows["held_out"].map(as_flag)
     tests = {(name, s.index) for name in set(rows["relation"]) for s in benchmark.scenarios(name, "test")}
@@ -128,9 +128,9 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
 
 
 def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bootstrap: Bootstrap) -> Table | None:
-    """Return the paired differences of the subject from each other method, bold where not zero.
+    """Return the subject minus each other method, paired by scenario, bold if the interval excludes zero.
 
-    None where the subject, or any other method, did not run.
+    None if the subject did not run, or if no other method did.
     """
     others = [method for method in methods if method != SUBJECT]
     if SUBJECT not in methods or not others:
@@ -140,13 +140,13 @@ def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bo
 
 
 def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
-    """Return the mean and interval of a metric for a method, None where it is defined for no row."""
+    """Return the mean and interval of a metric for a method, None if no row defines it."""
     found = mean_interval(rows[rows["method"] == method], metric, bootstrap)
     return None if math.isnan(found.mean) else found
 
 
 def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
-    """Return the paired difference `method` − `other` of a metric, None where no scenario has it under both."""
+    """Return the paired difference `method` − `other` of a metric, None if no scenario has it under both."""
     defined = rows.dropna(subset=[metric]).set_index(CLUSTER, drop=False)
     ours, theirs = (defined.index[defined["method"] == name] for name in (method, other))
     if ours.intersection(theirs).empty:
@@ -198,12 +198,12 @@ def as_text(table: Table) -> str:
 
 
 def as_flag(value: object) -> bool | None:
-    """Return what a score row says of its triplet: held out, seen, or None for not known."""
+    """Return whether a score row says its triplet was held out: True, False (seen), or None (unknown)."""
     return {"true": True, "false": False}.get(str(value).lower())
 
 
 def _best(column: Sequence[Interval | None], higher: bool | None) -> list[bool]:
-    """Return which means of a column are its best, ties among them; none of fewer than two, or if no end is better."""
+    """Return which means of a column are best, ties included; none if there are fewer than two or no end is better."""
     means = [found.mean for found in column if found is not None]
     if len(means) < 2 or higher is None:
         return [False] * len(column)

@@ -13,16 +13,16 @@ from relinv.files import atomic_folder
 from relinv.reproducing import DVC
 
 EXEMPLARS = "data/exemplars"
-# as `git apply` reads it, whatever a person's git is set to show
+# a diff as `git apply` reads it, whatever the user's git settings
 PLAIN_DIFF = ("-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "diff", "--binary", "--no-ext-diff",
               "--no-textconv", "--no-color", "--unified=3")  # fmt: skip
 
 
 def open_checkout(root: Path, folder: Path) -> Path:
-    """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, and what git says has changed since.
+    """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD and all changes to tracked files.
 
-    It has a person's own exemplars too, which git ignores.
-    It shares git's objects and DVC's cache with `root`: what was computed in one is not computed again in the other.
+    The user's own exemplars, which git ignores, are copied too. The clone shares git's objects and DVC's cache with
+    `root`, so what was computed in one is not computed again in the other.
     """
     if not folder.exists():
         with atomic_folder(folder) as clone:
@@ -36,7 +36,7 @@ def open_checkout(root: Path, folder: Path) -> Path:
     if changes := git(root, *PLAIN_DIFF, "HEAD"):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
     if (root / EXEMPLARS).is_dir():
-        hidden = shutil.ignore_patterns(".*")  # what is only being written
+        hidden = shutil.ignore_patterns(".*")  # what is still being written
         with atomic_folder(folder / EXEMPLARS) as new:
             shutil.copytree(root / EXEMPLARS, new, dirs_exist_ok=True, ignore=hidden, ignore_dangling_symlinks=True)
     return folder
@@ -45,11 +45,11 @@ def open_checkout(root: Path, folder: Path) -> Path:
 def run_experiment(
     root: Path, checkout: Path, name: str, overrides: Sequence[str], slots: int | None, log: Path, lock: int
 ) -> None:
-    """Override parameters in `checkout` and reproduce its pipeline, as the experiment `name` that `root` then has.
+    """Override parameters in `checkout`, reproduce its pipeline, and save it in `root` as the experiment `name`.
 
     overrides: as `dvc exp run --set-param` reads them. It runs `slots` stages at a time (None: as `reproduce` chooses)
-    with its bars on stderr, the rest of what it says in `log`, and inherits the descriptor `lock`. Raises UserError
-    where it fails.
+    with its progress bars on stderr and its other output in `log`, and inherits the descriptor `lock`. Raises
+    UserError if it fails.
     """
     from dvc.utils.hydra import apply_overrides
 
@@ -75,7 +75,7 @@ def experiments(root: Path) -> dict[str, str]:
 
 
 def git(root: Path, *words: str, given: str = "") -> str:
-    """Return what a git command run in `root` prints; UserError where it fails."""
+    """Return what a git command run in `root` prints; UserError if it fails."""
     return _output(["git", *words], root, given)
 
 

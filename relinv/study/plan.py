@@ -17,7 +17,7 @@ from relinv.errors import UserError, unknown
 from relinv.files import code_hash, read_yaml, sha256_file, sha256_folder
 from relinv.settings import Name, Seed, Settings
 
-# What decides scores besides parameters; DVC's own dependencies are finer, these only name experiments.
+# What decides scores besides parameters. DVC's own dependencies are finer; these only name experiments.
 DECIDING = ("dvc.yaml", "presets.yaml", "data/benchmark", "data/miniature/base", "data/miniature/judge",
             "data/miniature/objects", "data/miniature/sprites",
             "data/exemplars/own", "data/exemplars/placed")  # fmt: skip
@@ -33,9 +33,9 @@ class Contrast(Settings):
 
 
 class Plan(Settings):
-    """A study: each arm's overrides of params.yaml, run once a seed, with the seed put into `seeded`.
+    """A study: each arm's overrides of params.yaml, run once per seed, with the seed put into `seeded`.
 
-    common: overrides that every arm starts from. reports: arms whose report.html is kept, of their first seed, each
+    common: overrides that every arm starts from. reports: arms whose report.html (of their first seed) is kept, each
     with the relations whose grid of pictures is kept beside it.
     """
 
@@ -49,18 +49,18 @@ class Plan(Settings):
 
 @dataclass(frozen=True)
 class Trial:
-    """One experiment of a study: an arm under one seed. `name` changes with all that decides its scores."""
+    """One experiment of a study: an arm under one seed. `name` changes with anything that decides its scores."""
 
     arm: str
     seed: int
     overrides: dict[str, Any]
     name: str
     relations: list[str]
-    work: int  # inversions to make: what a trial's time is roughly proportional to
+    work: int  # inversions to make; a trial's time is roughly proportional to it
 
 
 def load_plan(path: Path) -> Plan:
-    """Return the plan in a YAML file; raises UserError where it is missing, or a contrast or report names no arm."""
+    """Return the plan in a YAML file; UserError if it is missing, or a contrast or report names an unknown arm."""
     plan = parse(Plan, read_yaml(path, "study plan", "write it, or name another with --plan"), "", path)
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
@@ -74,10 +74,10 @@ def load_plan(path: Path) -> Plan:
 
 
 def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]) -> list[Trial]:
-    """Return the trials of the named arms (all where none is named), arms in the plan's order, seeds within.
+    """Return the trials of the named arms (all if none is named), arms in the plan's order, seeds within each.
 
-    `relations` narrows every trial to a few. Raises UserError for an arm that the plan, a parameter that
-    params.yaml, or a relation to be shown that its arm does not have.
+    `relations` narrows every trial to a few. Raises UserError for an arm that is not in the plan, a parameter not in
+    params.yaml, or a contrast's method or a report's relation not in its arm.
     """
     for arm in arms:
         if arm not in plan.arms:
@@ -105,7 +105,7 @@ def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]
 
 
 def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `parameters` with dotted `overrides` put in; UserError for one that is not there to override."""
+    """Return `parameters` with dotted `overrides` applied; UserError for one that does not exist."""
     changed = deepcopy(dict(parameters))
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
@@ -121,7 +121,7 @@ def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
 def _trial(arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], code: str) -> Trial:
     values = overridden(parameters, overrides)
     relations = values["relations"]
-    values.pop("report", None)  # intervals are drawn anew from the scores
+    values.pop("report", None)  # not in the name: intervals are redrawn from the scores
     digest = hashlib.sha256((code + json.dumps(values, sort_keys=True)).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
     return Trial(arm, seed, overrides, name, relations, len(relations) * len(values["methods"]))

@@ -1,4 +1,4 @@
-"""Trials run as DVC experiments, one after the other; what is finished is never run again."""
+"""Trials run as DVC experiments, one after the other; a finished one is never run again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LOGS = ".scratch/study"  # git-ignored
 def run_pending(root: Path, planned: Sequence[Trial], slots: int | None) -> dict[str, str]:
     """Run every trial that is not finished, `slots` of its stages at a time (None: as fits); return {name: commit}.
 
-    They run in a checkout of their own that shares DVC's run cache: a study that was killed goes on with the stages
-    it was in, and arms that differ in one method share the others. Raises UserError where one fails; no other is
-    begun then. Files that are edited meanwhile change no trial.
+    They run in a separate checkout that shares DVC's run cache: a killed study resumes with the stages it was in, and
+    arms that differ in one method share the others. Raises UserError if one fails, and starts no other. Files edited
+    meanwhile change no trial.
     """
     with _alone(root) as lock:
         found = finished(root, planned)
@@ -38,14 +38,14 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int | None) -> dict
 
 
 def finished(root: Path, planned: Sequence[Trial]) -> dict[str, str]:
-    """Return {name: commit} of the trials whose experiment exists: DVC makes it when the pipeline has ended well."""
+    """Return {name: commit} of the trials whose experiment exists: it is saved only once the pipeline has succeeded."""
     commits = {ref.rsplit("/", 1)[1]: commit for ref, commit in experiments(root).items()}
     return {trial.name: commits[trial.name] for trial in planned if trial.name in commits}
 
 
 @contextmanager
 def _alone(root: Path) -> Iterator[int]:
-    """Yield the descriptor of a lock that no other study on this checkout holds; wait for it where one does.
+    """Yield the descriptor of a lock that no other study on this checkout holds; wait if one does.
 
     Experiments inherit the lock: those that outlive a killed study are waited for, not started a second time.
     """

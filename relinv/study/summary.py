@@ -27,10 +27,10 @@ def gather(root: Path, planned: Sequence[Trial], commits: Mapping[str, str]) -> 
 
 
 def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
-    """Write study.csv (all rows), study.md (tables) and, of contrasts, study.svg to `folder`; deterministic.
+    """Write study.csv (all rows), study.md (tables) and, if there are contrasts, study.svg to `folder`; deterministic.
 
     name: the plan's file, for a reader who wants to know what was run.
-    A scenario's images under all seeds form one cluster, so that seeds do not pass for independent scenarios.
+    A scenario's images under all seeds form one cluster, so that seeds do not count as independent scenarios.
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
     contrasts = [contrast for contrast in plan.contrasts if {contrast.left, contrast.right} <= set(pooled["method"])]
@@ -58,7 +58,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
 def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[str, str]) -> None:
     """Write ARM.html, and ARM-RELATION.png for its grids, to `folder` for each arm whose report is kept.
 
-    They are those of the experiment of its first seed.
+    They come from the experiment of its first seed.
     """
     first = {trial.arm: trial for trial in reversed(planned)}
     for arm, relations in plan.reports.items():
@@ -71,7 +71,7 @@ def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial],
 
 
 def draw(table: Table) -> str:
-    """Return the contrasts as one SVG document, a panel a metric."""
+    """Return the contrasts as one SVG document, one panel per metric."""
     panels, headings = [], []
     for place, metric in enumerate(HEADLINE):
         entries = [(line.name, line.cells[place]) for line in table.lines if line.cells[place] is not None]
@@ -99,7 +99,7 @@ def _verdicts(contrasts: Sequence[Contrast], table: Table, bootstrap: Bootstrap)
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
     """Return in words, for each method whose settings the arms change, the arm with the highest headline metric.
 
-    Of arms that are equal it is the first in the plan.
+    Of equal arms, it is the first in the plan.
     """
     means = rows.groupby(["method", "arm"], sort=False)[HEADLINE[0]].mean()
     changed = {part for arm in plan.arms.values() for name in arm for part in name.split(".")}
