@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Adapter(ConceptAdapter):
-    """`tensors` are the projections, each (width, dim), by the names of diffusers' files of this kind.
+    """`tensors` are the projections, each (width, dim), by the names in diffusers' files of this kind.
 
-    A hook adds to a layer's output what the learned projection changes of it: with the base's own weights that is
-    exactly nothing, in bf16 small changes are not lost against large weights, and adapters that nest add up.
+    A hook adds to a layer's output the difference that the learned projection makes. With the base's own weights that
+    is exactly zero, in bf16 small changes are not lost against large weights, and nested adapters add up.
     """
 
     FILE = "pytorch_custom_diffusion_weights.safetensors"
@@ -28,8 +28,8 @@ class Adapter(ConceptAdapter):
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:
-        """Take copies of `tensors`. UserError where they are not the projections of this base."""
-        self._own = pretrained(base)  # as they are now: another adapter may replace the layers' weights meanwhile
+        """Copy `tensors`. Raises UserError if they do not fit the projections of this base."""
+        self._own = pretrained(base)  # as they are now: another adapter may replace the layers' weights later
         require_fit(base, tensors, self._own)
         super().__init__(base, token, tensors, options)
 
@@ -38,7 +38,7 @@ class Adapter(ConceptAdapter):
         """Inside the block each layer has its hook."""
         layers = projections(self.base)
         with ExitStack() as undo:
-            undo.callback(hooks_changed, self.base)  # last, when they are gone
+            undo.callback(hooks_changed, self.base)  # runs last, when the hooks are gone
             for name, weight in self.tensors.items():
                 hook = layers[name].register_forward_hook(partial(_change, weight, self._own[name]))
                 undo.callback(hook.remove)
@@ -47,7 +47,7 @@ class Adapter(ConceptAdapter):
 
 
 def projections(base: Base) -> dict[str, Any]:
-    """Return the layers that give keys and values, by the names of their weights in a file of this kind."""
+    """Return the layers that compute keys and values, by the names of their weights in a file of this kind."""
     return {_name_in_file(name): layer for name, layer in cross_attention.projections(base).items()}
 
 
@@ -68,9 +68,9 @@ def _change(
     inputs: tuple[torch.Tensor],
     output: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what the learned `weight` makes of the encodings, (batch, tokens, width), no gradient for token 0.
+    """Return the output with the learned `weight`, (batch, tokens, width), without a gradient for token 0.
 
-    That token is the prompt's beginning, the same in each: learned from one relation it would change every picture.
+    That is the start token, which is the same in every prompt: learning from it would change every picture.
     """
     import torch
     from torch.nn.functional import linear

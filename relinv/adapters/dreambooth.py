@@ -1,4 +1,4 @@
-"""DreamBooth in use (Ruiz et al. 2023): low-rank changes of the UNet's attention layers, or all of its weights anew."""
+"""DreamBooth in use (Ruiz et al. 2023): low-rank changes of the UNet's attention layers, or new weights throughout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
 
 FILES = {
-    "lora": "pytorch_lora_weights.safetensors",  # as diffusers' `pipe.load_lora_weights` takes it
+    "lora": "pytorch_lora_weights.safetensors",  # as diffusers' `pipe.load_lora_weights` expects it
     "full": "diffusion_pytorch_model.safetensors",  # as in the folder of a UNet
 }
 ATTENTION_LAYERS = (".to_q", ".to_k", ".to_v", ".to_out.0")
@@ -24,10 +24,10 @@ NAME = "relation"  # of the low-rank change within peft's layers
 class Adapter(ConceptAdapter):
     """`options` say which form: {"weights": "lora", "rank": ...} or {"weights": "full"}.
 
-    lora: `tensors` are down and up projections, (rank, width) and (width, rank), alpha equal to the rank; inside the
-    block peft's layers stand around the base's own, and adapters that nest add up (Hu et al., "LoRA", 2022). full:
-    `tensors` are all weights of the UNet; inside the block they stand in the base's modules, where a second such
-    adapter takes their place, and compute in the base's precision.
+    lora: `tensors` are down and up projections, (rank, width) and (width, rank), with alpha equal to the rank; inside
+    the block peft's layers wrap the base's own, and nested adapters add up (Hu et al., "LoRA", 2022). full: `tensors`
+    are all weights of the UNet; inside the block they replace the base's, until a second such adapter replaces them,
+    and the UNet computes in the base's precision.
     """
 
     replaces_layers = True
@@ -35,19 +35,19 @@ class Adapter(ConceptAdapter):
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:
-        """Take copies of `tensors`. UserError where they do not fit the base's UNet."""
+        """Copy `tensors`. Raises UserError if they do not fit the base's UNet."""
         import torch
 
         require_fit(base, tensors, initial_tensors(base, options))
         super().__init__(base, token, tensors, options)
         self.FILE = FILES[options["weights"]]
         for tensor in self.tensors.values():
-            if tensor.dim() == 4:  # the layout of the base's own convolutions, of 1 x 1 kernels too: bits depend on it
+            if tensor.dim() == 4:  # the memory layout of the base's convolutions, even 1 x 1 ones: bits depend on it
                 tensor.data = torch.empty_like(tensor.data, memory_format=torch.channels_last).copy_(tensor.data)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the layers or the weights are in the UNet."""
+        """Inside the block the UNet has the low-rank layers or the weights."""
         with ExitStack() as undo:
             if self.options["weights"] == "lora":
                 self._wrap_layers(undo)
@@ -71,7 +71,7 @@ class Adapter(ConceptAdapter):
         for name, tensor in self.tensors.items():
             path, _, kind = name.rpartition(".")
             module = unet.get_submodule(path)
-            while hasattr(module, "base_layer"):  # another adapter's layer stands around it
+            while hasattr(module, "base_layer"):  # another adapter's layer wraps it
                 module = module.base_layer
             undo.callback(setattr, module, kind, getattr(module, kind))
             setattr(module, kind, tensor)
@@ -82,13 +82,13 @@ class Adapter(ConceptAdapter):
 
 
 def own_weights(base: Base) -> dict[str, torch.nn.Parameter]:
-    """Return the UNet's weights by their names in its file, without what other adapters have put around its layers."""
+    """Return the UNet's weights by their names in its file, without the layers that other adapters wrap around them."""
     named = base.unet.named_parameters()
     return {name.replace(".base_layer", ""): weight for name, weight in named if ".lora_" not in name}
 
 
 def attention_layers(base: Base) -> list[str]:
-    """Return the names in the UNet of the linear layers of its self- and cross-attentions."""
+    """Return the names of the linear layers in the UNet's self- and cross-attentions."""
     names = [name.replace(".base_layer", "") for name, _ in base.unet.named_modules()]
     return [name for name in dict.fromkeys(names) if name.endswith(ATTENTION_LAYERS)]
 
@@ -96,8 +96,8 @@ def attention_layers(base: Base) -> list[str]:
 def initial_tensors(base: Base, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return the tensors from which learning starts; they leave the UNet's output as it is.
 
-    lora: the down projection normal with deviation 1 / rank, from a generator of its own, and the up projection zero.
-    full: the UNet's weights, no copies.
+    lora: each down projection is normal with standard deviation 1 / rank, from its own generator, and each up
+    projection is zero. full: the UNet's weights, not copied.
     """
     import torch
 
@@ -115,13 +115,13 @@ def initial_tensors(base: Base, options: Mapping[str, Any]) -> dict[str, torch.T
 
 
 def _low_rank(layer: torch.nn.Module, down: torch.nn.Parameter, up: torch.nn.Parameter) -> torch.nn.Module:
-    """Return peft's layer around `layer`, with these very parameters, (rank, width) and (width, rank)."""
+    """Return `layer` wrapped in peft's, with these very parameters, (rank, width) and (width, rank)."""
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import Linear
 
     rank = len(down)
-    with torch.device("meta"):  # its own weights are replaced at once
+    with torch.device("meta"):  # peft's initial weights are replaced at once
         config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False)
         wrapped = Linear(layer, NAME, config, r=rank, lora_alpha=rank)
     wrapped.lora_A[NAME].weight, wrapped.lora_B[NAME].weight = down, up
@@ -129,7 +129,7 @@ def _low_rank(layer: torch.nn.Module, down: torch.nn.Parameter, up: torch.nn.Par
 
 
 def _set_forward(unet: torch.nn.Module, forward: Any) -> None:
-    """Give `unet` back the forward of its class, or the one that stood there."""
+    """Restore the forward of `unet`: its class's, or `forward` if the object had its own."""
     del unet.forward
     if forward is not None:
         unet.forward = forward

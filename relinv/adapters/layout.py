@@ -1,8 +1,8 @@
-"""Spatial inversion: latents moved during sampling until head and tail are looked for within their boxes.
+"""Spatial inversion: latents are moved during sampling until attention to head and tail is within their boxes.
 
-Compositional Inversion (Zhang et al. 2024) guides as training-free layout control does (Chen et al. 2024): before a
-step, latents x take a few steps of gradient descent on the share of each word's attention outside its box. Nothing is
-learned here and nothing in the base is changed.
+Compositional Inversion (Zhang et al. 2024) guides latents as training-free layout control does (Chen et al. 2024):
+before a sampling step, latents x take a few steps of gradient descent on the share of each word's attention outside its
+box. Nothing is learned here, and the base is not changed.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ Box = Annotated[
 class Layout(Settings):
     """Where head and tail belong, and how latents are moved there.
 
-    A box is left, top, right, bottom, as shares of the picture's sides. Before each of the first steps an image takes
-    at most `iterations` steps of `scale`, and none once its loss is `threshold` or less. (The published code then
-    leaves it alone for good; here the next step looks again, for sampling may lead it out.)
+    A box is left, top, right, bottom, as shares of the picture's sides. Before each of the first sampling steps, an
+    image takes at most `iterations` gradient steps of `scale`, and none once its loss is `threshold` or less. (The
+    published code then leaves it alone; here the next sampling step checks again, since sampling may raise the loss.)
     """
 
     head: Box
     tail: Box
     scale: Annotated[float, Field(gt=0, le=10_000)]
-    threshold: Share  # 1: never guided, for no loss is above it
+    threshold: Share  # 1: never guided, since no loss is above it
     iterations: Annotated[int, Field(ge=1, le=100)]
-    fraction: Share  # of the sampling's steps, the first of them, that are guided: 0.2 is the published 10 of 50
+    fraction: Share  # of the sampling steps, from the first, that are guided: 0.2 is the published 10 of 50
 
     @property
     def boxes(self) -> list[list[float]]:
@@ -68,9 +68,9 @@ class Layout(Settings):
 
 
 class Adapter(ConceptAdapter):
-    """Guides prompts with the concept's token: the words before it are the head, those after it the tail.
+    """Guides images whose prompts have the concept's token: words before it are the head, words after it the tail.
 
-    Where words stand after it alone, as those of a place do, the token is an object and the head itself.
+    If there are only words after it, such as those of a place, the token is an object and is itself the head.
     """
 
     shares_unet = True
@@ -84,12 +84,12 @@ class Adapter(ConceptAdapter):
         self.layout = parse(Layout, self.options, "adapter.options", "concept.json")
 
     def guidance(self, prompts: Sequence[str]) -> Guidance | None:
-        """Return the guidance of a batch, or None where no prompt has the token beside other words."""
+        """Return the guidance of a batch, or None if no prompt has the token together with other words."""
         words = self.words(prompts)
         return partial(self._guide, words) if words.any() else None
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Return where the words of head and tail stand, (prompts, 2, tokens) bool; nowhere without the token."""
+        """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token."""
         import torch
 
         ids = self.base.tokenize(prompts)  # (prompts, tokens)
@@ -97,13 +97,13 @@ class Adapter(ConceptAdapter):
         end = ids == self.base.tokenizer.eos_token_id
         first, last = token.int().argmax(-1, keepdim=True), end.int().argmax(-1, keepdim=True)  # (prompts, 1)
         place = torch.arange(ids.shape[1], device=ids.device)
-        head = (place > 0) & (place < first)  # (prompts, tokens); at place 0 stands the mark of the start
+        head = (place > 0) & (place < first)  # (prompts, tokens); the start token is at place 0
         tail = (place > first) & (place < last) & ~token
         head = torch.where(~head.any(-1, keepdim=True) & tail.any(-1, keepdim=True), token, head)
         return torch.stack([head, tail], dim=1) & token.any(-1)[:, None, None]
 
     def _token_ids(self) -> list[int]:
-        """Return the ids that stand for the token now: its own, or those of its rows by timestep."""
+        """Return the ids that stand for the token in the block: its own, or those of its rows by timestep."""
         return [id_ for name, id_ in self.base.tokenizer.get_added_vocab().items() if stands_for(name, self.token)]
 
     def _guide(
@@ -116,8 +116,8 @@ class Adapter(ConceptAdapter):
     ) -> torch.Tensor:
         """Return the latents, (images, channels, height, width), moved by x <- x - (1 - abar_t) grad_x(scale * loss).
 
-        Every image stops by itself, so none depends on its batch. The factor is sigma^2 of the published update, for
-        latents scaled as DDPM's.
+        Each image stops independently, so none depends on its batch. The factor 1 - abar_t is the sigma^2 of the
+        published update, for latents scaled as in DDPM.
         """
         import torch
 
@@ -126,7 +126,7 @@ class Adapter(ConceptAdapter):
             return latents
         step = layout.scale * (1 - self.base.scheduler.alphas_cumprod[int(timestep)].item())
         latents = latents.clone()
-        far = words.flatten(1).any(-1).nonzero()[:, 0]  # the images still to be moved, by their places in the batch
+        far = words.flatten(1).any(-1).nonzero()[:, 0]  # indices in the batch of the images still to be moved
         for _ in range(layout.iterations):
             with torch.enable_grad():
                 moving = latents[far].requires_grad_()
@@ -135,18 +135,18 @@ class Adapter(ConceptAdapter):
                 above = losses.detach() > layout.threshold
                 if not above.any():
                     break
-                (gradient,) = torch.autograd.grad(losses.sum(), moving)  # an image's loss reaches its own latents alone
+                (gradient,) = torch.autograd.grad(losses.sum(), moving)  # each loss depends on its own image's latents
             far = far[above]
             latents[far] -= step * gradient[above]
         return latents
 
 
 def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Sequence[Sequence[float]]) -> torch.Tensor:
-    """Return each image's mean of (1 - share)^2, (images,): the share of a word's attention that is in its box.
+    """Return each image's mean of (1 - share)^2, (images,), for the share of a word's attention that is in its box.
 
-    The mean goes over maps, heads, objects, and each object's words. `maps` are (images, heads, cells, tokens) of
-    square grids, `words` says where the words of each object stand, (images, objects, tokens); an object without words
-    does not count. 0 where all attention is in the boxes, 1 where none is.
+    The mean is over maps, heads, objects, and each object's words. `maps` are (images, heads, cells, tokens) of square
+    grids, `words` marks the words of each object, (images, objects, tokens); an object without words does not count.
+    The result is 0 if all attention is in the boxes, 1 if none is.
     """
     import torch
 
@@ -163,10 +163,10 @@ def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Seque
 
 
 def box_cells(box: Sequence[float], side: int) -> torch.Tensor:
-    """Return the cells of a `side` x `side` grid that a box takes, (side * side,) of 0 and 1; at least one.
+    """Return the cells of a `side` x `side` grid that a box covers, (side * side,) of 0 and 1; at least one.
 
-    Edges go to the nearest line of the grid. Rounded down, as published, they shift a box by up to a cell to the upper
-    left, which is an eighth of the picture in the coarsest map.
+    Edges are rounded to the nearest line of the grid. Rounding them down, as published, shifts a box by up to a cell to
+    the upper left, which is an eighth of the picture in the coarsest map.
     """
     import torch
 
@@ -178,7 +178,7 @@ def box_cells(box: Sequence[float], side: int) -> torch.Tensor:
 
 
 def layout_of(metadata: Mapping[str, Any]) -> Layout:
-    """Return the layout a concept is drawn by, from its metadata; UserError where it has none."""
+    """Return the layout with which a concept is drawn, from its metadata. Raises UserError if it has none."""
     for adapter in metadata.get("adapters", []):
         if adapter["name"] == __name__.rpartition(".")[2]:
             return parse(Layout, adapter["options"], "adapters.layout", "concept.json")
@@ -186,7 +186,7 @@ def layout_of(metadata: Mapping[str, Any]) -> Layout:
 
 
 def draw_boxes(picture: Image.Image, layout: Layout) -> Image.Image:
-    """Return a copy of the picture with the outlines of both boxes: the head's red, the tail's blue."""
+    """Return a copy of the picture with both boxes outlined: the head's in red, the tail's in blue."""
     from PIL import ImageDraw
 
     marked = picture.copy()

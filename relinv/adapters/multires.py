@@ -1,14 +1,14 @@
 """Multiresolution Textual Inversion (Daras & Dimakis 2022): the row of a token depends on the timestep.
 
-The timesteps fall into equal parts, the resolutions, numbered from 0, where least noise is left and detail is drawn,
-to the last, where the layout is. A prompt says which of a token's rows it takes at resolution k:
+The timesteps are divided into equal ranges, the resolutions, numbered from 0, where noise is least and detail is drawn,
+to the last, where the layout is. A prompt says which of a token's rows it uses at resolution k:
 
-    <r[n]>  fully resolution-dependent: the row max(k, n), so that nothing finer than n is asked for
-    <r(n)>  semi resolution-dependent: the row k where k >= n; at finer resolutions the token leaves the prompt
+    <r[n]>  fully resolution-dependent: the row max(k, n), so that nothing finer than n is used
+    <r(n)>  semi resolution-dependent: the row k if k >= n; at finer resolutions the token is dropped from the prompt
     <r|n|>  fixed: the row n
     <r>     <r[0]>
 
-n is a whole number, or a fraction of the number of resolutions written with a point: <r[0.8]> is <r[8]> of ten.
+n is a whole number, or a fraction of the resolutions with a decimal point: of ten resolutions, <r[0.8]> is <r[8]>.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Timesteps = TypeVar("Timesteps", int, "torch.Tensor")
 
 
 class Adapter(ConceptAdapter):
-    """A token's rows as so many tokens, `<r|0|>` and on; `prompt_at` writes the one that holds at a timestep."""
+    """A token's rows as separate tokens, `<r|0|>`, `<r|1|>` ...; `prompt_at` inserts the one to use at a timestep."""
 
     FILE = "rows.safetensors"
     shares_unet = True
@@ -60,17 +60,17 @@ class Adapter(ConceptAdapter):
             yield
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
-        """Return the prompt with the row that each form of the token takes; UserError for a form that is none."""
+        """Return the prompt with each form of the token replaced by its row. Raises UserError for an unknown form."""
         now = resolution(timestep, self._count, self.base.scheduler.config.num_train_timesteps)
         return self._form.sub(lambda match: self._row_at(match, now), prompt)
 
     def forms(self) -> list[list[str]]:
-        """Return a line of each way to write the token, from the finest resolution to the coarsest."""
+        """Return one line per way to write the token, each from the finest resolution to the coarsest."""
         stem = str(self.token).removesuffix(">")
         return [[f"{stem}{a}{n}{b}>" for n in range(self._count)] for a, b in KINDS]
 
     def _row_at(self, match: re.Match[str], now: int) -> str:
-        """Return what stands at resolution `now` in place of one form of the token: a row's token, or nothing."""
+        """Return what replaces one form of the token at resolution `now`: a row's token, or nothing."""
         form = match["form"] or "[0]"
         kind, number = form[0] + form[-1], self._number(form[1:-1])
         if kind not in KINDS or number is None:
@@ -83,7 +83,7 @@ class Adapter(ConceptAdapter):
         return row_token(str(self.token), number if kind == "||" else max(now, number))
 
     def _number(self, text: str) -> int | None:
-        """Return which resolution a whole number or a fraction of them all names, None where there is no such."""
+        """Return the resolution that a whole number or a fraction names, or None if there is no such resolution."""
         if not NUMBER.fullmatch(text):
             return None
         number = int(Fraction(text) * self._count) if "." in text else int(text)  # exact, where floats round
@@ -101,5 +101,5 @@ def row_token(token: str, number: int) -> str:
 
 
 def stands_for(name: str, token: str | None) -> bool:
-    """Return whether a name that a tokenizer knows is the token's own, or that of one of its rows."""
+    """Return whether `name`, which a tokenizer knows, is that of the token or of one of its rows."""
     return token is not None and (name == token or name.startswith(f"{token.removesuffix('>')}|"))

@@ -1,8 +1,8 @@
 """Perfusion's concepts (Tewel et al. 2023): a gated rank-one edit of every cross-attention's keys and values.
 
-A key is locked to the concept's super-category, o_K = W_K e_super: the token is attended to as that word is. A value
-o_V is learned. Only i, C^-1 i and the o_V are kept, 56 KB for Stable Diffusion 1.5: o_K follows from the word. Several
-concepts in one base are composed by one edit for all (relinv/diffusion/rank_one.py).
+Keys are locked to the concept's super-category, o_K = W_K e_super, so the token is attended to as that word is. Values
+o_V are learned. Only i, C^-1 i and the o_V are stored, 56 KB for Stable Diffusion 1.5: o_K follows from the word.
+Several concepts in one base are composed into one edit (relinv/diffusion/rank_one.py).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ INPUT, DIRECTION = "concept_input", "concept_direction"  # the tensors i and C^-
 
 
 class Drawing(Settings):
-    """How the edit is drawn: in force where a token is like the concept by more than about beta, tau softens that.
+    """How the edit is drawn: it applies to tokens more similar to the concept than about beta; tau softens that.
 
-    locking: whether keys see the prompt itself, or the one with the superclass in the token's place.
+    locking: whether keys see the prompt itself (local), or that with the superclass in the token's place (global).
     """
 
     beta: Annotated[float, Field(ge=-10, le=10)]
@@ -40,11 +40,11 @@ class Drawing(Settings):
 
 
 class Adapter(ConceptAdapter):
-    """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that make values, (out,) each.
+    """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that compute values, (out,) each.
 
-    Imported ones may hold o_K too, and outputs that differ between positions, (tokens, out).
+    Imported concepts may hold o_K too, and outputs that differ between positions, (tokens, out).
 
-    Options: superclass, the word whose keys the token has; second_moment: which C it was learned with; and `Drawing`.
+    Options: superclass, the word whose keys the token gets; second_moment, the C it was learned with; and `Drawing`'s.
     """
 
     Drawing = Drawing
@@ -59,7 +59,7 @@ class Adapter(ConceptAdapter):
         for name in (INPUT, DIRECTION):
             self.tensors[name].requires_grad_(False)
         self.super_encoding = word_encoding(base, options["superclass"])  # (dim,)
-        self._keys: dict[str, torch.Tensor] = {}  # o of each layer of keys, (out,)
+        self._keys: dict[str, torch.Tensor] = {}  # o_K of each layer that computes keys, (out,)
         if options["locking"] == "global" and len(_ids(base, options["superclass"])) > 1:
             raise UserError(
                 f"Perfusion's locking cannot be global with '{options['superclass']}', which is more than one token: "
@@ -67,7 +67,7 @@ class Adapter(ConceptAdapter):
             )
 
     def _check(self) -> None:
-        """Raise UserError where the tensors are not those of the base's layers."""
+        """Raise UserError if the tensors do not fit the base's layers."""
         layers, limit = projections(self.base), self.base.tokenizer.model_max_length
         allowed = {name: {(layer.out_features,), (limit, layer.out_features)} for name, layer in layers.items()}
         allowed |= {name: {(self.base.dim,)} for name in (INPUT, DIRECTION)}
@@ -81,7 +81,7 @@ class Adapter(ConceptAdapter):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the layers are edited for this concept too; leaving it leaves them to those still in use.
+        """Inside the block the layers are edited for this concept too; after it, only for those still in use.
 
         Raises UserError if it cannot be told from another in use, or was learned with another second moment.
         """
@@ -94,9 +94,9 @@ class Adapter(ConceptAdapter):
                 del _COMPOSITIONS[self.base]
 
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
-        """Return the encodings, (prompts, tokens, dim); with global locking what values see and what keys see, joined.
+        """Return the encodings, (prompts, tokens, dim); with global locking, those for values and those for keys.
 
-        They are joined along the last dimension, (prompts, tokens, 2 * dim), and each layer takes its half.
+        These are joined along the last dimension, (prompts, tokens, 2 * dim), and each layer takes its half.
         """
         import torch
 
@@ -108,16 +108,16 @@ class Adapter(ConceptAdapter):
         return torch.cat([plain(prompts)[..., :dim], plain(renamed)[..., -dim:]], dim=-1)
 
     def output(self, name: str, layer: torch.nn.Linear) -> torch.Tensor:
-        """Return o of a layer, (out,) or (tokens, out) float32: what was learned, or for keys the superclass's own."""
+        """Return o of a layer, (out,) or (tokens, out) float32: the learned one, or for keys the superclass's."""
         if name in self.tensors:
             return self.tensors[name]
-        if name not in self._keys:  # neither factor is learned
+        if name not in self._keys:  # computed once, since neither factor is learned
             self._keys[name] = layer.weight.float() @ self.super_encoding
         return self._keys[name]
 
 
 class _Composition:
-    """The concepts in use in one base, and the one set of hooks by which its layers are edited for all of them."""
+    """The concepts in use in one base, and the one set of hooks that edits its layers for all of them."""
 
     def __init__(self, base: Base) -> None:
         self._base, self._layers = base, projections(base)
@@ -126,7 +126,7 @@ class _Composition:
 
     @contextmanager
     def edited_for(self, concept: Adapter) -> Iterator[None]:
-        """Inside the block the layers are edited for `concept` too; leaving the last one takes the hooks away."""
+        """Inside the block the layers are edited for `concept` too; leaving the last block removes the hooks."""
         _require_distinct([*self.concepts, concept])
         self.concepts.append(concept)
         try:
@@ -151,12 +151,12 @@ class _Composition:
         hooks_changed(self._base)
 
     def _renew(self, *_: Any) -> None:
-        """Before a pass of the UNet, take up what training has changed since the last one."""
+        """Before a pass of the UNet, update the edit if training may have changed a concept."""
         if any(concept.learning for concept in self.concepts):
             self._prepare()
 
     def _prepare(self) -> None:
-        """Compute what depends on the concepts alone: neither on the prompt, nor on the step."""
+        """Compute what depends only on the concepts, not on the prompt or the step."""
         import torch
 
         concepts = self.concepts
@@ -169,7 +169,7 @@ class _Composition:
         self._outputs = {name: [c.output(name, layer) for c in concepts] for name, layer in self._layers.items()}
 
     def _edit_of(self, name: str) -> Callable[..., torch.Tensor]:
-        """Return the forward hook of a layer, which computes in float32 whatever the base does."""
+        """Return the forward hook of a layer, which computes in float32 whatever the base's precision."""
 
         def edit(layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
             """Return the layer's output, (batch, tokens, out), with the concepts' values in it."""
@@ -180,7 +180,7 @@ class _Composition:
 
 
 def _require_distinct(concepts: Sequence[Adapter]) -> None:
-    """Raise UserError if one concept cannot be told from another, or was measured otherwise."""
+    """Raise UserError if one concept cannot be told from another, or has another second moment."""
     if len({other.options["second_moment"] for other in concepts}) > 1:
         raise UserError(
             "Two of the concepts in use were learned with different second moments of the base's encodings: "
@@ -190,12 +190,12 @@ def _require_distinct(concepts: Sequence[Adapter]) -> None:
         raise UserError("Two of the concepts in use have one encoding, so no edit tells them apart: use one of them.")
 
 
-# Of each base with concepts in use, so that concepts of separate files find each other.
+# For each base with concepts in use, so that adapters of separate concepts find each other.
 _COMPOSITIONS: dict[Base, _Composition] = {}
 
 
 def stacked(concepts: Sequence[Adapter], name: str) -> torch.Tensor:
-    """Return one tensor of every concept, (concepts, dim) without gradient."""
+    """Return the tensor `name` of every concept, (concepts, dim) without gradient."""
     import torch
 
     return torch.stack([concept.tensors[name].detach() for concept in concepts])
@@ -216,9 +216,9 @@ def _ids(base: Base, words: str) -> list[int]:
 
 
 def word_encoding(base: Base, words: str) -> torch.Tensor:
-    """Return the encoding of the last token of a prompt of some words alone, (dim,) float32, without gradient.
+    """Return the encoding of the last token of a prompt that is only `words`, (dim,) float32, without gradient.
 
-    The text encoder looks back only, so the last token has seen all of them.
+    The text encoder is causal, so the last token has seen all of them.
     """
     import torch
 
@@ -226,4 +226,4 @@ def word_encoding(base: Base, words: str) -> torch.Tensor:
     if not ids:
         raise UserError("The superclass is empty: name a word.")
     with torch.no_grad():
-        return base.encode(base.tokenize([words]))[0, len(ids)].float()  # the start token stands before them
+        return base.encode(base.tokenize([words]))[0, len(ids)].float()  # the start token comes before them

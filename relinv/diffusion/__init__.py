@@ -1,1 +1,1 @@
-"""The diffusion model: a frozen base, tokens learned beside its table, and sampling from the two."""
+"""The diffusion model: a frozen base, tokens learned alongside its table, and sampling with both."""

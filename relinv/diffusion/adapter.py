@@ -1,8 +1,8 @@
-"""What an adapter is: something a concept changes in a frozen base while it is in use, and undoes afterwards.
+"""What an adapter is: a change that a concept makes to a frozen base while it is in use, and undoes afterwards.
 
 A method (relinv/learning/method.py) says how something is learned, an adapter what it does once it is learned:
-training, previews and drawing put it in place by the same code. A token's single row needs none: it is part of every
-concept (relinv/diffusion/embeddings.py).
+training, previews and image generation apply it by the same code. A token's single row needs no adapter: the concept
+itself holds it (relinv/diffusion/embeddings.py).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.settings import Settings
 
-    # What changes latents before a step of sampling: (latents, timestep, share of the steps taken, encodings) to
-    # latents. A share means the same however many steps there are; the encodings are those the step conditions on,
-    # which several adapters may have made.
+    # An adapter's guidance, which moves the latents before a sampling step (it is not classifier-free guidance):
+    # (latents, timestep, share of the steps taken, encodings) to latents. The share means the same for any number of
+    # steps; the encodings are those that the step is conditioned on, to which several adapters may have contributed.
     Guidance = Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor], torch.Tensor]
 
 
 class ConceptAdapter:
-    """Learned tensors, and how they are put in their place within a base for a while.
+    """Learned tensors, and how they are applied to a base temporarily.
 
     `tensors` are what is learned, by the names they have in the concept's file, as float32 parameters on the base's
-    device: training optimises these very objects. `options` are what the method's settings say of their use. Each part
-    below has a neutral default; an adapter overrides its own.
+    device: training optimises these very objects. `options` are the method's settings for their use. Each part below
+    has a neutral default, which an adapter may override.
     """
 
-    FILE = "weights.safetensors"  # the file of a concept folder that keeps `tensors`
-    shares_unet = False  # whether the UNet is the same inside the block, so that several may share its one pass
-    Drawing: type[Settings] | None = None  # the options that may be chosen anew at each drawing
-    addable = False  # whether concepts that were learned without it may be drawn with it; it has no tensors then
-    replaces_layers = False  # whether it puts modules or weights in the place of others, to be done before any hook
+    FILE = "weights.safetensors"  # the file in a concept folder that holds `tensors`
+    shares_unet = False  # whether it leaves the UNet unchanged, so that several trainings can share its passes
+    Drawing: type[Settings] | None = None  # the options that can be changed each time the concept is drawn
+    addable = False  # whether concepts that were learned without it can be drawn with it; it has no tensors then
+    replaces_layers = False  # whether it replaces modules or weights, which must happen before hooks are added
 
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:
-        """Take copies of `tensors`; the base is not changed yet. UserError where they do not fit it."""
+        """Copy `tensors`; the base is not changed yet. Adapters raise UserError if the tensors do not fit it."""
         import torch
 
         self.base, self.token, self.options = base, token, dict(options)
@@ -54,33 +54,34 @@ class ConceptAdapter:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the tensors are in their place; leaving it, by an error too, restores the base bit by bit.
+        """Inside the block the tensors are applied; leaving it, even by an error, restores the base bit for bit.
 
-        Blocks nest: inside another adapter's, both hold. What fails on the way in leaves the base as it was, too.
+        Blocks nest: inside another adapter's block, both are applied. An error on entering also leaves the base as it
+        was.
         """
         yield
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
-        """Return the prompt that holds at a timestep, with no placeholder but those the tokenizer now knows."""
+        """Return the prompt to use at a timestep, with only such placeholders as the tokenizer knows in the block."""
         return prompt
 
     def forms(self) -> list[list[str]]:
-        """Return what may stand for the token in a prompt, in lines, where comparing the pictures tells something."""
+        """Return lines of forms that can replace the token in a prompt, if their pictures are worth comparing."""
         return []
 
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
-        """Return what conditions the UNet, (prompts, tokens, dim or more); `plain` gives the text encodings."""
+        """Return the UNet's conditioning, (prompts, tokens, dim or more); `plain` gives the text encodings."""
         return plain(prompts)
 
     def guidance(self, prompts: Sequence[str]) -> Guidance | None:
-        """Return what changes a batch's latents before each step of its sampling, one prompt an image, or None."""
+        """Return the guidance that moves a batch's latents before each sampling step, or None; one prompt per image."""
         return None
 
 
 def drawing_adapter(name: str, options: Iterable[str]) -> type[ConceptAdapter]:
-    """Return the adapter of that name, some of whose drawing options are to be chosen anew.
+    """Return the adapter class of that name, after checking that its drawing options include `options`.
 
-    Raises UserError, with the closest name, for an unknown adapter or option, and for an adapter without any.
+    Raises UserError, with the closest name, for an unknown adapter or option, and for an adapter without such options.
     """
     kind: type[ConceptAdapter] = find_plugin("relinv.adapters", name).Adapter
     if not kind.Drawing:
@@ -93,9 +94,9 @@ def drawing_adapter(name: str, options: Iterable[str]) -> type[ConceptAdapter]:
 
 @contextmanager
 def in_place(adapters: Sequence[ConceptAdapter]) -> Iterator[None]:
-    """Inside the block the base has all of `adapters`, whatever their order."""
+    """Inside the block all of `adapters` are applied to the base, whatever their order."""
     with ExitStack() as stack:
-        for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # hooks go onto what is there
+        for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # first layers, then hooks
             stack.enter_context(adapter.applied())
         yield
 
@@ -112,7 +113,7 @@ def require_fit(base: Base, tensors: Mapping[str, torch.Tensor], expected: Mappi
 
 
 def hooks_changed(base: Base) -> None:
-    """Drop what torch.compile made of the base, where it compiles: it does not see that hooks have come or gone."""
+    """Discard what torch.compile made of the base, if it compiles: it does not notice added or removed hooks."""
     import torch
 
     if base.settings.compile:

@@ -1,4 +1,4 @@
-"""Where a picture looks at which word: the cross-attention of a UNet's coarse layers, with gradients to the latents."""
+"""Where a picture attends to each word: cross-attention maps of coarse UNet layers, with gradients to the latents."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class _AllSeen(Exception):
-    """The last layer asked for was reached: what comes after it need not run."""
+    """The last layer of interest has been reached: the rest of the UNet need not run."""
 
 
 def coarse_layers(base: Base) -> list[Any]:
     """Return the cross-attentions of the mid block and of the first up block that has any.
 
-    These decide where things stand (Chen et al., "Training-Free Layout Control with Cross-Attention Guidance", 2024).
-    Stable Diffusion 1.5 at 512 pixels has one at 8 x 8 and three at 16 x 16. Raises UserError where there are none.
+    These determine the layout (Chen et al., "Training-Free Layout Control with Cross-Attention Guidance", 2024).
+    Stable Diffusion 1.5 at 512 pixels has one at 8 x 8 and three at 16 x 16. Raises UserError if there are none.
     """
     found = cross_attentions(base)
     ups = [int(name.split(".")[1]) for name in found if name.startswith("up_blocks.")]
@@ -40,21 +40,21 @@ def attention_maps(
     """Return each coarse layer's attention probabilities, (images, heads, cells, tokens) float32.
 
     `latents` are the UNet's input, (images, channels, height, width), `encodings` the prompts', (images, tokens, dim).
-    The UNet runs as far as the last of these layers and no further, nor does a gradient. Its attention is not
-    replaced: a layer's input is taken, and its probabilities are computed from it a second time.
+    The UNet, and so any gradient, runs only as far as the last of these layers. Its attention is not replaced: each
+    layer's input is captured, and its probabilities are computed from that a second time.
     """
     layers = coarse_layers(base)
     inputs: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
 
     def look(layer: Any, arguments: tuple[torch.Tensor], options: dict[str, Any]) -> None:
-        """Note what a layer is about to see; at the last one, stop the UNet."""
+        """Capture a layer's inputs; at the last layer, stop the UNet."""
         inputs.append((layer, arguments[0], options["encoder_hidden_states"]))
         if len(inputs) == len(layers):
             raise _AllSeen
 
     hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
-        # Not called but its forward, for torch.compile knows nothing of hooks that came after it.
+        # Calls `forward` directly, because torch.compile does not see hooks that were added after it.
         base.unet.forward(latents.to(base.dtype), timestep, encoder_hidden_states=encodings.to(base.device, base.dtype))
     except _AllSeen:
         pass
@@ -68,11 +68,11 @@ def _probabilities(layer: Any, hidden: torch.Tensor, words: torch.Tensor, dtype:
     """Return softmax(Q K^T / sqrt(d)) of a layer, (images, heads, cells, tokens) float32.
 
     `hidden` are its cells, (images, cells, width), `words` the encodings, (images, tokens, dim); `dtype` is the
-    base's. It is float32, since sums over many cells would lose small shares in half precision.
+    base's. The result is float32, since sums over many cells would lose small shares in half precision.
     """
     import torch
 
-    # A concept's own weights may be finer than the base's, whose forward then runs under autocast: so does this.
+    # A concept's own weights may be more precise than the base's, whose forward then runs under autocast; so does this.
     with torch.autocast(hidden.device.type, dtype, enabled=dtype != torch.float32):
         query = layer.head_to_batch_dim(layer.to_q(hidden), out_dim=4).float()  # (images, heads, cells, d)
         key = layer.head_to_batch_dim(layer.to_k(words), out_dim=4).float()  # (images, heads, tokens, d)

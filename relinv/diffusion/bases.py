@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 CONFIGURATIONS = ("model_index.json", *(f"{name}/*.json" for name in COMPONENTS))
-FILES = (  # of a model on the hub, those that make a base
+FILES = (  # the files of a hub model that make up a base
     *CONFIGURATIONS,
     "tokenizer/*.txt",
     *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
@@ -36,16 +36,16 @@ PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 class Base:
     """A frozen base model in a local `folder`; `fingerprint` is the hex SHA-256 of the files it is made of.
 
-    A component is loaded when it is first asked for, in evaluation mode and with no gradient for any weight,
-    so that a command which needs none of them starts at once. `tokenizer` is swapped for a copy while learned
-    tokens are in place; the rest never changes. Asking raises UserError where a component cannot be loaded.
+    A component is loaded on first access, frozen and in evaluation mode (but see `text_encoder`), so that a command
+    which needs none of them starts at once. Learned tokens swap `tokenizer` for a copy, and adapters change the UNet,
+    only while in use. First access raises UserError if a component cannot be loaded.
     """
 
     def __init__(self, settings: ModelSettings, folder: Path, fingerprint: str) -> None:
         self.id = settings.source
         self.settings = settings
         self.fingerprint = fingerprint
-        self.resolution = settings.resolution  # pixels a side of the images
+        self.resolution = settings.resolution  # pixels per side of the images
         self._folder = folder
 
     @cached_property
@@ -71,7 +71,7 @@ class Base:
 
     @cached_property
     def numerics(self) -> dict[str, Any]:
-        """Return what the last bits of results depend on beside the weights: libraries, GPU, how the networks run."""
+        """Return what results depend on to the last bit, besides weights: libraries, GPU, how the networks run."""
         import diffusers
         import torch
         import transformers
@@ -110,16 +110,16 @@ class Base:
         from transformers import CLIPTextModel
         from transformers.utils import logging
 
-        # as the UNet's
+        # like the UNet
         plain = {"attn_implementation": "eager"} if self.settings.attention == "eager" else {}
-        logging.disable_progress_bar()  # of the tensors read: noise among a stage's own lines
+        logging.disable_progress_bar()  # for reading tensors, which is noise among a stage's own lines
         try:
             text_encoder = self._load_network("text_encoder", CLIPTextModel, **plain)
         finally:
             logging.enable_progress_bar()
         if self.settings.gradient_checkpointing:
             text_encoder.activation_checkpointing_enable({"use_reentrant": False})
-            text_encoder.train()  # transformers recomputes in this mode alone; CLIP has no dropout to switch on
+            text_encoder.train()  # transformers recomputes activations only in this mode; CLIP has no dropout
         return text_encoder
 
     @cached_property
@@ -131,7 +131,7 @@ class Base:
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
-        """Return the network that predicts the noise, set up as the settings say."""
+        """Return the network that predicts the noise or velocity, set up as the settings say."""
         from diffusers import UNet2DConditionModel
         from diffusers.models.attention_processor import AttnProcessor
 
@@ -151,7 +151,7 @@ class Base:
 
     @property
     def latent_side(self) -> int:
-        """Return the side of the latents of an image: the autoencoder halves it at each block but the last."""
+        """Return the side of an image's latents: each block of the autoencoder but the last halves the resolution."""
         return self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
@@ -162,7 +162,7 @@ class Base:
     def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
         """Return the padded ids of `prompts`, (prompts, tokens), on the base's device; `<R>` is read as `<r>`.
 
-        Raises UserError for a token in angle brackets that nothing has learned, and for a prompt that is too
+        Raises UserError for a token in angle brackets that no concept in use has learned, and for a prompt that is too
         long.
         """
         import torch
@@ -185,7 +185,7 @@ class Base:
         return self.text_encoder(ids).last_hidden_state
 
     def _load_network(self, name: str, kind: Any, **further: Any) -> Any:
-        """Return a frozen network; a file that lacks weights is refused, for the libraries fill them at random."""
+        """Return a frozen network. Raises UserError if weights are missing, since libraries fill them at random."""
         import torch
 
         options = {"torch_dtype": self.dtype, "use_safetensors": True, "output_loading_info": True}
@@ -197,7 +197,7 @@ class Base:
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _load(self, name: str, kind: Any, **options: Any) -> Any:
-        """Return the component `name`; UserError where its files do not fit together."""
+        """Return the component `name`. Raises UserError if it cannot be loaded from its files."""
         try:
             return kind.from_pretrained(self._folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -210,9 +210,9 @@ class Base:
 def load_base(settings: ModelSettings) -> Base:
     """Return the base model that `settings` names; its components are loaded on demand.
 
-    Raises UserError where the device, the folder, the hub id or a weight file is missing, or a weight file is damaged.
+    Raises UserError if the device, the folder, the hub id or a weight file is missing, or a weight file is damaged.
     """
-    if settings.device != "cpu":  # which is there always, and a method of no steps does without PyTorch
+    if settings.device != "cpu":  # which is always available, and a method without steps does not need PyTorch
         find_device(settings.device)  # before gigabytes are downloaded for it
     folder = locate(settings.source, settings.revision)
     files = model_files(folder)
@@ -223,7 +223,7 @@ def load_base(settings: ModelSettings) -> Base:
 def locate(source: str, revision: str | None) -> Path:
     """Return the local folder of a base: `source` itself, or the hub's snapshot, downloaded if need be.
 
-    Raises UserError where it is neither a pipeline folder nor to be had from the hub, or of another kind.
+    Raises UserError if it is neither a pipeline folder nor available from the hub, or is another kind of model.
     """
     check_kind(find_model(source, revision, CONFIGURATIONS))  # before gigabytes are downloaded
     folder = find_model(source, revision, FILES)
@@ -234,9 +234,9 @@ def locate(source: str, revision: str | None) -> Path:
 
 
 def check_kind(folder: Path) -> None:
-    """Raise UserError where the configurations in `folder` are of another kind of model than this project runs.
+    """Raise UserError if the configurations in `folder` are not of the kind of model that this project runs.
 
-    That is a UNet of latents, of timesteps and of one text encoder's outputs, as Stable Diffusion 1 and 2 have it.
+    That is a UNet that takes latents, timesteps and one text encoder's outputs, as in Stable Diffusion 1 and 2.
     """
     files = {name: folder / name / "config.json" for name in ("unet", "vae", "text_encoder")}
     unet, vae, text = (
@@ -262,7 +262,7 @@ def check_kind(folder: Path) -> None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files that make the base in `folder`, in order: configurations and the weights that are loaded.
+    """Return the files that make up the base in `folder`, sorted: configurations and the weights that are loaded.
 
     A second dot in a name marks a variant (model.fp16.safetensors), which is not loaded.
     """
@@ -276,7 +276,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path, files: Sequence[Path]) -> None:
-    """Raise UserError where a component has no safetensors file among `files`, or one of them is damaged."""
+    """Raise UserError if a component has no safetensors file among `files`, or one of them is damaged."""
     from safetensors import SafetensorError, safe_open
 
     weights = [path for path in files if path.suffix == ".safetensors"]

@@ -1,9 +1,9 @@
-"""Concepts: what an inversion leaves on disk, and the one reader and writer of that folder.
+"""Concepts: what an inversion writes to disk, and the only code that reads and writes that folder.
 
 `learned_embeds.safetensors` holds one key, "<r>", with a 1-D float32 row: the form that diffusers, A1111,
-ComfyUI and InvokeAI all read. `concept.json` holds the same metadata in readable form, also for a method that
-learned no row. What else was learned stands in the files of the concept's adapters (relinv/adapters), which the
-metadata list as {"name", "file", "options"}.
+ComfyUI and InvokeAI all read. `concept.json` holds that file's metadata in readable form, even if no row was learned.
+Anything else that was learned is in the files of the concept's adapters (relinv/adapters), which the metadata list as
+{"name", "file", "options"}.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ REQUIRED = ("relation", "method", "base", "base_hash", "exemplars_hash", "token"
 
 @dataclass(frozen=True)
 class Concept:
-    """A learned relation: its token and row, or neither where plain words are all, and where it came from.
+    """A learned relation: its token and row, if it has them, and where it came from.
 
-    weights: by the name of each adapter that has any, what it puts into the base, by the names in the adapter's file.
+    weights: the tensors of each adapter that has any, by the adapter's name and then by the names in its file.
     """
 
     token: str | None
@@ -48,7 +48,7 @@ class Concept:
 
     @property
     def adapters(self) -> Sequence[Mapping[str, Any]]:
-        """Return what the metadata say of each adapter: its name, its file if it has one, its options."""
+        """Return each adapter's entry in the metadata: its name, its file if it has one, its options."""
         return self.metadata.get("adapters", [])
 
     @property
@@ -63,7 +63,7 @@ class Concept:
         return digest.hexdigest()
 
     def called(self, token: str) -> Concept:
-        """Return the same concept under another token, so that several can stand in one prompt."""
+        """Return the same concept under another token, so that several can be used in one prompt."""
         return replace(self, token=token) if self.token else self
 
     def prompt(self, head: str, tail: str) -> str:
@@ -84,12 +84,12 @@ def save_concept(folder: Path, concept: Concept) -> None:
 
 
 def embedding_bytes(concept: Concept) -> bytes:
-    """Return the learned row as a safetensors file: one key, 1-D, the metadata beside it; same concept, same bytes."""
+    """Return the learned row as a safetensors file: one 1-D tensor and the metadata; same concept, same bytes."""
     return b"".join(_parts({str(concept.token): concept.embedding}, concept.metadata))
 
 
 def _parts(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> tuple[bytes, memoryview]:
-    """Return tensors as the two parts of a safetensors file: a header with metadata in it, and all tensors."""
+    """Return the two parts of a safetensors file: its header, which includes the metadata, and all tensors."""
     from safetensors.torch import save
 
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
@@ -97,7 +97,7 @@ def _parts(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> 
 
 
 def _ordered(data: bytes) -> tuple[bytes, memoryview]:
-    """Return the parts of safetensors `data`, the header's keys in order: the library writes them as its hashes fall.
+    """Return the parts of safetensors `data` with the header's keys sorted: the library writes them in any order.
 
     The format: the header's length as 8 bytes, little-endian; the header as JSON, padded with spaces to a
     multiple of 8; the tensors, at offsets from the header's end.
@@ -105,14 +105,14 @@ def _ordered(data: bytes) -> tuple[bytes, memoryview]:
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, memoryview(data)[end:]  # a UNet's would be gigabytes to copy
+    return len(header).to_bytes(8, "little") + header, memoryview(data)[end:]  # no copy: a UNet's would be gigabytes
 
 
 def load_concept(folder: Path, base: Base) -> Concept:
     """Return the concept in `folder`, to be used with `base`.
 
-    Raises UserError where a file is missing or damaged, or where the concept was learned for another base:
-    rows of one token table mean nothing in another.
+    Raises UserError if a file is missing or damaged, or if the concept was learned for another base, since rows of one
+    token table mean nothing in another.
     """
     folder = Path(folder)
     learn = f"learn it first, as by `dvc repro invert@{folder.parent.name}-{folder.name}`"
@@ -126,7 +126,7 @@ def load_concept(folder: Path, base: Base) -> Concept:
     token = metadata["token"]
     adapters = metadata.get("adapters", [])
     weights = {adapter["name"]: _read(folder / adapter["file"], remedy) for adapter in adapters if adapter["file"]}
-    has_row = token and (not adapters or (folder / EMBEDDING).is_file())  # an adapter may have learned more than a row
+    has_row = token and (not adapters or (folder / EMBEDDING).is_file())  # an adapter may hold the rows instead
     embedding = _read_row(folder / EMBEDDING, token, remedy) if has_row else None
     if embedding is not None and len(embedding) != base.dim:
         raise UserError(
@@ -142,7 +142,7 @@ def load_concept(folder: Path, base: Base) -> Concept:
 
 
 def _read_row(path: Path, token: str, remedy: str) -> torch.Tensor:
-    """Return the row stored under `token`, (dim,) float32; UserError where the file is missing or another kind."""
+    """Return the row stored under `token`, (dim,) float32. Raises UserError if the file is missing or another kind."""
     tensors = _read(path, remedy)
     if list(tensors) != [token] or tensors[token].dim() != 1:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -151,7 +151,7 @@ def _read_row(path: Path, token: str, remedy: str) -> torch.Tensor:
 
 
 def _read(path: Path, remedy: str) -> dict[str, torch.Tensor]:
-    """Return the tensors in a concept's safetensors file; UserError with the remedy where it is missing or damaged."""
+    """Return the tensors in a concept's file. Raises UserError, with the remedy, if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Concepts in use: their tokens and adapters put into a base, and prompts encoded for each step, and drawn."""
+"""Using concepts: applying their tokens and adapters to a base, and encoding prompts for each step and drawing them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 
-PROMPTS_AT_ONCE = 100  # encoded together, whatever the batch size, so that it changes no encoding
+PROMPTS_AT_ONCE = 100  # encoded together, whatever the sampling batch size, which therefore changes no encoding
 
 
 def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]]) -> Concept:
-    """Return the concept with other options for drawing, by the names of adapters: {"perfusion": {"beta": 0.5}}.
+    """Return the concept with changed drawing options, given by adapter name: {"perfusion": {"beta": 0.5}}.
 
-    A concept with a token gets an adapter that it was learned without where that is `addable`; an adapter's options
-    do nothing to concepts without it. Raises UserError for an unknown adapter or option, or a value out of range.
+    A concept with a token also gets any named adapter that it was learned without, if that is `addable`; other options
+    have no effect on concepts without their adapter. Raises UserError for an unknown adapter or option, or a value out
+    of range.
     """
     adapters = {described["name"]: described for described in concept.adapters}
     for name, options in changes.items():
@@ -47,9 +48,9 @@ def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]]) -> Co
 
 @contextmanager
 def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdapter]]:
-    """Inside the block `base` knows the tokens of `concepts` and has their adapters, which it yields, in place.
+    """Inside the block `base` knows the tokens of `concepts`, and their adapters, which are yielded, are applied.
 
-    Raises UserError where two concepts have one token, or an adapter does not fit the base.
+    Raises UserError if two concepts have the same token, or an adapter does not fit the base.
     """
     tokens = [concept.token for concept in concepts if concept.token]
     for index, token in enumerate(tokens):
@@ -69,9 +70,9 @@ def _adapters_of(base: Base, concept: Concept) -> Iterator[ConceptAdapter]:
 
 
 class Encodings:
-    """What conditions the UNet for some prompts at some timesteps, each distinct text encoded once.
+    """The UNet's conditioning for some prompts at some timesteps; each distinct text is encoded once.
 
-    Raises UserError for a prompt with a `<token>` that nothing has learned, or with more tokens than the base reads.
+    Raises UserError for a prompt with a `<token>` that no concept in use has learned, or with too many tokens.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Encodings:
 
 
 class Drawer:
-    """Draws some prompts with adapters that are in place; each distinct text is encoded once, for all batches.
+    """Draws some prompts with adapters that are already applied; each distinct text is encoded once, for all batches.
 
     Raises UserError as `Encodings` does, before anything is drawn.
     """
@@ -113,7 +114,7 @@ class Drawer:
         self._encodings = Encodings(base, adapters, ["", *prompts], sampler.timesteps(base))
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Return one image a prompt, (prompts, 3, pixels, pixels) in [0, 1], its noise from its seed.
+        """Return one image per prompt, (prompts, 3, pixels, pixels) in [0, 1], each with noise from its own seed.
 
         Raises UserError as `sample` and `guided_by` do.
         """
@@ -123,7 +124,7 @@ class Drawer:
 
 
 def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int | None) -> str:
-    """Return the prompt as all adapters have it at a timestep, None for the noisiest there is."""
+    """Return the prompt as all adapters rewrite it for a timestep; None means the noisiest timestep."""
     for adapter in adapters:
         last = adapter.base.scheduler.config.num_train_timesteps - 1
         prompt = adapter.prompt_at(prompt, last if timestep is None else timestep)
@@ -131,9 +132,9 @@ def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int | N
 
 
 def guided_by(adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
-    """Return the guidance of the one adapter that has any for these prompts, or None; UserError where two have.
+    """Return the guidance of the one adapter that guides these prompts, or None. Raises UserError if two do.
 
-    They are told the prompts of the noisiest timestep, where layouts are decided.
+    Adapters get the prompts of the noisiest timestep, where layouts are decided.
     """
     texts = [prompt_at(adapters, prompt, None) for prompt in prompts]
     found = [guidance for adapter in adapters if (guidance := adapter.guidance(texts))]

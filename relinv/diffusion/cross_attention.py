@@ -1,4 +1,4 @@
-"""The layers of a UNet that look at the prompt, found by the names that files of learned weights use."""
+"""The layers of a UNet that attend to the prompt, by the names that files of learned weights use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cross_attentions(base: Base) -> dict[str, Any]:
 
 
 def projections(base: Base) -> dict[str, torch.nn.Linear]:
-    """Return the layers that make keys and values of the prompt, by their names in the UNet."""
+    """Return the layers that project the prompt to keys and values, by their names in the UNet."""
     return {
         f"{name}.{part}": getattr(attention, part)
         for name, attention in cross_attentions(base).items()

@@ -1,4 +1,4 @@
-"""Learned tokens: rows kept outside the token table and put in its place by hooks while they are in use."""
+"""Learned tokens: rows kept outside the token table, which hooks put into its output while they are in use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class PlaceholderTokens:
-    """Tokens that a base knows for a while: `tokens` maps each name ("<r>") to its row, (dim,).
+    """Tokens that a base knows temporarily: `tokens` maps each name ("<r>") to its row, (dim,).
 
-    Gradients reach `rows` alone, (tokens, dim) float32; the table is neither grown nor touched, so optimiser
-    and checkpoint hold a few KB and there is nothing to restore afterwards (Gal et al. 2022 train one row of
-    the table). Raises UserError for a name with capitals, or for a row that does not fit the base.
+    Only `rows`, (tokens, dim) float32, get a gradient; the table is neither extended nor changed, so the optimiser and
+    checkpoints hold a few KB and the table need not be restored afterwards (Gal et al. 2022 train one row of the
+    table). Raises UserError for a name with capitals, or for a row that does not fit the base.
     """
 
     def __init__(self, base: Base, tokens: Mapping[str, torch.Tensor]) -> None:
@@ -36,15 +36,15 @@ class PlaceholderTokens:
                 raise UserError(f"{name} has shape {tuple(row.shape)} and the base '{base.id}' takes ({base.dim},).")
             rows[index] = row.detach()
         self.rows = torch.nn.Parameter(rows.to(base.device))
-        self._extensions: tuple[Any, Any] = (None, None)  # the tokenizer met last, and its copy that knows the names
+        self._extensions: tuple[Any, Any] = (None, None)  # the last tokenizer seen, and a copy that knows the names
         self._ids: torch.Tensor | None = None  # the names' ids in that copy, (names,)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the base knows the tokens; leaving it, by an error too, restores the base.
+        """Inside the block the base knows the tokens; leaving it, even by an error, restores the base.
 
-        Blocks nest: inside another's, the base knows both sets. No token at all is a block that changes nothing.
-        Raises UserError for a name the tokenizer knows already.
+        Blocks nest: inside another block, the base knows both sets. Without any tokens, results do not change.
+        Raises UserError for a name that the tokenizer already knows.
         """
         import torch
 
@@ -69,12 +69,12 @@ class PlaceholderTokens:
         for name in set(self._names) & set(tokenizer.get_vocab()):
             raise UserError(f"The base '{self._base.id}' knows the token '{name}' already: choose another name.")
         extended = copy.deepcopy(tokenizer)
-        # normalized=False: else the tokenizer lower-cases the name it looks for, and diffusers misses it.
+        # normalized=False: otherwise the tokenizer lower-cases the name it looks for, and diffusers misses it.
         extended.add_tokens([AddedToken(name, normalized=False) for name in self._names])
         return extended
 
     def _hide(self, table: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        """Remember where the tokens stand, and look up row 0 there: the table has no row of theirs."""
+        """Remember where the tokens are, and look up row 0 there, since the table has no rows for them."""
         (ids,) = inputs  # (prompts, tokens)
         self._found = ids[..., None] == self._ids  # (prompts, tokens, names)
         return (ids.masked_fill(self._found.any(-1), 0),)

@@ -1,4 +1,4 @@
-"""A base's fingerprint: one hash over its files, for which gigabytes are read once, not at every start of a stage."""
+"""A base's fingerprint: one hash over its files. Gigabytes are read for it once, not at every start of a stage."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from relinv.files import sha256_file, sha256_files, write_json
 
-KNOWN = Path(".scratch/hashes.json")  # git-ignored: of each large file seen, its size, time of change and hash
-LARGE = 2**26  # bytes: what is smaller is read in a moment
+KNOWN = Path(".scratch/hashes.json")  # git-ignored: size, modification time and hash of each large file seen
+LARGE = 2**26  # bytes; smaller files are read in a moment
 
 
 def fingerprint(folder: Path, files: Sequence[Path]) -> str:
@@ -19,7 +19,7 @@ def fingerprint(folder: Path, files: Sequence[Path]) -> str:
 
 
 def hash_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes, from memory where it is large and has not changed since it was read."""
+    """Return the hex SHA-256 of a file's bytes; that of a large file is remembered until the file changes."""
     path = path.resolve()
     state = path.stat()
     if state.st_size < LARGE:
@@ -34,7 +34,7 @@ def hash_of(path: Path) -> str:
 
 
 def _known() -> dict[str, Any]:
-    """Return what is remembered; nothing where the file is missing or damaged."""
+    """Return what is remembered, or nothing if its file is missing or damaged."""
     try:
         found = json.loads(KNOWN.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,13 +1,13 @@
-"""Rank-one editing (Perfusion, Tewel et al. 2023): a projection answers some concepts anew, and all else as before.
+"""Rank-one editing (Perfusion, Tewel et al. 2023): a projection gives some concepts new outputs and keeps all others.
 
-For a frozen projection W, the encodings i_j of some concepts, outputs o_j and the second moment C of text encodings, an
-encoding e is answered with
+For a frozen projection W, concepts with encodings i_j and outputs o_j, and the second moment C of text encodings, the
+output for an encoding e is
 
     h(e) = W (e - P e) + sum_j sigmoid( (s_j(e) / E_j - beta_j) / tau_j ) o_j
     s_j(e) = i_j^T C^-1 e,   E_j = i_j^T C^-1 i_j,   P the C^-1-orthogonal projection onto the i_j
 
 (Algorithm 1 of the paper and, for several concepts, its appendix). Neither s_j / E_j nor P depends on the scale of C.
-Throughout, `inputs` are the i_j and `directions` the C^-1 i_j, (concepts, dim) each: with them C itself is not needed.
+Throughout, `inputs` are the i_j and `directions` the C^-1 i_j, (concepts, dim) each: given both, C is not needed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def orthonormal_basis(inputs: torch.Tensor, directions: torch.Tensor) -> tuple[t
     """Return vectors u_j that span the i_j with u_j^T C^-1 u_k = [j = k], and the C^-1 u_j, (concepts, dim) each.
 
     With U^T U = C^-1, they are the U^-1 q_j of the QR decomposition of the U i_j, up to sign. Gram-Schmidt under the
-    product of C^-1 gives them from the directions alone.
+    inner product of C^-1 gives them from the arguments, without C.
     """
     import torch
 
     basis, duals = [], []
     for vector, dual in zip(inputs, directions, strict=True):
         for known, known_dual in zip(basis, duals, strict=True):
-            share = known_dual @ vector  # subtracted one after the other, from what is left: the stable order
+            share = known_dual @ vector  # of what is left after earlier subtractions, which is numerically stable
             vector, dual = vector - share * known, dual - share * known_dual
         length = (vector @ dual).sqrt()
         basis.append(vector / length)
@@ -47,7 +47,7 @@ def orthonormal_basis(inputs: torch.Tensor, directions: torch.Tensor) -> tuple[t
 
 
 def are_distinct(inputs: torch.Tensor, directions: torch.Tensor) -> bool:
-    """Return whether the i_j are far enough from linear dependence for float32, by the product of C^-1."""
+    """Return whether the i_j are far enough from linear dependence for float32, under the inner product of C^-1."""
     import torch
 
     lengths = energies(inputs, directions).sqrt()
@@ -57,7 +57,7 @@ def are_distinct(inputs: torch.Tensor, directions: torch.Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Edit:
-    """What of the edit no layer and no output changes, made once for all of them; all tensors float32 on one device."""
+    """The part of the edit that does not depend on the layer or its outputs; all tensors are float32 on one device."""
 
     basis: torch.Tensor  # u_j, (concepts, dim)
     duals: torch.Tensor  # C^-1 u_j, (concepts, dim)
@@ -67,7 +67,7 @@ class Edit:
 
     @classmethod
     def of(cls, inputs: torch.Tensor, directions: torch.Tensor, betas: Sequence[float], taus: Sequence[float]) -> Edit:
-        """Return the edit for some concepts, a gate's beta and tau each."""
+        """Return the edit for some concepts, each with its gate's beta and tau."""
         import torch
 
         basis, duals = orthonormal_basis(inputs, directions)
@@ -89,7 +89,7 @@ class Edit:
         """Return h(e), (batch, tokens, out).
 
         `encodings` are e (batch, tokens, dim), `projected` W e (batch, tokens, out), `projected_basis` W u_j
-        (concepts, out), `outputs` o_j (out,) each, or (tokens, out) where it differs between positions.
+        (concepts, out), `outputs` o_j (out,) each, or (tokens, out) if it differs between positions.
         """
         kept = projected - (encodings @ self.duals.T) @ projected_basis  # (batch, tokens, out)
         gates = self.gates(encodings)

@@ -1,8 +1,8 @@
 """Sampling: from text encodings and starting noise to images, by classifier-free guidance.
 
 The loop is `StableDiffusionPipeline`'s (Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, equation
-6), kept here because a concept may condition on the timestep, which that pipeline cannot express. It lies
-below both training, for its previews, and generation.
+6), kept here because a concept may condition on the timestep, which that pipeline cannot express. Training's
+previews and generation share it. An adapter's guidance, which moves the latents, is separate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.
     Conditioning = torch.Tensor | Callable[[int], torch.Tensor]
 
-# Scheduler classes of diffusers, with what each must be told beside the base's own noise schedule.
+# Scheduler classes of diffusers, with the options each needs besides the base's own noise schedule.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),  # Song et al. 2020; latents have no bound to clip to
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # Liu et al. 2022, as Stable Diffusion 1.5 uses it
@@ -37,7 +37,7 @@ DECODED_AT_ONCE = 8 * 512 * 512  # pixels: the decoder's memory grows with the b
 
 @dataclass(frozen=True)
 class Sampler:
-    """How noise becomes an image: UNet steps, guidance scale (1 or less: none), a name among `SCHEDULERS`."""
+    """How noise becomes an image: steps, classifier-free guidance scale (1 or less: none), a name in `SCHEDULERS`."""
 
     steps: int
     guidance_scale: float
@@ -49,7 +49,7 @@ class Sampler:
         return cls(settings.steps, settings.guidance_scale, settings.scheduler)
 
     def timesteps(self, base: Base) -> list[int]:
-        """Return the timesteps at which the UNet is asked, in order; UserError for an unknown scheduler."""
+        """Return the timesteps at which the UNet is evaluated, in order. Raises UserError for an unknown scheduler."""
         scheduler = build_scheduler(base, self.scheduler)
         scheduler.set_timesteps(self.steps)
         return [int(timestep) for timestep in scheduler.timesteps]
@@ -66,16 +66,16 @@ def sample(
     """Return the images that `latents`, unit noise (batch, channels, height, width), are denoised to.
 
     Shape (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]. Each conditioning is (batch, tokens, dim),
-    or a function that gives it for a timestep; the same inputs give the same images. The pair that guidance
-    compares goes through the UNet together; at a guidance scale of 1 or less there is no pair, as in
-    diffusers. `guidance` changes the latents before each step that starts from them. Raises UserError for a
-    scheduler that is not in `SCHEDULERS`, when the device's memory is too small, and when the base's precision is too
-    low for its numbers.
+    or a function that gives it for a timestep; the same inputs give the same images. The two conditions of
+    classifier-free guidance go through the UNet in one pass; at a scale of 1 or less only `prompt_embeds` does, as in
+    diffusers. `guidance` is an adapter's: it moves the latents before each step that starts from them. Raises
+    UserError for a scheduler that is not in `SCHEDULERS`, or if the device's memory is too small or the base's
+    precision too low for its numbers.
     """
     import torch
 
     try:
-        with torch.no_grad() if guidance else torch.inference_mode():  # guidance may need gradients
+        with torch.no_grad() if guidance else torch.inference_mode():  # an adapter's guidance may need gradients
             images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
     except torch.OutOfMemoryError:
         raise UserError(
@@ -97,7 +97,7 @@ def denoise(
 ) -> torch.Tensor:
     """Return denoised latents, float32, of the shape of `latents`; see `sample` for the arguments."""
     scheduler = build_scheduler(base, sampler.scheduler)
-    scheduler.set_timesteps(sampler.steps)  # they stay on the CPU, where they are read, and go to the UNet at once
+    scheduler.set_timesteps(sampler.steps)  # kept on the CPU, where they are read; the UNet gets a copy on its device
     timesteps, on_device = scheduler.timesteps, to_device(scheduler.timesteps, base.device)
     distinct = list(dict.fromkeys(timesteps.tolist()))
     guided = sampler.guidance_scale > 1
@@ -105,7 +105,7 @@ def denoise(
     # The scheduler's own arithmetic stays in float32, whatever precision the UNet runs in.
     latents = latents.to(base.device).float() * scheduler.init_noise_sigma
     for index, timestep in enumerate(timesteps):
-        # PNDM asks twice at its second timestep, and steps from where it was before the first of these: a move is lost
+        # PNDM evaluates its second timestep twice, first to step from older latents: a move made then would be lost
         if guidance and timestep not in timesteps[index + 1 :]:
             progress = distinct.index(int(timestep)) / len(distinct)
             latents = guidance(latents, timestep, progress, _at(prompt_embeds, timestep))
@@ -120,7 +120,7 @@ def denoise(
 
 
 def build_scheduler(base: Base, name: str) -> Any:
-    """Return a fresh diffusers scheduler with the base's noise schedule; UserError for an unknown `name`."""
+    """Return a fresh diffusers scheduler with the base's noise schedule. Raises UserError for an unknown `name`."""
     import diffusers
 
     if name not in SCHEDULERS:
@@ -140,9 +140,9 @@ def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:
 
 
 def initial_latents(base: Base, seeds: Sequence[int]) -> torch.Tensor:
-    """Return unit noise (images, channels, height, width), each image's from a CPU generator of its own.
+    """Return unit noise (images, channels, height, width), each image's from its own CPU generator.
 
-    So an image does not depend on the batch it is made in, but for rounding, nor its noise on the device.
+    So an image does not depend on its batch, except for rounding, and its noise does not depend on the device.
     """
     import torch
 
@@ -168,5 +168,5 @@ def _predict(base: Base, latents: torch.Tensor, timestep: torch.Tensor, embeds: 
 
 
 def _at(condition: Conditioning, timestep: torch.Tensor) -> torch.Tensor:
-    """Return the encoding that holds at `timestep`, (batch, tokens, dim)."""
+    """Return the encoding to use at `timestep`, (batch, tokens, dim)."""
     return condition(int(timestep)) if callable(condition) else condition

@@ -1,1 +1,1 @@
-"""How a relation is learned: the one training loop, its losses and draws, and what it leaves."""
+"""How a relation is learned: the one training loop, its batches and losses, and the files it writes."""

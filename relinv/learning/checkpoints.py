@@ -1,4 +1,4 @@
-"""Checkpoints: a scratch folder from which a stopped training goes on, to the same bytes as straight through."""
+"""Checkpoints: a scratch folder from which a stopped training resumes, with byte-identical results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from relinv.files import atomic_file, atomic_write_bytes
 
 STATE = "state.pt"
 INTERVAL = 5.0  # seconds between two saves
-SHARE = 0.05  # of a training's time that saving may take: all weights of a UNet take far longer than one row
+SHARE = 0.05  # of a training's time that saving may take: saving a whole UNet takes far longer than saving one row
 
 
 class Checkpoints:
-    """A folder below `scratch` named by a hash of `identity`: everything that determines the training's result.
+    """A folder below `scratch`, named by a hash of `identity`, which is everything that determines the result.
 
-    DVC deletes a stage's outputs before each run, so the folder lies elsewhere; a run with any other
-    parameter, base, exemplar or code has another folder. Files appear whole or not at all. A second process
-    with the same identity may write here at the same time: it writes the same content, and each keeps in
-    memory what it needs to finish.
+    DVC deletes a stage's outputs before each run, so this folder is kept elsewhere; if any parameter, the base, an
+    exemplar or the code changes, so does the folder. Files are written whole or not at all. A second process with the
+    same identity may write here at the same time: it writes the same content, and each process keeps in memory what it
+    needs to finish.
     """
 
     def __init__(self, scratch: Path, name: str, identity: Mapping[str, Any], interval: float = INTERVAL) -> None:
@@ -32,10 +32,10 @@ class Checkpoints:
         self.scratch = Path(scratch)
         self.folder = self.scratch / f"{name}-{digest[:16]}"
         self._interval = self._wait = interval
-        self._saved: float | None = None  # when, or when it was first asked for: getting ready may take minutes
+        self._saved: float | None = None  # time of the last save or of the first `is_due`: setup may take minutes
 
     def is_due(self) -> bool:
-        """Return whether it is time to save again; to be asked after each step."""
+        """Return whether it is time to save again; call this after each step."""
         now = time.monotonic()
         if self._saved is None:
             self._saved = now
@@ -46,24 +46,24 @@ class Checkpoints:
         begin = time.monotonic()
         save_state(self.folder / STATE, dict(state))
         self._saved = time.monotonic()
-        if self._interval:  # 0 asks for a save after each step
+        if self._interval:  # 0 means a save after each step
             self._wait = max(self._interval, (self._saved - begin) / SHARE)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state saved last, on the CPU, or None where there is none that can be read."""
+        """Return the last saved state, on the CPU, or None if there is none that can be read."""
         return load_state(self.folder / STATE)
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Keep a finished file beside the state."""
+        """Store a finished file next to the state."""
         atomic_write_bytes(self.folder / name, data)
 
     def read_file(self, name: str) -> bytes | None:
-        """Return a kept file, or None where it is gone."""
+        """Return a stored file, or None if it is gone."""
         path = self.folder / name
         return path.read_bytes() if path.is_file() else None
 
     def remove(self) -> None:
-        """Delete the folder; done when the result stands."""
+        """Delete the folder; call this once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -76,7 +76,7 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """Return what `save_state` wrote, on the CPU, or None where there is nothing that can be read."""
+    """Return what `save_state` wrote, on the CPU, or None if there is nothing that can be read."""
     import torch
 
     try:

@@ -1,7 +1,6 @@
-"""What each step of a training shows the UNet: a function of seed and step number alone.
+"""The batch of each training step: a function of seed and step number alone.
 
-Which pictures, timesteps, captions and noise a step takes comes from generators made for it
-(relinv/diffusion/randomness.py).
+Its pictures, timesteps, captions and noise come from generators made for that step (relinv/diffusion/randomness.py).
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draw:
-    """A batch ready for the UNet, and what its answer should be; all tensors on the base's device."""
+    """A batch ready for the UNet, and the prediction it should make; all tensors are on the base's device."""
 
     prompts: list[str]
     timesteps: torch.Tensor  # (batch,)
     noisy: torch.Tensor  # (batch, channels, height, width), in the UNet's precision
-    target: torch.Tensor  # of the same shape: the noise, or the velocity
+    target: torch.Tensor  # of the same shape: the noise or the velocity
     conditioning: torch.Tensor  # (batch, tokens, dim)
     masks: torch.Tensor  # (batch, 1, height, width)
 
 
 class Draws:
-    """The draws of one training's steps; each is to be asked for where the method's token is known."""
+    """The batches of one training; make each inside `method.attached()`, where the method's token is known."""
 
     def __init__(self, method: InversionMethod, shown: Sequence[Shown], seed: int) -> None:
         self.method, self.base, self.shown, self.seed = method, method.base, shown, seed
@@ -45,20 +44,20 @@ class Draws:
         self.latents: ExemplarLatents = encode_pictures(self.base, [picture.image for picture in shown])
         self.masks = self._stacked_masks()
         self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
-        self.ids: dict[str, torch.Tensor] = {}  # of each prompt, tokenised once
+        self.ids: dict[str, torch.Tensor] = {}  # token ids of each prompt, computed once
 
     def of_step(self, step: int) -> Draw:
-        """Return the draws of a step: a visit to some pictures, each at a fresh sample of its latents."""
+        """Return a step's batch: some of the pictures, each with freshly sampled latents."""
         pictures = self._visited(step)
         clean = self.latents.draw(pictures, generator(self.seed, "latents", step))  # (batch, channels, h, w)
         return self._draw(pictures, clean, step)
 
     def fixed(self) -> Draw:
-        """Return every exemplar at its mean latents, each with a caption, a timestep and noise that never change."""
+        """Return a batch of all non-prior pictures at mean latents, always with the same captions, timesteps, noise."""
         return self._draw(self.own, self.latents.mean[self.own], 0, "fixed ")
 
     def _draw(self, pictures: list[int], clean: torch.Tensor, step: int, purpose: str = "") -> Draw:
-        """Return the draws for pictures at clean latents: timesteps first, for captions may depend on them."""
+        """Return a batch of pictures with `clean` latents; timesteps come first, since captions may depend on them."""
         source = partial(generator, self.seed, step=step)
         timesteps = draw(self.law, len(pictures), source(f"{purpose}timesteps"))
         prompts = self._captions(pictures, timesteps, source(f"{purpose}captions"))
@@ -69,13 +68,13 @@ class Draws:
         return Draw(prompts, timesteps, noisy, target, conditioning, masks)
 
     def _visited(self, step: int) -> list[int]:
-        """Return which pictures a step shows: the method's own first, then the base's."""
+        """Return the indices of a step's pictures: exemplars first, then prior pictures."""
         own = visits(len(self.own), self.method.batch_size, step, self.seed)
         prior = visits(len(self.prior), self.method.prior_batch_size, step, self.seed, "prior pictures")
         return [*(self.own[index] for index in own), *(self.prior[index] for index in prior)]
 
     def _captions(self, pictures: Sequence[int], timesteps: torch.Tensor, source: torch.Generator) -> list[str]:
-        """Return one prompt a sample, from a template of its picture chosen at random."""
+        """Return one prompt per sample, from a random template of its picture."""
         prompts = []
         for picture, timestep in zip(pictures, timesteps.tolist(), strict=True):
             templates = self.shown[picture].templates
@@ -86,9 +85,9 @@ class Draws:
     def _noised(
         self, clean: torch.Tensor, timesteps: torch.Tensor, source: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return latents, (batch, channels, height, width), with noise of `source` as at their timesteps, (batch,).
+        """Return the latents with noise from `source` at `timesteps`, (batch,), and the target: the noise or velocity.
 
-        With them what the UNet should answer: the noise, or the velocity.
+        All are (batch, channels, height, width), as `clean` is.
         """
         scheduler = self.base.scheduler
         noise = to_device(torch.randn(clean.shape, generator=source), clean.device)
@@ -108,16 +107,16 @@ class Draws:
         return encodings[to_device(index, encodings.device)]
 
     def _stacked_masks(self) -> torch.Tensor:
-        """Return where the loss counts in each picture, (pictures, 1, height, width), on the base's device."""
+        """Return each picture's loss mask, (pictures, 1, height, width), on the base's device; 1 where it has none."""
         everywhere = torch.ones(self.latents.mean.shape[-2:])
         masks = [everywhere if picture.mask is None else picture.mask for picture in self.shown]
         return torch.stack(masks)[:, None].to(self.base.device)
 
 
 def visits(total: int, count: int, step: int, seed: int, purpose: str = "pictures") -> list[int]:
-    """Return which of `total` pictures the `count` samples of a step show, a function of seed, purpose and step alone.
+    """Return the indices, below `total`, of a step's `count` pictures: a function of seed, purpose and step alone.
 
-    The visits of all steps in a row are one shuffled pass over the pictures after another.
+    Over all steps, the pictures are visited in one shuffled pass after another.
     """
     chosen: list[int] = []
     for position in range(step * count, (step + 1) * count):

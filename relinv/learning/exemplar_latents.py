@@ -1,4 +1,4 @@
-"""Exemplars as training sees them: latents drawn anew at each visit, from moments that are computed once."""
+"""Exemplars as training sees them: latents sampled anew for each batch, from moments that are computed once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExemplarLatents:
-    """The autoencoder's mean and deviation of each picture, (pictures, channels, h, w), scaled for the UNet.
+    """The mean and standard deviation of each picture's latents, (pictures, channels, h, w), scaled for the UNet.
 
-    Pictures are neither flipped nor cropped at random, so the moments are exact for every visit.
+    Pictures are neither flipped nor cropped at random, so the moments are exact for every batch.
     """
 
     mean: torch.Tensor
@@ -43,7 +43,7 @@ def encode_pictures(base: Base, pictures: Sequence[Image.Image]) -> ExemplarLate
 
 
 def _encode(base: Base, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and deviation of one picture's latents, each (1, channels, h, w)."""
+    """Return the mean and standard deviation of one picture's latents, each (1, channels, h, w)."""
     import numpy
 
     levels = torch.from_numpy(numpy.array(picture))  # (side, side, 3)

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from relinv.learning.method import InversionMethod
 
 LIBRARIES = ("torch", "diffusers", "transformers")
-# The code that decides the result: a checkpoint is never finished by other code.
+# The code that determines the result: a checkpoint is never resumed by different code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
 
 
 def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
     """Learn the relation and write its concept folder: concept.json, token, losses.csv and previews.
 
-    Killed and run again it goes on from the last checkpoint below `scratch`, to the same bytes as straight
-    through.
+    If it is killed and run again, it resumes from the last checkpoint below `scratch`, with byte-identical results.
     """
     task = _task(problem, scratch)
     learn(task, folder)
@@ -32,10 +31,10 @@ def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
 
 
 def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
-    """Train several relations of one base at once, and leave each finished below `scratch`.
+    """Train several relations on one base at once, and save the final state of each below `scratch`.
 
-    `invert_relation` of each then only writes its folder. The result of each is that of training it alone, but for
-    rounding: a larger batch adds up in another order. `train` says how far that may go.
+    `invert_relation` then only has to write each folder. Each result is that of training alone, up to rounding: a
+    larger batch is summed in another order. `train` says how large the difference may be.
     """
     from relinv.learning.training import train
 
@@ -43,7 +42,7 @@ def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
 
 
 def _task(problem: Problem, scratch: Path) -> Task:
-    """Return the training of a problem's method, of which nothing is done yet but what checkpoints hold."""
+    """Return a problem's training task, not yet started; its checkpoints may hold earlier progress."""
     method = find_plugin("relinv.methods", problem.method).Method(problem.base, problem.words, problem.settings)
     name = f"invert-{problem.exemplars.relation}-{problem.method}"
     return Task(problem, method, Checkpoints(scratch, name, identity(problem)))
@@ -56,7 +55,7 @@ def learn(task: Task, folder: Path) -> None:
     files: dict[str, bytes] = {}
     steps = 0
     if task.method.steps:
-        from relinv.learning.training import train  # imports torch, which a method of no steps does without
+        from relinv.learning.training import train  # imports torch, which a method without steps does not need
 
         (log,) = train([task])
         files, steps = log.files(), log.steps
@@ -67,7 +66,7 @@ def learn(task: Task, folder: Path) -> None:
 
 
 def to_concept(problem: Problem, method: InversionMethod, steps: int) -> Concept:
-    """Return what a method has learned in `steps` steps."""
+    """Return what a method has learned in `steps` steps, as a concept."""
     from relinv.diffusion.concept import Concept
 
     facts = metadata(problem, method, steps)
@@ -86,7 +85,7 @@ def to_concept(problem: Problem, method: InversionMethod, steps: int) -> Concept
 
 
 def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str, Any]:
-    """Return what a concept says of itself: all that determines it, the steps it took, and no clock time."""
+    """Return a concept's metadata: everything that determines it and the steps it took, but no clock time."""
     return {
         "relation": problem.exemplars.relation,
         "method": problem.method,
@@ -105,7 +104,7 @@ def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str,
 
 
 def identity(problem: Problem) -> Mapping[str, Any]:
-    """Return everything that determines the result to the last bit, code included; checkpoints are filed by it."""
+    """Return everything that determines the result to the last bit, code included; it names the checkpoint folder."""
     return {
         "relation": problem.exemplars.relation,
         "exemplars": problem.exemplars.fingerprint,
@@ -124,7 +123,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that numbers depend on."""
+    """Return the versions of the libraries that the numbers depend on."""
     from importlib.metadata import version
 
     return {name: version(name) for name in LIBRARIES}

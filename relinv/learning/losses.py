@@ -1,6 +1,6 @@
 """The losses of inversion, each a function of tensors that returns a scalar tensor.
 
-torch is imported when one is computed: methods, and with them the check of their parameters, start without it.
+torch is imported only when a loss is computed, so that methods, and checks of their parameters, load without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def weighted_sum(terms: Mapping[str, Term]) -> torch.Tensor:
 
 
 def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error of the UNet's output, both (batch, channels, height, width).
+    """Return the mean squared error of the UNet's prediction; both tensors are (batch, channels, height, width).
 
     Ho et al. 2020, equation 14; the loss of Textual Inversion (Gal et al. 2022, equation 2).
     """
@@ -38,9 +38,9 @@ def denoising(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def masked_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples of the mean squared error where a sample's mask is 1.
+    """Return each sample's mean squared error where its mask is 1, averaged over the samples.
 
-    As Custom Diffusion (Kumari et al. 2023) trains on scaled pictures. Prediction and target are (batch, channels,
+    Custom Diffusion's loss for scaled pictures (Kumari et al. 2023). Prediction and target are (batch, channels,
     height, width), `masks` (batch, 1, height, width). The mean is over channels too, so masks of 1 give `denoising`; a
     sample whose mask is 0 everywhere adds 0.
     """
@@ -52,17 +52,17 @@ def masked_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torc
 def weighted_denoising(prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return the mean over (batch, channels, height, width) of the squared error times a soft mask.
 
-    Perfusion's loss (Tewel et al. 2023): `masks` (batch, 1, height, width) in [0, 1] weigh the error once, not squared.
+    Perfusion's loss (Tewel et al. 2023): `masks` (batch, 1, height, width) in [0, 1] are not themselves squared.
     """
     return ((prediction.float() - target.float()).square() * masks).mean()
 
 
 def anchor(rows: torch.Tensor, word: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return Compositional Inversion's anchor loss (Zhang et al. 2024): learned rows, (..., dim), to a word's, (dim,).
+    """Return Compositional Inversion's anchor loss (Zhang et al. 2024) of `rows`, (..., dim), to a word's, (dim,).
 
-    That is the mean squared difference of the embeddings of two prompts of `tokens` tokens, one with the placeholder
-    and one with the word in its place, which differ there alone: ||row - word||^2 / (tokens * dim), averaged over the
-    rows. Gradient for `rows`.
+    It is the mean squared difference between the embeddings of two prompts of `tokens` tokens, which differ only in
+    having the placeholder or the word at one position: ||row - word||^2 / (tokens * dim), averaged over the rows. Only
+    `rows` get a gradient.
     """
     distances = (rows - word.detach().float()).square().sum(-1)  # (...)
     return distances.mean() / (tokens * len(word))
@@ -77,11 +77,11 @@ def steering(
 ) -> torch.Tensor:
     """Return ReVersion's relation-steering loss (Huang et al. 2024), a multi-instance InfoNCE over token rows.
 
-    For a caption with positives P and negatives N, similarity s the cosine and temperature g:
+    For a caption with positives P and negatives N, cosine similarity s and temperature g:
         -log( sum_P exp(s(row, p) / g)  /  sum_{P u N} exp(s(row, .) / g) )
-    averaged over the captions. `rows` is one row for all captions, (dim,), or each one's own, (captions, dim);
+    averaged over the captions. `rows` is one row for all captions, (dim,), or one per caption, (captions, dim);
     `positives` (captions, n_p, dim), `negatives` (captions, n_n, dim) with `present` (captions, n_n) false for padding.
-    A caption without negatives adds 0. Gradient for `rows` alone.
+    A caption without negatives adds 0. Only `rows` get a gradient.
     """
     import torch
     from torch.nn.functional import cosine_similarity
@@ -90,5 +90,5 @@ def steering(
     attract = cosine_similarity(positives.detach(), rows, dim=-1) / temperature  # (captions, n_p)
     repel = cosine_similarity(negatives.detach(), rows, dim=-1) / temperature  # (captions, n_n)
     repel = repel.masked_fill(~present, -torch.inf)
-    everything = torch.cat([attract, repel], dim=-1)
+    everything = torch.cat([attract, repel], dim=-1)  # (captions, n_p + n_n)
     return (everything.logsumexp(-1) - attract.logsumexp(-1)).mean()

@@ -1,4 +1,4 @@
-"""A step's samples through the UNet, in as many passes as the memory asks for."""
+"""Running a step's samples through the UNet, in as many passes as the memory requires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def predict(base: Base, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
-    """Return the UNet's answer to all samples, (batches, channels, height, width)."""
+    """Return the UNet's prediction for all samples, (batch, channels, height, width)."""
     return torch.cat([base.unet(*inputs).sample for inputs in _passes(base, noisy, timesteps, conditioning)])
 
 
@@ -25,29 +25,29 @@ def accumulate_gradients(
     target: torch.Tensor,
     loss: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    """Add to what is learned the gradients of `loss`, a scalar of the UNet's answer to all samples.
+    """Accumulate gradients of `loss`, a scalar function of the UNet's predictions for all samples, in what is learned.
 
-    Answer and `target` are (batches, channels, height, width), `conditioning` (batches, tokens, dim). The activations
-    of a pass are freed before the next begins, so a step needs the memory of one. `loss` is asked once for each pass,
-    the last time with every answer; until then a target stands where an answer is still to come. So the gradients are
-    those of one pass for all, where no sample's share in the loss depends on another's answer (InversionMethod.losses).
+    Predictions and `target` are (batch, channels, height, width), `conditioning` is (batch, tokens, dim). Each pass's
+    activations are freed before the next pass, so a step needs the memory of one. `loss` is evaluated once per pass,
+    the last time with all predictions; until then the target stands in for each missing one. The gradients equal those
+    of a single pass if no sample's share of the loss depends on another's prediction (see InversionMethod.losses).
     """
-    encodings = conditioning.detach().requires_grad_(conditioning.requires_grad)  # (batches, tokens, dim)
+    encodings = conditioning.detach().requires_grad_(conditioning.requires_grad)  # (batch, tokens, dim)
     passes = list(_passes(base, noisy, timesteps, encodings, target))
-    answers = [each[-1] for each in passes]  # (pass, channels, height, width) each
+    answers = [each[-1] for each in passes]  # targets at first, (samples of the pass, channels, height, width) each
     for index, (*inputs, _) in enumerate(passes):
         answer = base.unet(*inputs).sample
         total = loss(torch.cat([*answers[:index], answer, *answers[index + 1 :]]))
         if index < len(passes) - 1:
             answer.backward(*torch.autograd.grad(total, answer))
         else:
-            total.backward()  # with what the loss has beside the answers
+            total.backward()  # includes the loss terms that do not depend on predictions
         answers[index] = answer.detach()
     if encodings.grad is not None:
         conditioning.backward(encodings.grad)
 
 
 def _passes(base: Base, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Return each pass's part of tensors that have one row for each sample."""
+    """Return each pass's part of `tensors`, which have one row per sample."""
     size = base.settings.samples_per_pass or len(tensors[0])
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)

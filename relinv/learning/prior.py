@@ -1,8 +1,8 @@
 """Prior preservation (Ruiz et al., "DreamBooth", 2023, section 3.3): pictures that keep what the base knew.
 
-Whatever learns weights of the UNet from ten pictures forgets others. So the base first draws pictures of its own for
-the exemplars' captions with the relation's plain words, and training shows them beside the exemplars. They are kept
-in the scratch folder: a training that was killed, or one with another learning rate, takes up those that are drawn.
+Learning UNet weights from ten pictures makes the UNet forget others. So the base first draws pictures of its own from
+the exemplars' captions, with the relation's plain words in place of the token, and training uses them alongside the
+exemplars. They are kept in the scratch folder, so a restarted training, or one at another learning rate, reuses them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
-CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # what decides the pictures beside the arguments
+CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # determines the pictures besides the arguments
 DRAWN_AT_ONCE = 8
-FIRST_SEED = 2**32  # of the pictures' noise: drawn scenarios and previews have seeds below
+FIRST_SEED = 2**32  # of the pictures' noise: scenarios and previews have lower seeds
 
 
 def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch: Path) -> list[Shown]:
-    """Return one picture that the base draws for each of `prompts`, as many at once as its training may take.
+    """Return one picture that the base draws for each of `prompts`, in batches of at most its samples_per_pass.
 
-    Each batch is kept below `scratch`, and read from there where it has been drawn before.
+    Each batch is kept below `scratch`, and read from there if it was drawn before.
     """
     batch_size = min(DRAWN_AT_ONCE, base.settings.samples_per_pass or DRAWN_AT_ONCE)
     folder = scratch / f"prior-{_identity(base, prompts, sampler, batch_size)}"
@@ -51,14 +51,14 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch
 
 
 def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int) -> str:
-    """Return a name for all that decides the pictures to the last bit, code included."""
+    """Return a hash of everything that determines the pictures to the last bit, code included."""
     facts = [base.fingerprint, base.numerics, list(prompts), asdict(sampler), batch_size]
     facts.append(code_hash(Path(__file__).parents[1], CODE))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _read(files: Sequence[Path]) -> list[Image.Image]:
-    """Return the pictures in `files`, or none where one of them is missing or damaged."""
+    """Return the pictures in `files`, or an empty list if any of them is missing or damaged."""
     pictures = []
     for file in files:
         try:
@@ -70,14 +70,14 @@ def _read(files: Sequence[Path]) -> list[Image.Image]:
 
 
 def _keep(pictures: list[Image.Image], files: Sequence[Path]) -> list[Image.Image]:
-    """Return `pictures`, each written to its file."""
+    """Write each picture to its file and return `pictures`."""
     for picture, file in zip(pictures, files, strict=True):
         atomic_write_bytes(file, encode_png(picture))
     return pictures
 
 
 def _draw(base: Base, prompts: Sequence[str], seed: int, sampler: Sampler) -> list[Image.Image]:
-    """Return one picture a prompt, their noise from `seed` on."""
+    """Return one picture per prompt, with noise from `seed` and the seeds after it."""
     import torch
 
     with torch.no_grad():
@@ -90,7 +90,7 @@ def _draw(base: Base, prompts: Sequence[str], seed: int, sampler: Sampler) -> li
 def class_prompts(exemplars: ExemplarSet, words: str, count: int) -> list[str]:
     """Return `count` captions with the plain `words` for the relation: each exemplar's first, then each one's second.
 
-    They begin anew where the exemplars have fewer.
+    They repeat if the exemplars have fewer.
     """
     by_place = zip_longest(*(exemplar.templates for exemplar in exemplars.exemplars))
     templates = [template for templates in by_place for template in templates if template is not None]

@@ -1,4 +1,4 @@
-"""What is to be learned: one relation by one method, as parameters and the stages before have it."""
+"""What is to be learned: one relation by one method, according to the parameters and the earlier stages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """One training: what is to be learned, the method that learns it, and where it can go on."""
+    """One training: what is to be learned, the method that learns it, and the checkpoints it can resume from."""
 
     problem: Problem
     method: InversionMethod
@@ -45,10 +45,10 @@ class Task:
 
 
 def read_problem(params: Params, relation: str, method: str, load: Callable[[ModelSettings], Base]) -> Problem:
-    """Return what is to be learned of a relation by a method, as parameters and the stages before this one have it.
+    """Return the problem of learning a relation by a method, according to the parameters and the earlier stages.
 
-    `load` gives the base: relations that are learned together share one. Raises UserError if something is missing or
-    wrong.
+    `load` returns the base, so that relations learned together can share one. Raises UserError if something is missing
+    or wrong.
     """
     words = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation).words
     plugin = find_plugin("relinv.methods", method)

@@ -1,4 +1,4 @@
-"""What methods share whose token may have a row for each part of the timesteps, from fine detail to coarse layout."""
+"""Shared by methods whose token may have one row per range of timesteps, from fine detail to coarse layout."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 class ResolutionRowsSettings(TokenRowSettings):
     """How the rows are learned; each starts from the same word."""
 
-    resolutions: Annotated[int, Field(ge=1, le=100)]  # equal parts of the timesteps, a row each; 1: one row for all
+    resolutions: Annotated[int, Field(ge=1, le=100)]  # equal ranges of timesteps, one row each; 1: one row for all
 
 
 class ResolutionRowsMethod(TokenRowMethod):
-    """Learns as many rows of `<r>` as there are resolutions, each at its own timesteps; one is a plain token row."""
+    """Learns one row of `<r>` per resolution, at its own timesteps; with one resolution it is a plain token row."""
 
     settings: ResolutionRowsSettings
 
     def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, Callable[[], AbstractContextManager[None]]]:
-        """Return the rows, which an adapter puts in their place where there are several."""
+        """Return the rows and the block that applies them; several are applied by an adapter instead."""
         if self.settings.resolutions == 1:
             return super()._place(row)
         rows = Adapter(self.base, TOKEN, {ROWS: row.expand(self.settings.resolutions, -1)}, {})
@@ -49,7 +49,7 @@ class ResolutionRowsMethod(TokenRowMethod):
         return self._learned[self._resolution(visit.timesteps)]
 
     def embedding(self) -> torch.Tensor | None:
-        """Return the only row, (dim,), or None where there are several: the adapter's file holds them."""
+        """Return the only row, (dim,), or None if there are several, which the adapter's file holds."""
         return super().embedding() if self.settings.resolutions == 1 else None
 
     def _resolution(self, timesteps: Timesteps) -> Timesteps:

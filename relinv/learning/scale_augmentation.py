@@ -1,7 +1,7 @@
 """Scale augmentation (Kumari et al., "Custom Diffusion", 2023): pictures shown smaller and larger.
 
-The caption says so, and the loss counts only where the picture is. Its sizes are those of the published code, there
-for 512 pixels, here as shares of the side.
+Captions mention a much smaller or a larger size, and the loss counts only where the picture is. The sizes are those of
+the published code for 512 pixels, as shares of the side.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-SMALLER = 0.66  # how often a picture is shown smaller, or as it is
+SMALLER = 0.66  # probability that a picture is shown smaller, or at most as it is
 SMALL_SIDES, LARGE_SIDES = (170 / 512, 1.0), (614 / 512, 716 / 512)  # smallest and largest, uniform between
-FAR = 0.6  # below this share of the side a caption says that it is small
-GREY = (127, 127, 127)  # around a smaller picture: the middle of the levels, 0 to the UNet
+FAR = 0.6  # below this share of the side, captions say that the picture is small
+GREY = (127, 127, 127)  # around a smaller picture: the middle of the levels, about 0 to the autoencoder
 FAR_PREFIXES, NEAR_PREFIXES = ("a far away ", "very small "), ("zoomed in ", "close up ")
 
 
 def scale_variant(shown: Shown, cells: int, generator: torch.Generator) -> Shown:
-    """Return a square picture at a random scale and place, its captions to match, and where the loss counts.
+    """Return a square picture at a random scale and place, with matching captions and a mask of where the loss counts.
 
     `cells` is the side of the latents, and of the mask.
     """
@@ -45,7 +45,7 @@ def scale_variant(shown: Shown, cells: int, generator: torch.Generator) -> Shown
 
 
 def _as_picture(mask: torch.Tensor, side: int) -> Image.Image:
-    """Return a mask, (h, w) in [0, 1], as a grey picture."""
+    """Return a mask, (h, w) in [0, 1], as a greyscale picture of `side` pixels."""
     from PIL import Image
 
     return Image.fromarray((mask * 255).byte().cpu().numpy()).resize((side, side), Image.Resampling.BILINEAR)
@@ -59,7 +59,7 @@ def _integer(low: int, high: int, generator: torch.Generator) -> int:
 
 
 def _placed(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
-    """Return the picture at `side` pixels: on a grey canvas if smaller, cropped if larger; the place is an offset."""
+    """Return the picture scaled to `side` pixels: pasted at an offset on grey if smaller, cropped at it if larger."""
     from PIL import Image
 
     full = image.width
@@ -72,7 +72,7 @@ def _placed(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
 
 
 def _inside(left: int, top: int, side: int, cell: float, cells: int) -> torch.Tensor:
-    """Return 1 where a pasted picture is, less one cell of `cell` pixels on each side, (cells, cells)."""
+    """Return a mask, (cells, cells), of a pasted picture minus about one cell, of `cell` pixels, on each side."""
     import torch
 
     mask = torch.zeros(cells, cells)

@@ -1,7 +1,7 @@
 """The second moment C of a text encoder's outputs, by which Perfusion measures encodings (Tewel et al. 2023).
 
 C is the mean of e e^T, uncentred, over the real tokens of many captions: from the start token to the end token, no
-padding. It is computed where it is first needed and kept below `.scratch`.
+padding. It is computed when first needed and kept below `.scratch`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
 
 CACHE = Path(".scratch/second_moment")  # git-ignored
-CAPTIONS_READ = 100_000  # of a file, as in the published code
+CAPTIONS_READ = 100_000  # at most, of one file, as in the published code
 CAPTIONS_AT_ONCE = 100
-# What is added to C's diagonal, as a share of its mean eigenvalue. The smallest eigenvalue that 100,000 captions or so
-# give CLIP's text encoder is 0.06 of the mean: there the ridge takes a seventh off the inverse, elsewhere less, and it
-# bounds the inverse where few captions leave directions unseen.
+# Added to C's diagonal, as a share of its mean eigenvalue. With about 100,000 captions, the smallest eigenvalue for
+# CLIP's text encoder is 0.06 of the mean: there the ridge reduces the inverse by a seventh, elsewhere by less, and it
+# bounds the inverse if too few captions leave some directions unseen.
 RIDGE = 0.01
 
 
 @dataclass(frozen=True)
 class SecondMoment:
-    """The matrix C, (dim, dim) float64 on the CPU, and what tells it from others: its encoder's and captions' hash."""
+    """The matrix C, (dim, dim) float64 on the CPU, and its `id`, a hash of the encoder, the captions and this file."""
 
     matrix: torch.Tensor
     id: str
@@ -46,9 +46,9 @@ class SecondMoment:
 
 
 def read_captions(file: Path) -> list[str]:
-    """Return the captions in a text file, one a line, or the scenarios' prompts where it is a benchmark's YAML file.
+    """Return the captions in a text file, one per line, or the scenarios' prompts of a benchmark's YAML file.
 
-    Raises UserError where the file is missing or holds no caption.
+    Raises UserError if the file is missing or holds no caption.
     """
     if file.suffix in {".yaml", ".yml"}:
         relations = load_benchmark(file).relations.values()
@@ -60,34 +60,34 @@ def read_captions(file: Path) -> list[str]:
 
 
 def second_moment(base: Base, captions: Sequence[str], cache: Path = CACHE) -> SecondMoment:
-    """Return C of a base's text encoder over `captions`, from the folder `cache` where it has been computed before."""
+    """Return C of a base's text encoder over `captions`, from the folder `cache` if it was computed before."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
-    facts = [encoder_hash(base), sha256_file(Path(__file__)), *captions]  # this file, for it decides what C is
+    facts = [encoder_hash(base), sha256_file(Path(__file__)), *captions]  # this file, because it determines what C is
     identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     file = cache / f"{identity[:16]}.safetensors"
     try:
         matrix = load_file(file)["second_moment"]
-    except (OSError, SafetensorError):  # not there, or cut off
+    except (OSError, SafetensorError):  # missing or truncated
         matrix = measure(base, captions)
         atomic_write_bytes(file, save({"second_moment": matrix}))
     return SecondMoment(matrix, identity)
 
 
 def measure(base: Base, captions: Sequence[str]) -> torch.Tensor:
-    """Return the mean of e e^T over the captions' real tokens, (dim, dim) float64 on the CPU; long ones are cut."""
+    """Return the mean of e e^T over real tokens, (dim, dim) float64 on the CPU; long captions are truncated."""
     import torch
 
     total, count = torch.zeros(base.dim, base.dim, dtype=torch.float64), 0
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        # Padded to the longest only: a token's encoding depends on none after it.
+        # Padding to the longest is enough: a token's encoding does not depend on later tokens.
         batch = base.tokenizer(
             list(captions[start : start + CAPTIONS_AT_ONCE]), padding=True, truncation=True, return_tensors="pt"
         )
         with torch.no_grad():
             encodings = base.encode(batch.input_ids.to(base.device)).cpu().double()  # (captions, tokens, dim)
-        real = encodings[batch.attention_mask.bool()]  # (tokens of all, dim)
+        real = encodings[batch.attention_mask.bool()]  # (tokens of all captions, dim)
         total += real.T @ real
         count += len(real)
     return total / count

@@ -1,4 +1,4 @@
-"""The law by which training draws timesteps, uniform or leaning to the noisy end, and draws from it."""
+"""The distribution of training timesteps, uniform or weighted towards the noisy end, and sampling from it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ def importance(total: int, alpha: float) -> torch.Tensor:
 def draw(probabilities: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Return `count` timesteps, (count,) int64, each distributed by `probabilities`, (total,).
 
-    The draws are stratified: one in each of `count` equal slices of probability, in random order. Every
-    timestep keeps its law, while a batch always covers the whole range, which lowers the variance of its
-    gradient.
+    Sampling is stratified: one timestep from each of `count` equal slices of probability, in random order. Each still
+    follows `probabilities`, but a batch always covers the whole range, which lowers its gradient's variance.
     """
     import torch
 

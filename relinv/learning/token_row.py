@@ -1,4 +1,4 @@
-"""What methods that learn one token share: the start of its row or rows, norm, place in the base, losses, artefact."""
+"""Shared by methods that learn one token: the initial row or rows, norm, place in the base, losses and artefact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-TOKEN = "<r>"  # the relation's placeholder; lower case, for CLIP's tokenizer folds case
+TOKEN = "<r>"  # the relation's placeholder; lower case, because CLIP's tokenizer folds case
 
 
 Weight = Annotated[float, Field(ge=0, le=1000)]
@@ -37,16 +37,16 @@ class TokenRowSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0, le=1)]  # 0: the published 0.01 only shrinks the row
     initializer_token: Annotated[str, Field(min_length=1)] | None  # null: the relation's or object's own word
     norm: Literal["free", "vocabulary"]  # vocabulary: held at the mean norm of the table's rows
-    importance_alpha: Annotated[float, Field(ge=0, le=1)]  # how far timesteps lean to the noisy end; 0: uniform
+    importance_alpha: Annotated[float, Field(ge=0, le=1)]  # how far the noisy end is favoured; 0: uniform timesteps
     denoise_weight: Weight
     anchor_weight: Weight  # pulls the row to a word's (Compositional Inversion); 0: not at all
     anchor_word: Annotated[str, Field(min_length=1)] | None  # which word's; null: the initializer_token
-    stop_window: Annotated[int, Field(ge=10)] | None  # steps over which the loss on fixed noise must stand; null: never
-    stop_threshold: Annotated[float, Field(gt=0, lt=1)]  # the share of the variance there that counts as standing
+    stop_window: Annotated[int, Field(ge=10)] | None  # steps over which the fixed loss must be level; null: no stop
+    stop_threshold: Annotated[float, Field(gt=0, lt=1)]  # the share of the loss's variance below which it is level
 
 
 class TokenRowMethod(InversionMethod):
-    """Learns the row of `<r>` and nothing else; a method that learns more rows says so in `_place` and `rows_of`."""
+    """Learns the row of `<r>` and nothing else; a method with more rows overrides `_place` and `rows_of`."""
 
     settings: TokenRowSettings
     token = TOKEN
@@ -61,7 +61,7 @@ class TokenRowMethod(InversionMethod):
         self.after_step()
 
     def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, Callable[[], AbstractContextManager[None]]]:
-        """Return what is learned, (rows, dim), starting as `row`, and what makes a block in which the base knows it."""
+        """Return the tensor to learn, (rows, dim), starting as `row`, and what opens the block where it is known."""
         tokens = PlaceholderTokens(self.base, {TOKEN: row})
         return tokens.rows, tokens.applied
 
@@ -71,11 +71,11 @@ class TokenRowMethod(InversionMethod):
         return self._learned[0]
 
     def rows_of(self, visit: Visit) -> torch.Tensor:
-        """Return the learned row that every prompt of a visit uses, (dim,), or each one's own, (batch, dim)."""
+        """Return the learned row that every prompt of a visit uses, (dim,), or one per prompt, (batch, dim)."""
         return self.row
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return what is learned at its learning rate."""
+        """Return what is learned, as one parameter group."""
         settings = self.settings
         rate, decay = settings.learning_rate, settings.weight_decay
         return [{"params": [self._learned], "lr": rate, "weight_decay": decay}]
@@ -95,7 +95,7 @@ class TokenRowMethod(InversionMethod):
         return importance(total, self.settings.importance_alpha)
 
     def losses(self, visit: Visit) -> dict[str, Term]:
-        """Return the denoising term, and the anchor's where it weighs anything."""
+        """Return the denoising term, and the anchor term if its weight is not 0."""
         settings = self.settings
         terms = {"denoise": Term(settings.denoise_weight, self.denoise(visit))}
         if settings.anchor_weight:
@@ -108,15 +108,15 @@ class TokenRowMethod(InversionMethod):
         return weighted_denoising(visit.prediction, visit.target, visit.masks)
 
     def early_stopping(self) -> EarlyStopping | None:
-        """Return DVAR's rule where a window is given."""
+        """Return DVAR's rule if a window is given."""
         settings = self.settings
         return EarlyStopping(settings.stop_window, settings.stop_threshold) if settings.stop_window else None
 
     def after_step(self) -> None:
-        """Put each row back on the sphere of the vocabulary's mean norm, where that is asked for.
+        """Rescale each row to the vocabulary's mean norm, if the settings ask for it.
 
-        A row far longer than any word's drowns the position it stands at, and the prompt's other words with
-        it; on the sphere only its direction is learned (Directional Textual Inversion).
+        A row far longer than any word's swamps its position embedding and the prompt's other words; at a fixed norm
+        only its direction is learned (Directional Textual Inversion).
         """
         if self._norm is not None:
             rows = self._learned.data
@@ -128,7 +128,7 @@ class TokenRowMethod(InversionMethod):
 
 
 def initial_row(base: Base, word: str, parameter: str = "initializer_token") -> torch.Tensor:
-    """Return a copy of a word's row in the token table, (dim,); UserError where the word is not one token."""
+    """Return a copy of a word's row in the token table, (dim,). Raises UserError if the word is not one token."""
     ids = base.tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
         raise UserError(f"The {parameter} '{word}' is {len(ids)} tokens for '{base.id}': name a word that is one.")

@@ -1,8 +1,7 @@
-"""The one training loop, for every inversion method, and for several trainings at once.
+"""The one training loop, for every inversion method and for several trainings at once.
 
-What a step shows is a function of seed and step number alone (relinv/learning/draws.py). So training goes on from any
-checkpoint to the very bytes it would have reached straight through. Gradients reach the method's own tensors; the
-base's weights have none.
+A step's batch is a function of seed and step number alone (relinv/learning/draws.py), so training that resumes from any
+checkpoint gives byte-identical results. Only the method's own tensors get gradients; the base's weights get none.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from relinv.learning.training_log import TrainingLog
 if TYPE_CHECKING:
     from relinv.learning.problem import Task
 
-SHOWN_EVERY = 20  # steps between two looks at the loss, for the progress bar and for divergence: each makes a GPU wait
+SHOWN_EVERY = 20  # steps between reading the loss, to show it and to detect divergence: each read stalls a GPU
 
 
 def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
-    """Train the method of each task in place, from its last checkpoint where there is one; return their logs.
+    """Train the method of each task in place, from its last checkpoint if there is one; return their logs.
 
-    Tasks share one base and each step's passes of its UNet, and nothing else: each has its own state, optimiser,
-    captions, timesteps and noise, and learns what it learns alone, but for rounding: tests ask of its rows 1e-4,
-    absolute and relative, in fp32 on a CPU, and a cosine of 0.99 in bf16 on a GPU. `keep`: whether the state at the
-    end is saved with the checkpoints too, for another process. Raises UserError where one of several changes the UNet,
-    and where a loss diverged: the other tasks go on to their end first.
+    Tasks share only the base and each step's passes of its UNet: each has its own state, optimiser, captions, timesteps
+    and noise, and learns the same as it would alone, up to rounding. Tests require that its rows agree within 1e-4,
+    absolute and relative, in fp32 on a CPU, and have a cosine of 0.99 in bf16 on a GPU. `keep`: whether to save the
+    final state as a checkpoint too, for another process. Raises UserError if one of several tasks changes the UNet, or
+    if a loss diverged, in which case the other tasks finish first.
     """
     adapters = [adapter for task in tasks for adapter in task.method.adapters]
     if len(tasks) > 1 and not all(adapter.shares_unet for adapter in adapters):
@@ -55,7 +54,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
         for step in bar:
             active = [loop for loop in loops if loop.done <= step < loop.end and not loop.failure]
             if not active:
-                break  # every one of them has stopped early
+                break  # all have stopped early or failed
             try:
                 take_step(active, step)
                 for loop in active:
@@ -72,7 +71,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
 
 
 def too_little_memory(loops: Sequence[Loop]) -> UserError:
-    """Return what to say where the memory is too small for a step of these trainings, or for their fixed loss."""
+    """Return the error to raise if memory is too small for a step of these trainings, or for their fixed loss."""
     samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
     return UserError(
         f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: lower the base's "
@@ -89,7 +88,7 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
     terms: list[dict[str, Term]] = []
 
     def loss(prediction: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the loops' losses, each of which reaches its own method's state alone; note their terms."""
+        """Return the sum of the loops' losses, each with gradients for its own method alone, and store their terms."""
         parts = prediction.split([len(draw.noisy) for draw in draws])
         terms[:] = [loop.terms(step, draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
         return torch.stack([weighted_sum(each) for each in terms]).sum()
@@ -103,9 +102,9 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
 
 
 class Loop:
-    """The state of one training: method, optimiser, log. It is made outside the method's block, of the base as it is.
+    """The state of one training: method, optimiser, log. Create it outside `method.attached()`, on the unchanged base.
 
-    `attached` gives the block in which its token is known; a caller that steps inside that block leaves it out.
+    `attached` returns the block in which the token is known; a caller that takes the steps inside that block omits it.
     """
 
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -119,17 +118,17 @@ class Loop:
         self.stopping = self.method.early_stopping()
         self.failure: UserError | None = None
         self._resume()
-        if self.problem.preview.prompts:  # one that cannot be drawn is to be found now, not when much is learned
+        if self.problem.preview.prompts:  # fail now, not after much training, if a prompt cannot be drawn
             with self.method.attached(), torch.no_grad():
                 self._drawer()
 
     def draw(self, step: int) -> Draw:
-        """Return what a step shows the UNet."""
+        """Return a step's batch."""
         with self.attached():
             return self.draws.of_step(step)
 
     def terms(self, step: int, draw: Draw, prediction: torch.Tensor) -> dict[str, Term]:
-        """Return the terms of a step's loss by their names."""
+        """Return the terms of a step's loss by name."""
         visit = Visit(
             prompts=draw.prompts,
             timesteps=draw.timesteps,
@@ -142,7 +141,7 @@ class Loop:
             return self.method.losses(visit)
 
     def update(self) -> None:
-        """Take the optimiser's step by the gradients there are, and what the method does after it."""
+        """Clip gradients if the method says so, take the optimiser's step and call the method's `after_step`."""
         if self.method.max_grad_norm is not None:
             tensors = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
             torch.nn.utils.clip_grad_norm_(tensors, self.method.max_grad_norm)
@@ -150,7 +149,7 @@ class Loop:
         self.method.after_step()
 
     def require_finite(self) -> None:
-        """Raise UserError where a loss, or what is learned, is no longer a finite number."""
+        """Raise UserError if a loss, or anything learned, is no longer a finite number."""
         found = (torch.stack(self.log.losses), *self.method.state().values())
         if not all(tensor.isfinite().all() for tensor in found):
             raise UserError(
@@ -159,7 +158,7 @@ class Loop:
             )
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Do some work of this training unless it has failed; an error is kept, for it is not to end the others."""
+        """Do `work` unless this training has failed; store a UserError, so that it does not end the other trainings."""
         if not self.failure:
             try:
                 work()
@@ -167,15 +166,15 @@ class Loop:
                 self.failure = error
 
     def finish(self, keep: bool) -> None:
-        """Save the state at the end where `keep` says so; UserError where the loss diverged."""
+        """Save the final state if `keep` says so. Raises UserError if the loss diverged."""
         self.require_finite()
         if keep:
             self.save(self.end)
 
     def after(self, step: int) -> None:
-        """Make the preview and the checkpoint that are due after a step; end the training where it may end.
+        """Make the preview and the checkpoint if due after a step; set the training's end if it may stop early.
 
-        Raises UserError where the loss diverged.
+        Raises UserError if the loss diverged.
         """
         if step % SHOWN_EVERY == 0:
             self.require_finite()
@@ -186,7 +185,7 @@ class Loop:
         preview = self.problem.preview
         due = (step + 1) * preview.count // self.end > step * preview.count // self.end
         if preview.prompts and due:
-            self.require_finite()  # else the pictures would be blamed
+            self.require_finite()  # otherwise the error would blame the pictures
             with self.attached():
                 self._preview(step + 1)
         if self.checkpoints.is_due():
@@ -194,14 +193,14 @@ class Loop:
 
     @torch.no_grad()
     def _fixed_loss(self) -> float:
-        """Return the denoising loss over the exemplars that never changes but by what is learned."""
+        """Return the denoising loss on the fixed batch, which changes only with what is learned."""
         with self.attached():
             draw = self.draws.fixed()
             prediction = predict(self.base, draw.noisy, draw.timesteps, draw.conditioning)
         return weighted_denoising(prediction, draw.target, draw.masks).item()
 
     def _preview(self, step: int) -> None:
-        """Keep a strip of pictures, one a prompt, from the same noise at every step."""
+        """Store a strip of pictures, one per prompt, from the same noise at every step."""
         preview = self.problem.preview
         seeds = range(preview.seed, preview.seed + len(preview.prompts))
         images = self._drawer().draw(preview.prompts, seeds)  # (prompts, 3, side, side)
@@ -211,13 +210,13 @@ class Loop:
         self.checkpoints.write_file(name, self.log.previews[name])
 
     def _drawer(self) -> Drawer:
-        """Return what draws the previews of what is learned by now; UserError for a prompt that cannot be drawn."""
+        """Return what draws previews of the current state. Raises UserError for a prompt that cannot be drawn."""
         preview = self.problem.preview
         sampler = Sampler(preview.steps, preview.guidance_scale)
         return Drawer(self.base, self.method.adapters, preview.prompts, sampler)
 
     def save(self, done: int) -> None:
-        """Save all that the remaining steps and the log depend on."""
+        """Save everything that the remaining steps and the log depend on."""
         state = {name: tensor.detach() for name, tensor in self.method.state().items()}
         losses = torch.stack(self.log.losses)  # (steps, terms)
         log = {"names": self.log.names, "losses": losses, "previews": list(self.log.previews)}
@@ -225,7 +224,7 @@ class Loop:
         self.checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
 
     def _resume(self) -> None:
-        """Take up the last checkpoint, where there is a whole one."""
+        """Load the last checkpoint, if there is a complete one."""
         saved: dict[str, Any] | None = self.checkpoints.load()
         previews = {name: self.checkpoints.read_file(name) for name in (saved or {}).get("previews", [])}
         if saved is None or None in previews.values():

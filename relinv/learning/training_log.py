@@ -1,4 +1,4 @@
-"""What a training leaves beside what is learned: its losses by step, and preview pictures."""
+"""What a training records besides what it learns: its losses by step, and preview pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingLog:
     """The loss terms of each step, and preview pictures by name."""
 
     names: list[str] = field(default_factory=list)  # of the loss terms; the total comes last
-    losses: list[torch.Tensor] = field(default_factory=list)  # one vector a step, in the order of `names`
+    losses: list[torch.Tensor] = field(default_factory=list)  # one vector per step, in the order of `names`
     previews: dict[str, bytes] = field(default_factory=dict)  # PNG
 
     def add(self, terms: Mapping[str, Term]) -> None:
@@ -40,7 +40,7 @@ class TrainingLog:
         return len(self.losses)
 
     def losses_csv(self) -> str:
-        """Return the loss log as CSV: step and one column a term, six digits."""
+        """Return the loss log as CSV: the step and one column per term, to six significant digits."""
         lines = [",".join(["step", *self.names])]
         for step, values in enumerate(self.losses, start=1):
             lines.append(",".join([str(step), *(f"{value:.6g}" for value in values.tolist())]))

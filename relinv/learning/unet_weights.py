@@ -1,4 +1,4 @@
-"""What methods that learn weights of the UNet beside a token's row share: two rates, and prior preservation."""
+"""Shared by methods that learn UNet weights besides a token's row: two learning rates, and prior preservation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class UnetWeightsSettings(ResolutionRowsSettings):
-    """How weights are learned beside the row, whose rate is learning_rate; weight_decay holds for both.
+    """How weights are learned besides the row, whose rate is learning_rate; weight_decay applies to both.
 
-    prior_images: how many pictures of its own the base draws beforehand, by prior_steps at prior_guidance_scale; each
-    step shows as many of them as of the exemplars. 0: none, which saves half of each step.
+    prior_images: how many pictures of its own the base draws beforehand, in prior_steps at prior_guidance_scale; each
+    step uses as many of them as of exemplars. 0: none, which saves half of each step.
     """
 
     weights_learning_rate: Annotated[float, Field(gt=0, le=10)]
-    max_grad_norm: Annotated[float, Field(gt=0)] | None  # what longer gradients are shortened to; null: none is
+    max_grad_norm: Annotated[float, Field(gt=0)] | None  # the norm that gradients are clipped to; null: no clipping
     prior_images: Annotated[int, Field(ge=0, le=10000)]
     prior_weight: Weight
     prior_steps: Annotated[int, Field(ge=1, le=1000)]
@@ -40,7 +40,7 @@ class UnetWeightsSettings(ResolutionRowsSettings):
 
 
 class UnetWeightsMethod(ResolutionRowsMethod):
-    """Learns the row or rows of `<r>` and the tensors of an adapter, which a method of this kind gives."""
+    """Learns the row or rows of `<r>` and the tensors of an adapter, which each subclass provides."""
 
     settings: UnetWeightsSettings
 
@@ -52,7 +52,7 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         self.adapters = [*self.adapters, self.weights]
 
     def weights_adapter(self) -> ConceptAdapter:
-        """Return the adapter with the weights as they are before anything is learned; each method has its own."""
+        """Return the adapter with its initial weights; each method has its own."""
         raise NotImplementedError
 
     def groups(self) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         return {**super().state(), **self.weights.tensors}
 
     def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
-        """Return the exemplars and the base's own pictures, which are kept below `scratch`."""
+        """Return the exemplars and the prior pictures, which are kept below `scratch`."""
         settings = self.settings
         prompts = class_prompts(exemplars, self.words, settings.prior_images)
         sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
@@ -74,7 +74,7 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         return [*super().shown(exemplars, scratch), *prior]
 
     def losses(self, visit: Visit) -> dict[str, Term]:
-        """Return the terms of the exemplars alone, and the denoising of the base's own pictures as `prior`."""
+        """Return the terms of the exemplars alone, and the denoising loss of the prior pictures as `prior`."""
         terms = super().losses(self.own(visit))
         if self.prior_batch_size:
             prior = denoising(visit.prediction[-self.prior_batch_size :], visit.target[-self.prior_batch_size :])

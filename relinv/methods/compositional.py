@@ -1,4 +1,4 @@
-"""Compositional Inversion (Zhang et al., AAAI 2024): a token anchored to a word's, and a layout kept while drawing.
+"""Compositional Inversion (Zhang et al., AAAI 2024): a token's row anchored to a word's, and a layout to draw in.
 
 L = denoise_weight * L_denoise + anchor_weight * L_anchor; the layout is an adapter (relinv/adapters/layout.py).
 """
@@ -21,7 +21,7 @@ class Settings(TokenRowSettings):
 
 
 class Method(TokenRowMethod):
-    """Textual Inversion with the anchor loss, drawn with spatial guidance."""
+    """Textual Inversion with the anchor loss, drawn with spatial guidance of the latents."""
 
     settings: Settings
 

@@ -1,6 +1,6 @@
-"""Custom Diffusion (Kumari et al., CVPR 2023): a token's row, and keys and values of each cross-attention.
+"""Custom Diffusion (Kumari et al., CVPR 2023): a token's row, and each cross-attention's key and value projections.
 
-L = denoise_weight * L_denoise within the scaled picture + prior_weight * L_prior (+ the anchor's).
+L = denoise_weight * L_denoise within the scaled picture + prior_weight * L_prior (+ the anchor term).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 class Settings(UnetWeightsSettings):
     """The section `invert.custom_diffusion`.
 
-    scale_variants: at how many random scales and places each exemplar is shown, made once; 0: as it is.
+    scale_variants: how many variants of each exemplar, at random scales and places, are made once; 0: it is used as is.
     """
 
     scale_variants: Annotated[int, Field(ge=0, le=1000)]
 
 
 class Method(UnetWeightsMethod):
-    """The row and the projections, learned from exemplars at several scales and from the base's own pictures."""
+    """The row and the projections, learned from exemplars at several scales and from prior pictures."""
 
     settings: Settings
 
     def weights_adapter(self) -> Adapter:
-        """Return the base's own projections, to be learned from."""
+        """Return an adapter that starts from the base's own projections."""
         return Adapter(self.base, self.token, pretrained(self.base), {})
 
     def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
-        """Return each exemplar at `scale_variants` scales, and the base's own pictures as they are."""
+        """Return each exemplar at `scale_variants` scales, and the prior pictures unchanged."""
         from relinv.diffusion.randomness import generator
 
         pictures, count = super().shown(exemplars, scratch), self.settings.scale_variants
@@ -56,5 +56,5 @@ class Method(UnetWeightsMethod):
         return [*(variants or own), *prior]
 
     def denoise(self, visit: Visit) -> torch.Tensor:
-        """Return the denoising loss where the exemplars' pictures are, a scalar."""
+        """Return the denoising loss within the exemplars' masks, a scalar."""
         return masked_denoising(visit.prediction, visit.target, visit.masks)

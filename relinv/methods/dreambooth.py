@@ -1,7 +1,7 @@
-"""DreamBooth (Ruiz et al., CVPR 2023): weights of the UNet, low-rank or all, with the base's own pictures beside.
+"""DreamBooth (Ruiz et al., CVPR 2023): UNet weights, low-rank changes or all of them, learned with prior pictures.
 
-L = denoise_weight * L_denoise + prior_weight * L_prior (+ the anchor's). With `resolutions` above 1 the token has a row
-for each part of the timesteps: the second form of Multiresolution Textual Inversion (Daras & Dimakis 2022).
+L = denoise_weight * L_denoise + prior_weight * L_prior (+ the anchor term). With `resolutions` above 1 the token has
+one row per range of timesteps: the second form of Multiresolution Textual Inversion (Daras & Dimakis 2022).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Settings(UnetWeightsSettings):
     """The section `invert.dreambooth`.
 
-    weights: lora learns low-rank changes of the attention layers, full all weights of the UNet. train_token: whether
-    the row of `<r>` learns too; else it stays the initializer_token's, and learning_rate and norm do nothing.
+    weights: lora learns low-rank changes of the attention layers, full learns all weights of the UNet. train_token:
+    whether the row of `<r>` is learned too; if not, it stays the initializer_token's, and learning_rate and norm do
+    nothing.
     """
 
     weights: Literal["lora", "full"]
@@ -33,7 +34,7 @@ class Settings(UnetWeightsSettings):
 
 
 class Method(UnetWeightsMethod):
-    """The UNet's weights, and the row by choice."""
+    """Learns the UNet's weights and, optionally, the row."""
 
     settings: Settings
 
@@ -49,24 +50,24 @@ class Method(UnetWeightsMethod):
         self._learned.requires_grad_(settings.train_token)
 
     def weights_adapter(self) -> Adapter:
-        """Return the low-rank changes, none yet, or the UNet's own weights, as the settings say."""
+        """Return an adapter of low-rank changes, initially zero, or of the UNet's own weights, as the settings say."""
         settings = self.settings
         options = {"weights": settings.weights} | ({"rank": settings.rank} if settings.weights == "lora" else {})
         return Adapter(self.base, self.token, initial_tensors(self.base, options), options)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the weights, and the row where it learns."""
+        """Return the weights, and the row if it is learned."""
         row, weights = super().groups()
         return [row, weights] if self.settings.train_token else [weights]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the weights, and the row where it learns, by name."""
+        """Return, by name, the weights, and the row if it is learned."""
         state = super().state()
         if not self.settings.train_token:
             del state[TOKEN]
         return state
 
     def after_step(self) -> None:
-        """Hold the norm of a row that learns; one that does not is the word's to the bit."""
+        """Rescale a learned row as `norm` says; a row that is not learned stays exactly the word's."""
         if self.settings.train_token:
             super().after_step()

@@ -1,7 +1,7 @@
-"""Multiresolution Textual Inversion (Daras & Dimakis 2022): a row for each part of the timesteps.
+"""Multiresolution Textual Inversion (Daras & Dimakis 2022): one row per range of timesteps.
 
-It is textual inversion whose captions take, at timestep t of T, the row k(t) = floor(resolutions * t / T), so that each
-row is learned at its own timesteps alone; relinv/adapters/multires.py tells how prompts choose among the rows.
+It is Textual Inversion whose captions use, at timestep t of T, the row k(t) = floor(resolutions * t / T), so that each
+row is learned only at its own timesteps; relinv/adapters/multires.py describes how prompts choose among the rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ class Settings(ResolutionRowsSettings):
 
 
 class Method(ResolutionRowsMethod):
-    """Nothing but the denoising loss, over rows by timestep."""
+    """The plain form: nothing but rows by timestep and their losses."""
 
     settings: Settings

@@ -1,7 +1,7 @@
-"""Perfusion (Tewel et al., SIGGRAPH 2023): a token's row and, at each cross-attention, the value it is answered with.
+"""Perfusion (Tewel et al., SIGGRAPH 2023): a token's row and, at each cross-attention, its value.
 
-The layers' keys are locked to a word's (relinv/adapters/perfusion.py has the edit). Of the one relation this learns the
-row, the outputs o_V, and as an average the encoding i at which the edit is in force.
+The layers' keys are locked to a word's (the edit is in relinv/adapters/perfusion.py). For a single relation this learns
+the row, the outputs o_V and, as a moving average, the encoding i at which the edit applies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-WATCHED = Path("data/benchmark")  # a dependency of the stage, so that a change there is seen
+WATCHED = Path("data/benchmark")  # a dependency of the stage, so that DVC notices a change there
 
 
 def _is_watched(path: Path) -> Path:
@@ -34,21 +34,21 @@ Captions = Annotated[Path, AfterValidator(_is_watched), Field(json_schema_extra=
 
 
 class Settings(TokenRowSettings, Drawing):
-    """The section `invert.perfusion`; `Drawing` holds unless generate.adapters says otherwise."""
+    """The section `invert.perfusion`; `Drawing`'s options apply unless generate.adapters overrides them."""
 
     value_learning_rate: Annotated[float, Field(gt=0, le=10)]  # of the outputs o_V
-    input_average: Annotated[float, Field(ge=0, lt=1)]  # what stays in a step of i, the token's mean encoding
-    superclass: Annotated[str, Field(min_length=1)] | None  # the words whose keys it has; null: the initializer_token
-    train_beta: Annotated[float, Field(ge=-10, le=10)]  # the gate's threshold and softness, as it is learned
+    input_average: Annotated[float, Field(ge=0, lt=1)]  # share of i, the token's mean encoding, that a step keeps
+    superclass: Annotated[str, Field(min_length=1)] | None  # words whose keys it gets; null: the initializer_token
+    train_beta: Annotated[float, Field(ge=-10, le=10)]  # the gate's threshold and, below, its softness in training
     train_tau: Annotated[float, Field(gt=0, le=10)]
-    captions: Captions  # of which C is measured: a benchmark's YAML file, or a caption a line
+    captions: Captions  # from which C is computed: a benchmark's YAML file, or one caption per line
 
 
 class Method(TokenRowMethod):
     """The denoising loss weighted by masks; the edit is trained with local locking, as published."""
 
     settings: Settings
-    _seen: torch.Tensor | None = None  # the token's encoding in the step that is being taken, (dim,)
+    _seen: torch.Tensor | None = None  # the token's mean encoding in the current step, (dim,)
 
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
         super().__init__(base, words, settings)
@@ -68,7 +68,7 @@ class Method(TokenRowMethod):
         self._values = [self.edit.tensors[name] for name in values]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the row and the o_V; the latter never decay: that would shrink them towards no answer at all."""
+        """Return the row and the o_V; these have no weight decay, which would shrink the outputs towards zero."""
         values = {"params": self._values, "lr": self.settings.value_learning_rate, "weight_decay": 0.0}
         return [*super().groups(), values]
 
@@ -77,14 +77,14 @@ class Method(TokenRowMethod):
         return super().state() | self.edit.tensors
 
     def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the encodings, (prompts, tokens, dim), and note the token's own among them."""
+        """Return the encodings, (prompts, tokens, dim), and store the token's mean encoding."""
         encodings = super().conditioning(ids)
         here = (ids == self.base.tokenizer.convert_tokens_to_ids(TOKEN)).float()  # (prompts, tokens)
         self._seen = (here[..., None] * encodings.detach().float()).sum((0, 1)) / here.sum()
         return encodings
 
     def after_step(self) -> None:
-        """Let i follow the token's encoding, the mean over the step's distinct prompts, and C^-1 i with it."""
+        """Move i towards the token's encoding, averaged over the step's distinct prompts, and update C^-1 i."""
         import torch
 
         super().after_step()

@@ -11,6 +11,6 @@ class Settings(settings.Settings):
 
 
 class Method(InversionMethod):
-    """Takes no steps, and leaves a concept without a tensor."""
+    """Takes no steps, and produces a concept without tensors."""
 
     settings: Settings

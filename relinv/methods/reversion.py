@@ -1,7 +1,7 @@
-"""ReVersion (Huang et al., SIGGRAPH Asia 2024): a token's row, steered to prepositions and learned at noisy timesteps.
+"""ReVersion (Huang et al., SIGGRAPH Asia 2024): a row steered to prepositions, learned mostly at noisy timesteps.
 
 L = denoise_weight * L_denoise + steer_weight * L_steer, with timesteps drawn by relation-focal importance
-sampling. With `resolutions` above 1 the token has a row for each part of the timesteps, and each is steered.
+sampling. With `resolutions` above 1 the token has one row per range of timesteps, and each is steered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Word = re.compile(r"<[^<>\s]+>|'\w+|[^\W\d_]+")  # a placeholder, a contraction'
 
 
 class Settings(ResolutionRowsSettings):
-    """The section `invert.reversion`; steer_positives counts prepositions drawn for each caption."""
+    """The section `invert.reversion`; steer_positives is the number of prepositions drawn for each caption."""
 
     steer_weight: Weight
     steer_positives: Annotated[int, Field(ge=1, le=len(PREPOSITIONS))]
@@ -42,14 +42,14 @@ class Method(ResolutionRowsMethod):
     def __init__(self, base: Base, words: str, settings: Settings) -> None:
         super().__init__(base, words, settings)
         self._prepositions = preposition_ids(base)
-        self._negatives: dict[str, list[int]] = {}  # a caption's content words, found once
+        self._negatives: dict[str, list[int]] = {}  # ids of each caption's content words, computed once
 
     def losses(self, visit: Visit) -> dict[str, Term]:
-        """Return the denoising and the steering term."""
+        """Return the shared terms and the steering term."""
         return super().losses(visit) | {"steer": Term(self.settings.steer_weight, self._steer(visit))}
 
     def _steer(self, visit: Visit) -> torch.Tensor:
-        """Return the steering loss over the batch, each caption against its own words and its own draw."""
+        """Return the steering loss over the batch, each caption with its own content words and drawn prepositions."""
         import torch
 
         drawn = [self._draw(visit.generator) for _ in visit.prompts]
@@ -83,12 +83,12 @@ class Method(ResolutionRowsMethod):
         """Return the table's rows for equally long lists of ids, (lists, ids, dim) float32."""
         import torch
 
-        index = torch.tensor(ids, dtype=torch.long)  # empty lists are no integers by default
+        index = torch.tensor(ids, dtype=torch.long)  # empty lists would be floats by default
         return self.base.table[to_device(index, self.base.device)].float()
 
 
 def preposition_ids(base: Base) -> list[int]:
-    """Return the ids of the prepositions that are one token; "astride" is two in CLIP's own vocabulary, so none."""
+    """Return the ids of the prepositions that are one token; "astride", two in CLIP's vocabulary, is left out."""
     pieces = [base.tokenizer(word, add_special_tokens=False).input_ids for word in PREPOSITIONS]
     return [ids[0] for ids in pieces if len(ids) == 1]
 
@@ -96,8 +96,8 @@ def preposition_ids(base: Base) -> list[int]:
 def content_ids(base: Base, caption: str) -> list[int]:
     """Return the ids of a caption's content words, each once: the negatives of the steering loss.
 
-    Neither placeholder, preposition, stop word, contraction, number nor punctuation; never padding or another
-    mark of the tokenizer. The filter is by whole words, so no fragment of a long preposition slips through.
+    Placeholders, prepositions, stop words, contractions, numbers and punctuation are left out, as are padding and the
+    tokenizer's other special tokens. Whole words are filtered, so no fragment of a long preposition slips through.
     """
     skipped = {*PREPOSITIONS, *STOP_WORDS}
     words = [word for word in Word.findall(caption.lower()) if word[0] not in "<'" and word not in skipped]

@@ -10,6 +10,6 @@ class Settings(TokenRowSettings):
 
 
 class Method(TokenRowMethod):
-    """The plain form: nothing but the denoising loss."""
+    """The plain form: nothing but a token's row and its losses."""
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""The readings of an image, one file each: what the judge sees of the relation and its entities.
+"""Metrics of an image, one file each: what the judge sees of the relation and its entities.
 
 A metric file, found by its name, holds
 
@@ -8,5 +8,5 @@ A metric file, found by its name, holds
 - BOUNDS: the lowest and highest value;
 - `score(context)`: one float per image, shape (images,), NaN where the reading is undefined.
 
-It sees pictures, their embeddings and scenarios through `relinv.scoring.Context`, never the method that drew them.
+A metric sees pictures, embeddings and scenarios through `relinv.scoring.Context`, never the method that drew them.
 """

@@ -1,4 +1,4 @@
-"""How much better does the relation fit than others? The scene's cosine less the others' mean."""
+"""How much better does the relation fit than others? The scene's cosine minus the others' mean."""
 
 from __future__ import annotations
 

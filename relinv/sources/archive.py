@@ -1,4 +1,4 @@
-"""Exemplars from a zip or tar archive: a file on this machine, or one that an https address gives."""
+"""Exemplars from a zip or tar archive: a file on this machine, or one at a web address."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Unpack a relation's files into `folder`.
 
-    Raises UserError where the archive is not to be had, is damaged or unsafe, or does not hold the relation whole.
+    Raises UserError if the archive is not available, is damaged or unsafe, or does not hold the complete relation.
     """
     archive = Path(source.location())
     if is_address(source.location()):
@@ -29,5 +29,5 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
             raise UserError(f"The folder '{relation}' in the archive '{archive}' is not whole: correct it. {fault}")
     except UserError:
         if is_address(source.location()):
-            archive.unlink(missing_ok=True)  # so that the next run fetches it anew
+            archive.unlink(missing_ok=True)  # so that the next run fetches it again
         raise

@@ -23,15 +23,15 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 
 FILE = "https://drive.google.com/uc?id={id}"
 LISTING = "listing.json"
-GONE = {403, 404}  # answers by which a file has been taken away
-LIMIT = "Too many users"  # what Drive says where it has only been asked too often
+GONE = {403, 404}  # statuses that mean a file has been removed
+LIMIT = "Too many users"  # what Drive says if it has only been asked too often
 
 
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Fetch the relation's files that are not here yet, and copy all into `folder`.
 
-    Raises UserError that names the files still missing and how to place them by hand, for Drive limits how often a
-    folder is read; and where two folders have the relation's name.
+    Raises UserError that names any files still missing and how to place them by hand, since Drive limits how often a
+    folder is read; or if no folder, or more than one, holds the relation.
     """
     cache = cache_folder(scratch, source)
     _fetch(relation, cache, source)
@@ -54,29 +54,29 @@ def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
         )
     wanted = {name.as_posix(): files[path] for path, (_, name) in places.items()}
     missing = [name for name in wanted if not (cache / relation / name).is_file()]
-    missing.sort(key=lambda name: (name == CAPTIONS, name))  # last, for what has them is taken for whole, masks or not
+    missing.sort(key=lambda name: (name == CAPTIONS, name))  # last: a folder with them counts as complete, masks or not
     while missing:
         try:
             download(FILE.format(id=wanted[missing[0]]), cache / relation / missing[0])
         except UserError as error:
             if _is_gone(error.__cause__):
-                (cache / LISTING).unlink()  # so that the next run learns the ids anew
+                (cache / LISTING).unlink()  # so that the next run lists the ids again
             raise UserError(_by_hand(relation, missing, source, error)) from None
         missing.pop(0)
 
 
 def _is_gone(error: BaseException | None) -> bool:
-    """Return whether a file may no longer be there under the id that was listed."""
+    """Return whether a file may no longer exist under the id that was listed."""
     from gdown.exceptions import FileURLRetrievalError
 
     response = getattr(error, "response", None)
     if response is not None:
         return response.status_code in GONE
-    return isinstance(error, FileURLRetrievalError) and LIMIT not in str(error)  # gdown keeps no status of a page
+    return isinstance(error, FileURLRetrievalError) and LIMIT not in str(error)  # gdown keeps no page's status
 
 
 def _listing(relation: str, cache: Path, source: ExemplarSource) -> dict[str, str]:
-    """Return the id of each file of the Drive folder by its path; asked for once, for Drive counts that too."""
+    """Return the id of each file in the Drive folder by path; listed only once, since Drive limits that too."""
     if not (cache / LISTING).is_file():
         address = source.location()
         try:
@@ -97,7 +97,7 @@ def _listing(relation: str, cache: Path, source: ExemplarSource) -> dict[str, st
 
 
 def _recorded(relation: str, source: ExemplarSource) -> str:
-    """Return the names of a relation's files in brackets where they are on record, else nothing."""
+    """Return the names of a relation's files in brackets if a manifest records them, else nothing."""
     manifest = source.manifest and source.manifest / f"{relation}.json"
     if not manifest or not manifest.is_file():
         return ""
@@ -105,7 +105,7 @@ def _recorded(relation: str, source: ExemplarSource) -> str:
 
 
 def _list(address: str, cache: Path) -> list[tuple[str, str]]:
-    """Ask once for a Drive folder's paths, with ids; an empty answer, which a busy Drive gives too, is an error."""
+    """Return a Drive folder's paths and ids, in one try; an empty answer, which a busy Drive gives too, is an error."""
     import gdown
     from gdown.exceptions import DownloadError
 

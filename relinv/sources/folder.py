@@ -1,4 +1,4 @@
-"""Exemplars from a folder on this machine, one folder a relation below `path`."""
+"""Exemplars from a folder on this machine, with one folder per relation below `path`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 
 
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
-    """Copy a relation's exemplars into `folder`; UserError where they have not been placed."""
+    """Copy a relation's exemplars into `folder`. Raises UserError if they have not been placed."""
     root = Path(source.location())
     placed, usual = relation_folder(root, relation), root / relation
     if placed is None:

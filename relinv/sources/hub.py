@@ -1,4 +1,4 @@
-"""Exemplars from a dataset on the Hugging Face hub, one folder a relation."""
+"""Exemplars from a dataset on the Hugging Face hub, with one folder per relation."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Download the relation's files and copy them into `folder`; `path` is "owner/name" or "owner/name@revision".
 
-    Raises UserError where the hub does not give the dataset, or it lacks the relation.
+    Raises UserError if the hub does not give the dataset, or if the dataset lacks the relation.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     cache = cache_folder(scratch, source)
     name, _, revision = source.location().partition("@")
     with asking_hub(f"The hub does not give the dataset '{source.location()}'", f"datasets/{name}"):
-        # first, for what is refused to a snapshot in a folder that has files passes for whole
+        # asked first, because a snapshot that is refused looks complete if its folder already has files
         commit = HfApi().dataset_info(name, revision=revision or None, timeout=TIMEOUT).sha
         patterns = [f"{relation}/*", f"*/{relation}/*"]
         options = {"repo_type": "dataset", "revision": commit, "allow_patterns": patterns, "local_dir": cache}
         snapshot_download(name, ignore_patterns=f"*{CAPTIONS}", **options)
-        snapshot_download(name, **options)  # last, for what has captions is taken for whole, masks or not
+        snapshot_download(name, **options)  # captions last: a folder with them counts as complete, masks or not
     placed = relation_folder(cache, relation)
     if placed is None:
         raise UserError(

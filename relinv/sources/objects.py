@@ -1,4 +1,4 @@
-"""Exemplars of objects that the miniature's base has never seen, rendered."""
+"""Rendered exemplars of objects that the miniature's base has never seen."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from relinv.world.objects import write_object_exemplars
 
 
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
-    """Render an object's exemplars into `folder`; UserError for an object that is not there."""
+    """Render an object's exemplars into `folder`. Raises UserError for an unknown object."""
     write_object_exemplars(relation, folder, seed=settings.seed)
