@@ -21,7 +21,7 @@ BACK = "git checkout params.yaml presets.yaml dvc.lock reports && dvc checkout" 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
 # asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
-words: {words}
+words: {quoted}
 asymmetric: true
 heads: [cat, dog]
 tails: [box, cup]
@@ -55,7 +55,8 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
             shutil.copyfile(path, new / path.name)
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found})
         if relation not in benchmark.relations:
-            atomic_write_text(new / ENTRY, GRID.format(words=json.dumps(relation.replace("_", " "))))
+            words = relation.replace("_", " ")
+            atomic_write_text(new / ENTRY, GRID.format(words=words, quoted=json.dumps(words)))
     return others
 
 

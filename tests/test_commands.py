@@ -55,6 +55,7 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
     assert "DS_Store" not in printed
     assert "still to be filled in" in printed and "relation.yaml: say what stands between" in printed
     relation = load_benchmark(checkout / "data/benchmark/miniature.yaml", captions.parent).relation("kissing")
+    assert '"HEAD kissing TAIL"' in captions.with_name("relation.yaml").read_text()
     assert (relation.words, relation.heads, relation.tails, relation.own) == (
         "kissing", ("cat", "dog"), ("box", "cup"), True
     )  # fmt: skip
