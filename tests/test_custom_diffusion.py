@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -138,6 +139,18 @@ def test_variants_are_scaled_captioned_and_masked() -> None:
         cells = levels.view(64, 8, 64, 8).all(dim=3).all(dim=1)  # which cells the picture fills
         assert variant.mask.bool().any() and not (variant.mask.bool() & ~cells).any()
         assert (side // 8 - 2) ** 2 <= variant.mask.sum() <= (side // 8 - 1) ** 2
+
+
+def test_larger_pictures_have_the_published_sizes() -> None:
+    """Told by how slowly a ramp of levels rises in them: half a level a pixel in the picture itself."""
+    ramp = Image.fromarray(np.tile(np.arange(512) // 2, (512, 1)).astype(np.uint8))
+    sides = []
+    for index in range(800):
+        variant = scale_variant(Shown(ramp, ["cat {} box"]), 64, generator(0, "scale", index))
+        if variant.mask is None:
+            slope, _ = np.polyfit(np.arange(512), np.asarray(variant.image)[0], 1)
+            sides.append(256 / slope)
+    assert (round(min(sides)), round(max(sides))) == (614, 716)
 
 
 def white(image: Image.Image) -> torch.Tensor:

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from relinv.adapters import custom_diffusion
-from relinv.adapters.dreambooth import Adapter, initial_tensors, own_weights
+from relinv.adapters.dreambooth import Adapter, attention_layers, initial_tensors, own_weights
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
@@ -66,6 +66,13 @@ def test_it_changes_the_unet_and_leaves_not_a_trace(precision: str, options: dic
         assert not torch.allclose(answer(base), plain, atol=0.05)
     assert torch.equal(answer(base), plain)
     assert modules(base) == before and set(vars(base.unet)) == keys
+
+
+def test_low_rank_changes_are_of_every_linear_layer_of_the_attentions(base: Base) -> None:
+    names = [name for name, module in base.unet.named_modules() if isinstance(module, torch.nn.Linear)]
+    attentions = [name for name in names if ".attn1." in name or ".attn2." in name]
+    assert attention_layers(base) == attentions and len(attentions) % 8 == 0  # four each of self- and cross-attention
+    assert len(initial_tensors(base, LORA)) == 2 * len(attentions)
 
 
 def test_adapters_nest(base: Base) -> None:
@@ -203,6 +210,15 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     alone = prior_pictures(base, prompts, sampler, tmp_path / "other")
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
+
+
+def test_the_bases_own_pictures_show_their_prompts(base: Base, tmp_path: Path) -> None:
+    """From the same noise, another prompt is another picture."""
+    pictures = [
+        prior_pictures(base, [prompt], Sampler(1, 5.0), tmp_path)[0].image.tobytes()
+        for prompt in ("cat in box", "a stone wall")
+    ]
+    assert pictures[0] != pictures[1]
 
 
 def test_the_bases_own_pictures_are_kept_by_batches(

@@ -53,13 +53,18 @@ def test_masks_beside_pictures_are_framed_as_these_and_shown_with_them(
     assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
 
 
-def test_a_steps_loss_counts_where_its_pictures_masks_say(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+def half_masked(exemplar_folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of the exemplars in which a mask of the left half stands beside one picture, 2.png."""
     folder = Path(shutil.copytree(exemplar_folder, tmp_path / "inside"))
     (folder / "masks").mkdir()
     left = Image.new("L", (64, 64))
     left.paste(255, (0, 0, 32, 64))
     left.save(folder / "masks" / "2.png")
-    task = problem(base, folder, "textual_inversion", batch_size=4)
+    return folder
+
+
+def test_a_steps_loss_counts_where_its_pictures_masks_say(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, half_masked(exemplar_folder, tmp_path), "textual_inversion", batch_size=4)
     loop = looping(task, tmp_path)
     draw = loop.draw(0)
     with torch.no_grad():
@@ -69,6 +74,17 @@ def test_a_steps_loss_counts_where_its_pictures_masks_say(base: Base, exemplar_f
     squares = (prediction - noise).square()
     squares[visits(4, 4, 0, seed=0).index(2)] *= mask_of(base, task.exemplars.exemplars[2])
     assert loop.log.losses[0].tolist() == pytest.approx([squares.mean().item()] * 2, rel=1e-5)
+
+
+def test_the_fixed_loss_counts_there_too(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, half_masked(exemplar_folder, tmp_path), "textual_inversion")
+    loop = looping(task, tmp_path)
+    with loop.method.attached(), torch.no_grad():
+        draw = loop.draws.fixed()
+        prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
+    squares = (prediction - draw.target).square()
+    squares[2] *= mask_of(base, task.exemplars.exemplars[2])
+    assert loop._fixed_loss() == pytest.approx(squares.mean().item(), rel=1e-5)
 
 
 def test_masks_come_along_when_exemplars_are_copied(exemplar_folder: Path, tmp_path: Path) -> None:

@@ -63,6 +63,15 @@ def test_gates_open_at_the_concept_and_close_elsewhere(
     assert edit.gates(across).item() == pytest.approx(elsewhere, rel=0.01)
 
 
+def test_each_concept_has_a_gate_of_its_own() -> None:
+    inverse, concepts, encodings = torch.linalg.inv(moment()), draw(2, DIM), draw(2, 3, DIM, seed=3)
+    gates = Edit.of(concepts, concepts @ inverse, [0.75, 0.4], [0.1, 0.3]).gates(encodings)
+    for index, (beta, tau) in enumerate([(0.75, 0.1), (0.4, 0.3)]):
+        concept = concepts[index]
+        share = encodings @ inverse @ concept / (concept @ inverse @ concept)  # s / E, (2, 3)
+        torch.testing.assert_close(gates[..., index], torch.sigmoid((share - beta) / tau))
+
+
 def test_the_scale_of_the_second_moment_cancels() -> None:
     concepts, encodings, projection, outputs = draw(2, DIM), draw(3, 4, DIM), draw(OUT, DIM), draw(2, OUT)
     first, second = (

@@ -157,6 +157,7 @@ def test_leads_need_the_subject(rows: pd.DataFrame) -> None:
         "reversion − textual inversion",
     ]
     assert table.lines[1].bold == [True]  # made up to differ by 0.1, five standard deviations
+    assert table.lines[1].cells[0].mean == pytest.approx(-0.1, abs=0.03)  # reversion's is the lower
     assert leads(rows, METHODS[:2], ["leakage"], FEW) is None
 
 

@@ -77,6 +77,14 @@ def test_weights_are_the_settings(base: Base, exemplar_folder: Path) -> None:
     assert (terms["denoise"].weight, terms["steer"].weight) == (0.5, 0.25)
 
 
+@pytest.mark.parametrize("term", ["steer", "anchor"])
+def test_each_term_beside_denoising_teaches_the_only_row(term: str, base: Base, exemplar_folder: Path) -> None:
+    learner = method(base, exemplar_folder, resolutions=1, initializer_token="red", anchor_weight=1.0)
+    learner.losses(visit(base, ["cat <r> box"]))[term].value.backward()
+    (row,) = learner.state().values()
+    assert row.grad is not None and row.grad.any()
+
+
 def test_importance_alpha_shapes_the_timestep_law(base: Base, exemplar_folder: Path) -> None:
     law = method(base, exemplar_folder, importance_alpha=0.5).timestep_law(1000)
     assert 1000 * law[999].item() == pytest.approx(1.50075, abs=5e-6)

@@ -82,6 +82,10 @@ def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:
     assert np.abs(together[0] - together[1]).max() > 20  # and the two differ
 
 
+def test_a_guidance_of_one_or_less_is_none(base: Base) -> None:
+    assert np.array_equal(drawn(base, Sampler(5, 0.5)), drawn(base, Sampler(5, 1.0)))
+
+
 def test_prompt_and_guidance_reach_the_image(base: Base) -> None:
     weak, strong = (drawn(base, Sampler(5, guidance), seeds=[11, 11]) for guidance in (1.0, 15.0))
     assert np.abs(weak[0] - weak[1]).max() > 0

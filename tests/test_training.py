@@ -79,6 +79,36 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
     torch.testing.assert_close(targets[1][0], targets[1][2])
 
 
+def test_each_step_draws_anew_for_the_methods_terms(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    """Of one visit to the same pictures the prepositions alone differ, and with them the steering loss."""
+    loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path / "scratch")
+    draw = loop.draw(0)
+    first, again, other = (loop.terms(step, draw, draw.target)["steer"].value.item() for step in (3, 3, 4))
+    assert first == again != other
+
+
+def test_two_updates_are_adamws_by_hand(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    """Loshchilov & Hutter 2019, algorithm 2, with betas of 0.9 and 0.999: the decay is by the rate alone."""
+    changes = {"norm": "free", "learning_rate": 0.1, "weight_decay": 0.5}
+    loop = looping(problem(base, exemplar_folder, "textual_inversion", **changes), tmp_path / "scratch")
+    (row,) = loop.method.state().values()
+    start = row.detach().clone()
+    first, second = torch.linspace(-1, 1, base.dim)[None], torch.linspace(3, 1, base.dim)[None]
+    for gradient in (first, second):
+        row.grad = gradient
+        loop.update()
+    once = 0.95 * start - 0.1 * first.sign()
+    mean, square = (0.09 * first + 0.1 * second) / 0.19, (0.999 * first**2 + second**2) / 1.999
+    torch.testing.assert_close(row.detach(), 0.95 * once - 0.1 * mean / square.sqrt())
+
+
+def test_a_learned_row_lies_on_the_sphere_of_the_vocabulary(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, exemplar_folder, "textual_inversion", norm="vocabulary", steps=2)
+    invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+    row = load_concept(tmp_path / "concept", base).embedding
+    assert row.norm().item() == pytest.approx(base.table.norm(dim=-1).mean().item(), rel=1e-6)
+
+
 def test_checkpoints_of_another_identity_are_not_taken_up(tmp_path: Path) -> None:
     Checkpoints(tmp_path, "run", {"seed": 0}).save({"done": 3})
     assert Checkpoints(tmp_path, "run", {"seed": 0}).load() == {"done": 3}
