@@ -148,7 +148,7 @@ def project(
     """A project folder with a learned concept, as current directory."""
     model = TINY_MODEL | {"source": str(tiny_base)}
     judge = {"model": str(judge_folder), "pretrained": None, "device": "cpu"}
-    sampling = {"steps": 2, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 3}
+    sampling = {"steps": 2, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 3, "precision": None}
     base = {"benchmark": "benchmark.yaml", "model": model, "sampling": sampling, "judge": judge}
     params: dict[str, Any] = {
         "base": "tiny",
