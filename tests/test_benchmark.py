@@ -59,6 +59,8 @@ def test_held_out_rule_is_the_same_everywhere_and_blind_to_order() -> None:
     assert chosen != {(head, tail) for head in names for tail in names if rule(head, tail, seed=1)}
     held_out = [s.tail for s in load_benchmark(FILES[0]).scenarios("inside") if s.head == "cat" and s.held_out]
     assert held_out == ["basket", "cup", "barrel", "drum"]
+    validation = [s.tail for s in load_benchmark(FILES[0]).scenarios("inside") if s.head == "cat" and s.validation]
+    assert validation == ["box", "bowl"]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -124,6 +126,10 @@ def test_unknown_relation_is_answered_with_the_closest() -> None:
         (HEAD.replace("null", "{fraction: 2, seed: 0}") + "relations: {}\n", r"'held_out\.fraction' is 2"),
         (
             HEAD + "relations: {hug: {words: hugging, asymmetric: false, heads: [cat, cat], tails: [dog]}}\n",
+            "names an entity twice",
+        ),
+        (
+            HEAD + "relations: {hug: {words: hugging, asymmetric: false, heads: [cat], tails: [dog, dog]}}\n",
             "names an entity twice",
         ),
     ],

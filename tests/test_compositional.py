@@ -18,7 +18,7 @@ from relinv.adapters.layout import Adapter, Layout, box_cells, draw_boxes, layou
 from relinv.diffusion.attention_maps import attention_maps, coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
-from relinv.diffusion.conditioning import Drawer, in_use
+from relinv.diffusion.conditioning import Drawer, guided_by, in_use
 from relinv.diffusion.cross_attention import cross_attentions
 from relinv.diffusion.sampling import Sampler, initial_latents
 from relinv.errors import UserError
@@ -206,6 +206,14 @@ def test_the_loss_goes_down_and_each_image_is_moved_by_itself(adapter: Adapter) 
     assert torch.allclose(moved[2], alone[0], atol=1e-5)
     assert not moved.requires_grad
     assert not any(tensor.requires_grad or tensor.grad is not None for tensor in base.unet.parameters())
+
+
+def test_latents_are_guided_by_one_concept_alone(base: Base) -> None:
+    with in_use(base, [concept(base), concept(base).called("<s>")]) as adapters:
+        assert guided_by(adapters, ["cat <r> box", "cat in box"]) is not None
+        assert guided_by(adapters, ["cat in box"]) is None
+        with pytest.raises(UserError, match="Two of the concepts in use guide the latents: use one of them"):
+            guided_by(adapters, ["cat <r> box", "dog <s> cup"])
 
 
 def test_one_update_is_a_step_down_the_gradient(base: Base) -> None:

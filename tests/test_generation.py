@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,15 @@ def test_records_say_how_each_image_was_made(base: Base, concept: Concept, strai
             "concept_sha256": concept.fingerprint,
         },
     )
+
+
+def test_what_is_chosen_at_drawing_is_drawn(base: Base, concept: Concept, straight: Path, tmp_path: Path) -> None:
+    layout = load_params().section("invert.compositional.layout", dict[str, Any])
+    strong = {"threshold": 0.0, "scale": 10_000.0, "fraction": 1.0}
+    settings = SETTINGS.model_copy(update={"adapters": {"layout": layout | strong}})
+    generate_folder(base, concept, SCENARIOS[:2], settings, tmp_path / "images", tmp_path / "scratch")
+    moved = np.abs(pixels(tmp_path / "images") - pixels(straight)[:2]).max(axis=(1, 2, 3))
+    assert (moved > 2).all()
 
 
 def test_the_batch_size_moves_no_pixel_by_more_than_two(

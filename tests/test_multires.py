@@ -15,7 +15,7 @@ from relinv.adapters.multires import ROWS, Adapter, resolution
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
-from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.conditioning import Encodings, guided_by, in_use
 from relinv.errors import UserError
 from relinv.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
@@ -259,6 +259,14 @@ def test_boxes_tell_head_from_tail_beside_a_row_of_the_token(base: Base, adapter
         words = boxes.words([adapter.prompt_at(text, COARSE) for text in ("cat <r> box", "<r[7]> big box", "cat box")])
     places = [[row.nonzero()[:, 0].tolist() for row in prompt] for prompt in words]
     assert places == [[[1], [3]], [[1], [2, 3]], [[], []]]
+
+
+def test_a_layout_is_asked_for_where_it_is_decided(base: Base, adapter: Adapter) -> None:
+    """A token that leaves the prompt at finer resolutions is still laid out at the coarsest."""
+    boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
+    with adapter.applied():
+        assert guided_by([adapter, boxes], ["cat <r(5)> box"]) is not None
+        assert guided_by([adapter, boxes], ["cat box"]) is None
 
 
 def test_other_concepts_know_no_resolutions(base: Base, exemplar_folder: Path) -> None:

@@ -54,6 +54,13 @@ def test_leakage_is_the_similarity_beyond_plain_words_on_the_same_scenario(rows:
     assert (rows.loc[rows["method"] == "relation_words", "leakage"] == 0).all()
 
 
+def test_leakage_is_beyond_plain_words_of_the_same_seed() -> None:
+    methods = ("relation_words", "reversion")
+    alone = [both(*(score_table("hug", method, seed) for method in methods)) for seed in (0, 1)]
+    together = both(*(score_table("hug", method, seed) for seed in (0, 1) for method in methods))
+    pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True))
+
+
 def test_leakage_is_undefined_without_plain_words() -> None:
     rows = both(score_table("hug", "reversion"))
     assert rows["leakage"].isna().all()
@@ -90,6 +97,9 @@ def test_tables_mark_the_best_and_leave_out_the_undefined(rows: pd.DataFrame) ->
     expected = [rows.loc[rows["method"] == method, "scene_accuracy"].mean() for method in METHODS]
     assert [line.cells[0].mean for line in table.lines] == pytest.approx(expected)
     assert [line.bold[0] for line in table.lines] == [value == max(expected) for value in expected]
+    assert table.headings == ["scene accuracy\N{NO-BREAK SPACE}↑", "leakage\N{NO-BREAK SPACE}↓"]
+    (only,) = by_method(rows, ["reversion"], ["scene_accuracy"], FEW, "all").lines
+    assert only.bold == [False]  # there is nothing it is better than
     alone = by_method(rows[rows["relation"] == "hug"], METHODS, ["direction"], FEW, "hug")
     assert [line.cells for line in alone.lines] == [[None]] * 3
     assert "–" in as_text(alone)
@@ -158,6 +168,9 @@ def test_leads_need_the_subject(rows: pd.DataFrame) -> None:
     ]
     assert table.lines[1].bold == [True]  # made up to differ by 0.1, five standard deviations
     assert table.lines[1].cells[0].mean == pytest.approx(-0.1, abs=0.03)  # reversion's is the lower
+    turned = leads(rows.assign(leakage=-rows["leakage"]), METHODS, ["leakage"], FEW)
+    assert turned.lines[1].bold == [True] and turned.lines[1].cells[0].mean == -table.lines[1].cells[0].mean
+    assert table.lines[0].bold == turned.lines[0].bold == [False]  # of one distribution
     assert leads(rows, METHODS[:2], ["leakage"], FEW) is None
 
 
@@ -165,6 +178,7 @@ def test_a_difference_is_told_honestly() -> None:
     unclear = verdict("a", "b", "scene accuracy", Interval(0.02, -0.01, 0.05), 0.95)
     assert "includes zero" in unclear and "cannot tell" in unclear and "95\N{NO-BREAK SPACE}%" in unclear
     clear = verdict("a", "b", "leakage", Interval(-0.2, -0.3, -0.1), 0.9)
+    assert "0.300 higher" in verdict("a", "b", "leakage", Interval(0.3, 0.1, 0.5), 0.9)
     assert "0.200 lower" in clear and "90\N{NO-BREAK SPACE}% interval −0.300 to −0.100" in clear
 
 

@@ -110,12 +110,14 @@ def test_scores_are_written_with_blanks_and_the_same_bytes(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, tmp_path: Path
 ) -> None:
     for name in ("one.csv", "two.csv"):
-        write_scores(tmp_path / name, score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3))
+        rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+        write_scores(tmp_path / name, rows)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     table = pd.read_csv(tmp_path / "one.csv")
     assert table["direction"].isna().sum() == 1
     assert table["held_out"].isna().all()
     assert table["entity"].between(-1, 1).all()
+    np.testing.assert_allclose(table["entity"], rows["entity"], rtol=1e-5)  # six digits
 
 
 def test_a_relation_the_benchmark_lacks_is_named(
@@ -126,11 +128,12 @@ def test_a_relation_the_benchmark_lacks_is_named(
         score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 
+@pytest.mark.parametrize(("side", "pair"), [("head", "'canoe' and 'box'"), ("tail", "'cat' and 'canoe'")])
 def test_an_image_of_entities_the_benchmark_lacks_is_named(
-    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
+    side: str, pair: str, images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
 ) -> None:
-    write_records(images, [replace(record, tail="canoe") for record in read_records(images)])
-    with pytest.raises(UserError, match=r"000\.png of 'inside' shows 'cat' and 'canoe', which the benchmark has no"):
+    write_records(images, [replace(record, **{side: "canoe"}) for record in read_records(images)])
+    with pytest.raises(UserError, match=rf"000\.png of 'inside' shows {pair}, which the benchmark has no"):
         score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 

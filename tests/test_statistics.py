@@ -41,6 +41,12 @@ def test_mean_is_over_images() -> None:
     assert mean_interval(rows_of(values), "score").mean == 3.0
 
 
+def test_images_weigh_alike_however_many_a_scenario_has() -> None:
+    rows = rows_of(np.array([[[1.0, 1.0, 1.0], [5.0, np.nan, np.nan]]]))
+    assert mean_interval(rows, "score", Bootstrap(400, level=0.2)) == (2, 2, 2)  # half the resamples hold both
+    assert mean_interval(rows, "score", QUICK) == (2, 1, 5)  # and a quarter each holds one of them twice
+
+
 @pytest.mark.parametrize("constant", [0.1, 0.0, -7.3])
 def test_constant_data_gives_a_zero_width_interval(constant: float) -> None:
     values = np.full((3, 10, 2), constant)
@@ -110,6 +116,7 @@ def test_pairing_ignores_the_order_of_rows_and_unshared_scenarios() -> None:
     a, b = rows_of(values + 0.5, "a"), rows_of(values, "b")
     rows = pd.concat([a.sample(frac=1, random_state=1), b[b["relation"] != "relation_3"]])
     assert paired_difference(rows, "a", "b", "score", QUICK) == pytest.approx((0.5, 0.5, 0.5))
+    assert paired_difference(rows, "b", "a", "score", QUICK) == pytest.approx((-0.5, -0.5, -0.5))
 
 
 def test_pairing_needs_methods_and_shared_scenarios() -> None:

@@ -73,6 +73,11 @@ def _mask(folder: Path, mode: str) -> None:
     _resave(folder, lambda picture: picture.convert(mode), "0", "masks/0")
 
 
+def _animate(folder: Path) -> None:
+    with Image.open(folder / "0.png") as first, Image.open(folder / "1.png") as second:
+        first.copy().save(folder / "0.png", save_all=True, append_images=[second])
+
+
 ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged": (_truncate, "2.png' cannot be read"),
     "small": (lambda f: _resave(f, lambda p: p.resize((16, 40))), "0.png: its shorter side has 16 pixels"),
@@ -83,6 +88,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no slot": (lambda f: edit_captions(f, p0=["cat inside box"]), "'cat inside box' of 0.png has 0 '{}': write"),
     "two slots": (lambda f: edit_captions(f, p0=["cat {} {} box"]), "of 0.png has 2 '{}': write exactly one"),
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
+    "one brace": (lambda f: edit_captions(f, p0=["cat {} {box"]), "has braces besides its '{}': remove them"),
     "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
     "another token": (lambda f: edit_captions(f, p0=["cat {} <box>"]), "of 0.png names <box>, as prompts do"),
     "deep mask": (lambda f: _mask(f, "I;16"), "masks/0.png: its mode is I;16: save it in 8-bit grey."),
@@ -100,6 +106,7 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "grey": (lambda f: _resave(f, lambda p: p.convert("L")), "0.png: its mode is L and is converted to RGB"),
     "transparent": (lambda f: _resave(f, lambda p: p.convert("RGBA")), "with transparency, which is laid on white"),
     "long picture": (lambda f: _resave(f, lambda p: p.resize((64, 160))), "more than twice as long as wide"),
+    "moving": (_animate, "0.png: it holds 2 frames and only the first is used: save that one alone"),
     "enlarged": (lambda f: _resave(f, lambda p: p.resize((48, 48))), "has 48 pixels and is enlarged to 64"),
     "brighter": (lambda f: _resave(f, lambda p: ImageEnhance.Brightness(p).enhance(0.99), "0", "1"),
                  "1.png is nearly the same picture as 0.png"),
@@ -107,6 +114,20 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "same caption": (lambda f: edit_captions(f, p0=["cat {} box"] * 2), "0.png has the same caption twice"),
     "other file": (lambda f: (f / "notes.txt").write_text(""), "notes.txt is no picture and not used: remove it."),
 }  # fmt: skip
+
+
+AT_A_LIMIT: dict[str, Callable[[Path], object]] = {
+    "twice as long as wide": lambda f: _resave(f, lambda p: p.resize((64, 128))),
+    "a caption of 16 tokens": lambda f: edit_captions(f, p0=["very " * 12 + "{} box"]),
+    "a mask of one bit": lambda f: _mask(f, "1"),
+}
+
+
+@pytest.mark.parametrize("change", AT_A_LIMIT.values(), ids=AT_A_LIMIT.keys())
+def test_what_is_just_allowed_is_no_matter(folder: Path, change: Callable[[Path], object]) -> None:
+    change(folder)
+    verdict = judge(folder)
+    assert verdict.errors == verdict.warnings == []
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), ERRORS.values(), ids=ERRORS.keys())
