@@ -70,7 +70,7 @@ def main(
         with ours.method.attached():
             times = in_turns(base, {"ours": stepping(ours), "published": theirs.step}, rounds, steps)
             peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
-        latents = ours.draws.latents
+        latents = ours.batches.latents
         states = {"ours": state_bytes(ours.optimizer, latents.mean, latents.deviation),
                   "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
         show(base, times, states, peaks)
@@ -160,7 +160,7 @@ def show_phases(base: Base, exemplars: ExemplarSet, scratch: Path, loop: Loop, l
     pictures = [load_image(exemplar.path, base.resolution) for exemplar in exemplars.exemplars]
     encode = timed(base, lambda: encode_pictures(base, pictures))
     with torch.inference_mode():
-        images = timed(base, lambda: decode(base, loop.draws.latents.mean[:1]))
+        images = timed(base, lambda: decode(base, loop.batches.latents.mean[:1]))
     concept = Concept("<r>", loop.method.embedding(), {"relation": RELATION, "method": "reversion"})
     save = timed(base, lambda: save_concept(scratch, concept))
     phases = {"load the base": load, f"encode {len(exemplars.exemplars)} exemplars": encode, "one step": step,

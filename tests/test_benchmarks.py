@@ -26,7 +26,7 @@ def test_ours_keeps_a_row_its_gradient_two_averages_and_the_latents(
     loop = our_steps(base, read_exemplars(exemplar_folder), tmp_path)
     with loop.method.attached():
         stepping(loop)()
-    moments = [loop.draws.latents.mean, loop.draws.latents.deviation]
+    moments = [loop.batches.latents.mean, loop.batches.latents.deviation]
     row = base.table[0].nbytes
     assert state_bytes(loop.optimizer, *moments) == 4 * row + COUNT + sum(tensor.nbytes for tensor in moments)
 

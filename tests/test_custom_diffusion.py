@@ -17,7 +17,7 @@ from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
 from relinv.learning.inversion import invert_relation
 from relinv.learning.losses import masked_denoising
-from relinv.learning.method import Shown, Visit
+from relinv.learning.method import TrainingPicture, Visit
 from relinv.learning.scale_augmentation import FAR_PREFIXES, NEAR_PREFIXES, scale_variant
 from relinv.methods.custom_diffusion import Method
 from tests.conftest import tiny_settings
@@ -123,7 +123,7 @@ def test_row_and_weights_learn_at_their_own_rates(base: Base, exemplar_folder: P
 
 
 def test_variants_are_scaled_captioned_and_masked() -> None:
-    shown = Shown(Image.new("RGB", (512, 512), "white"), ["cat {} box"])
+    shown = TrainingPicture(Image.new("RGB", (512, 512), "white"), ["cat {} box"])
     variants = [scale_variant(shown, 64, generator(0, "scale", index)) for index in range(200)]
     assert 0.58 < sum(variant.mask is not None for variant in variants) / 200 < 0.74
     for variant in variants:
@@ -146,7 +146,7 @@ def test_larger_pictures_have_the_published_sizes() -> None:
     ramp = Image.fromarray(np.tile(np.arange(512) // 2, (512, 1)).astype(np.uint8))
     sides = []
     for index in range(800):
-        variant = scale_variant(Shown(ramp, ["cat {} box"]), 64, generator(0, "scale", index))
+        variant = scale_variant(TrainingPicture(ramp, ["cat {} box"]), 64, generator(0, "scale", index))
         if variant.mask is None:
             slope, _ = np.polyfit(np.arange(512), np.asarray(variant.image)[0], 1)
             sides.append(256 / slope)
@@ -161,10 +161,10 @@ def white(image: Image.Image) -> torch.Tensor:
 def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "custom_diffusion", scale_variants=3, prior_images=5)
     methods = {name: Method(base, task.words, task.settings) for name in ("first", "second")}
-    first, second = (method.shown(task.exemplars, tmp_path / name) for name, method in methods.items())
+    first, second = (method.training_pictures(task.exemplars, tmp_path / name) for name, method in methods.items())
     assert [shown.image.tobytes() for shown in first] == [shown.image.tobytes() for shown in second]
     assert [shown.prior for shown in first] == [False] * 12 + [True] * 5
     assert all(shown.mask is None for shown in first[12:])
     plain = problem(base, exemplar_folder, "custom_diffusion", scale_variants=0, prior_images=0)
     method = Method(base, plain.words, plain.settings)
-    assert method.prior_batch_size == 0 and len(method.shown(plain.exemplars, tmp_path)) == 4
+    assert method.prior_batch_size == 0 and len(method.training_pictures(plain.exemplars, tmp_path)) == 4

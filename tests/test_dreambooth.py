@@ -181,12 +181,12 @@ def test_each_loss_is_of_its_own_pictures(base: Base, exemplar_folder: Path, tmp
     changes = {"prior_images": 1, "prior_weight": 0.25, "denoise_weight": 2.0}
     loop = Loop(training(base, exemplar_folder, tmp_path, **changes))
     with loop.method.attached(), torch.no_grad():
-        draw = loop.draw(0)
-        prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
-        loop.log.add(loop.terms(0, draw, prediction))
+        batch = loop.batch(0)
+        prediction = base.unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.conditioning).sample
+        loop.log.add(loop.terms(0, batch, prediction))
     noise = torch.randn(4, 4, 16, 16, generator=generator(0, "noise", 0))
     errors = (prediction - noise).square().mean((1, 2, 3))  # (batch,)
-    own = torch.tensor(["<r>" in prompt for prompt in draw.prompts])  # the base's own picture has plain words
+    own = torch.tensor(["<r>" in prompt for prompt in batch.prompts])  # the base's own picture has plain words
     instance, prior = errors[own].mean().item(), errors[~own].mean().item()
     assert own.sum() == 2 and instance != pytest.approx(prior, rel=1e-3)
     assert loop.log.names == ["denoise", "prior", "total"]
@@ -203,7 +203,7 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     task = problem(base, exemplar_folder, "dreambooth", prior_images=3)
-    shown = Method(base, task.words, task.settings).shown(task.exemplars, tmp_path / "one")[4:]
+    shown = Method(base, task.words, task.settings).training_pictures(task.exemplars, tmp_path / "one")[4:]
     prompts = [template for picture in shown for template in picture.templates]
     assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
     sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")

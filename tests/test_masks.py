@@ -14,9 +14,9 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.randomness import generator
 from relinv.downloads import copy_files
 from relinv.exemplars import read_exemplars
-from relinv.learning.draws import visits
+from relinv.learning.batches import visits
 from relinv.learning.losses import weighted_denoising
-from relinv.learning.method import InversionMethod, Shown, Visit, mask_of
+from relinv.learning.method import InversionMethod, TrainingPicture, Visit, mask_of
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.training import take_step
 from relinv.settings import ValidateSettings
@@ -49,7 +49,9 @@ def test_masks_beside_pictures_are_framed_as_these_and_shown_with_them(
     assert mask_of(base, masked.exemplars[1]) is None and mask_of(base, masked.exemplars[2]) is None
     assert masked.fingerprint != plain.fingerprint
     settings = problem(base, exemplar_folder, "perfusion").settings
-    shown = InversionMethod(base, "inside", settings).shown(masked, Path())  # what every method shows by default
+    shown = InversionMethod(base, "inside", settings).training_pictures(
+        masked, Path()
+    )  # what every method shows by default
     assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
 
 
@@ -66,9 +68,9 @@ def half_masked(exemplar_folder: Path, tmp_path: Path) -> Path:
 def test_a_steps_loss_counts_where_its_pictures_masks_say(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, half_masked(exemplar_folder, tmp_path), "textual_inversion", batch_size=4)
     loop = looping(task, tmp_path)
-    draw = loop.draw(0)
+    batch = loop.batch(0)
     with torch.no_grad():
-        prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
+        prediction = base.unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.conditioning).sample
     take_step([loop], 0)
     noise = torch.randn(4, 4, 16, 16, generator=generator(0, "noise", 0))
     squares = (prediction - noise).square()
@@ -80,9 +82,9 @@ def test_the_fixed_loss_counts_there_too(base: Base, exemplar_folder: Path, tmp_
     task = problem(base, half_masked(exemplar_folder, tmp_path), "textual_inversion")
     loop = looping(task, tmp_path)
     with loop.method.attached(), torch.no_grad():
-        draw = loop.draws.fixed()
-        prediction = base.unet(draw.noisy, draw.timesteps, encoder_hidden_states=draw.conditioning).sample
-    squares = (prediction - draw.target).square()
+        batch = loop.batches.fixed()
+        prediction = base.unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.conditioning).sample
+    squares = (prediction - batch.target).square()
     squares[2] *= mask_of(base, task.exemplars.exemplars[2])
     assert loop._fixed_loss() == pytest.approx(squares.mean().item(), rel=1e-5)
 
@@ -113,8 +115,8 @@ def test_a_scaled_pictures_own_mask_is_scaled_with_it() -> None:
     picture = Image.new("RGB", (64, 64), "black")
     picture.paste("white", (4, 8, 24, 56))
     for seed in range(20):
-        found = scale_variant(Shown(picture, ["{}"], mask), 16, generator(seed, "scale", 0))
-        bare = scale_variant(Shown(picture, ["{}"]), 16, generator(seed, "scale", 0))
+        found = scale_variant(TrainingPicture(picture, ["{}"], mask), 16, generator(seed, "scale", 0))
+        bare = scale_variant(TrainingPicture(picture, ["{}"]), 16, generator(seed, "scale", 0))
         assert found.mask is not None and found.image.tobytes() == bare.image.tobytes()
         inside = torch.ones(16, 16) if bare.mask is None else bare.mask
         lightness = torch.from_numpy(np.array(found.image.convert("L"))) / 255  # (64, 64)

@@ -234,7 +234,7 @@ def test_14_proportions_are_kept_in_what_is_shown(name: str, base: Base, exempla
     Image.fromarray(picture).save(tmp_path / "oblong.png")
     exemplars = ExemplarSet("inside", (Exemplar(tmp_path / "oblong.png", ("cat {} box",)),), "")
     changes = {"prior_images": 0, "scale_variants": 0}
-    (shown,) = build(problem(base, exemplar_folder, name, **changes)).shown(exemplars, tmp_path)
+    (shown,) = build(problem(base, exemplar_folder, name, **changes)).training_pictures(exemplars, tmp_path)
     seen = np.asarray(shown.image)[..., 0] > 127
     assert seen.any(0).sum() == seen.any(1).sum() == 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relinv.learning.timesteps import draw, importance
+from relinv.learning.timesteps import importance, sample_timesteps
 
 TOTAL = 1000
 
@@ -28,7 +28,7 @@ def test_importance_without_alpha_is_uniform() -> None:
 def test_draws_follow_the_law(alpha: float) -> None:
     law = importance(TOTAL, alpha)
     source = torch.Generator().manual_seed(0)
-    drawn = torch.stack([draw(law, 8, source) for _ in range(2000)])  # (batches, batch)
+    drawn = torch.stack([sample_timesteps(law, 8, source) for _ in range(2000)])  # (batches, batch)
     assert drawn.min() >= 0 and drawn.max() < TOTAL
     expected = (law * torch.arange(TOTAL)).sum().item()
     assert drawn.double().mean().item() == pytest.approx(expected, abs=2)
@@ -38,10 +38,10 @@ def test_draws_follow_the_law(alpha: float) -> None:
 
 
 def test_a_batch_covers_the_whole_range() -> None:
-    drawn = draw(importance(TOTAL, alpha=0.0), 8, torch.Generator().manual_seed(1)).sort().values
+    drawn = sample_timesteps(importance(TOTAL, alpha=0.0), 8, torch.Generator().manual_seed(1)).sort().values
     assert torch.equal(drawn // 125, torch.arange(8))
 
 
 def test_the_same_generator_gives_the_same_draws() -> None:
-    first, second = (draw(importance(TOTAL, 0.5), 8, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (sample_timesteps(importance(TOTAL, 0.5), 8, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)

@@ -19,8 +19,8 @@ from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
+from relinv.learning.batches import visits
 from relinv.learning.checkpoints import Checkpoints, save_state
-from relinv.learning.draws import visits
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.training import Loop
@@ -56,7 +56,7 @@ def test_latents_are_those_of_the_autoencoder(base: Base, exemplar_folder: Path)
         moments = base.vae.encode(levels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
     torch.testing.assert_close(latents.mean, 0.4 * moments.mean, atol=1e-5, rtol=1e-4)  # the base's scaling factor
     torch.testing.assert_close(latents.deviation, 0.4 * moments.std, atol=1e-5, rtol=1e-4)
-    drawn = torch.cat([latents.draw([2, 0], generator(0, "latents", step)) for step in range(400)])
+    drawn = torch.cat([latents.sample([2, 0], generator(0, "latents", step)) for step in range(400)])
     assert torch.allclose(drawn[::2].mean(0), latents.mean[2], atol=5 * latents.deviation.max().item() / 20)
     assert torch.allclose(drawn[1::2].std(0), latents.deviation[0], rtol=0.25)
 
@@ -68,8 +68,8 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
     targets = []
     for each in (base, velocity_base(tiny_base, tmp_path / "base")):
         loop = looping(problem(each, exemplar_folder, "textual_inversion", batch_size=8), tmp_path / "scratch")
-        shown = loop.draw(3)
-        clean = loop.draws.latents.draw(visits(4, 8, step=3, seed=0), generator(0, "latents", 3))
+        shown = loop.batch(3)
+        clean = loop.batches.latents.sample(visits(4, 8, step=3, seed=0), generator(0, "latents", 3))
         noise = torch.randn(clean.shape, generator=generator(0, "noise", 3))
         kept = each.scheduler.alphas_cumprod[shown.timesteps, None, None, None]
         alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
@@ -82,8 +82,8 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
 def test_each_step_draws_anew_for_the_methods_terms(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     """Of one visit to the same pictures the prepositions alone differ, and with them the steering loss."""
     loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path / "scratch")
-    draw = loop.draw(0)
-    first, again, other = (loop.terms(step, draw, draw.target)["steer"].value.item() for step in (3, 3, 4))
+    batch = loop.batch(0)
+    first, again, other = (loop.terms(step, batch, batch.target)["steer"].value.item() for step in (3, 3, 4))
     assert first == again != other
 
 

@@ -27,7 +27,7 @@ class ExemplarLatents:
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def draw(self, pictures: list[int], generator: torch.Generator) -> torch.Tensor:
+    def sample(self, pictures: list[int], generator: torch.Generator) -> torch.Tensor:
         """Return a fresh sample for each of `pictures`, (batch, channels, h, w); `generator` is on the CPU."""
         index = to_device(torch.tensor(pictures), self.mean.device)
         noise = to_device(torch.randn(len(pictures), *self.mean.shape[1:], generator=generator), self.mean.device)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shown:
+class TrainingPicture:
     """One training picture: an exemplar, a variant of one, or a prior picture, which preserves what the base knew."""
 
     image: Image.Image  # RGB, of the base's resolution
@@ -90,7 +90,7 @@ class InversionMethod:
 
     # Training pictures
 
-    def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
+    def training_pictures(self, exemplars: ExemplarSet, scratch: Path) -> list[TrainingPicture]:
         """Return the training pictures, such as exemplars, variants and prior pictures. Default: the exemplars.
 
         Exemplars come with their masks, if they have any. No adapter is applied to the base during this call. Pictures
@@ -99,7 +99,7 @@ class InversionMethod:
         """
         side = self.base.resolution
         return [
-            Shown(load_image(exemplar.path, side), exemplar.templates, mask_of(self.base, exemplar))
+            TrainingPicture(load_image(exemplar.path, side), exemplar.templates, mask_of(self.base, exemplar))
             for exemplar in exemplars.exemplars
         ]
 

@@ -21,7 +21,7 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash, opened_picture
 from relinv.images import encode_png
-from relinv.learning.method import Shown
+from relinv.learning.method import TrainingPicture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +34,7 @@ DRAWN_AT_ONCE = 8
 FIRST_SEED = 2**32  # of the pictures' noise: scenarios and previews have lower seeds
 
 
-def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch: Path) -> list[Shown]:
+def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch: Path) -> list[TrainingPicture]:
     """Return one picture that the base draws for each of `prompts`, in batches of at most its samples_per_pass.
 
     Each batch is kept below `scratch`, and read from there if it was drawn before.
@@ -47,7 +47,7 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch
         batch = prompts[start : start + batch_size]
         files = [folder / f"{start + index:04d}.png" for index in range(len(batch))]
         pictures += _read(files) or _keep(_draw(base, batch, FIRST_SEED + start, sampler), files)
-    return [Shown(picture, [prompt], prior=True) for picture, prompt in zip(pictures, prompts, strict=True)]
+    return [TrainingPicture(picture, [prompt], prior=True) for picture, prompt in zip(pictures, prompts, strict=True)]
 
 
 def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from relinv.learning.method import Shown
+import numpy as np
+
+from relinv.learning.method import TrainingPicture
 
 if TYPE_CHECKING:
     import torch
@@ -22,26 +24,26 @@ GREY = (127, 127, 127)  # around a smaller picture: the middle of the levels, ab
 FAR_PREFIXES, NEAR_PREFIXES = ("a far away ", "very small "), ("zoomed in ", "close up ")
 
 
-def scale_variant(shown: Shown, cells: int, generator: torch.Generator) -> Shown:
+def scale_variant(picture: TrainingPicture, cells: int, generator: torch.Generator) -> TrainingPicture:
     """Return a square picture at a random scale and place, with matching captions and a mask of where the loss counts.
 
     `cells` is the side of the latents, and of the mask.
     """
     import torch
 
-    full = shown.image.width
+    full = picture.image.width
     small = torch.rand((), generator=generator).item() < SMALLER
     low, high = (round(share * full) for share in (SMALL_SIDES if small else LARGE_SIDES))
     side = _integer(low, high, generator)
     left, top = (_integer(0, abs(full - side), generator) for _ in range(2))
     prefixes = (FAR_PREFIXES if side < FAR * full else ("",)) if small else NEAR_PREFIXES
-    templates = [prefix + template for prefix in prefixes for template in shown.templates]
+    templates = [prefix + template for prefix in prefixes for template in picture.templates]
     mask = _inside(left, top, side, full / cells, cells) if small else None
-    if shown.mask is not None:
-        own = _placed(_as_picture(shown.mask, full), left, top, side)
-        own = torch.tensor(list(own.resize((cells, cells)).tobytes())).reshape(cells, cells) / 255
+    if picture.mask is not None:
+        placed = _placed(_as_picture(picture.mask, full), left, top, side).resize((cells, cells))
+        own = torch.from_numpy(np.array(placed)) / 255  # (cells, cells)
         mask = own if mask is None else own * mask
-    return Shown(_placed(shown.image, left, top, side), templates, mask)
+    return TrainingPicture(_placed(picture.image, left, top, side), templates, mask)
 
 
 def _as_picture(mask: torch.Tensor, side: int) -> Image.Image:

@@ -21,7 +21,7 @@ def importance(total: int, alpha: float) -> torch.Tensor:
     return density / density.sum()
 
 
-def draw(probabilities: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+def sample_timesteps(probabilities: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Return `count` timesteps, (count,) int64, each distributed by `probabilities`, (total,).
 
     Sampling is stratified: one timestep from each of `count` equal slices of probability, in random order. Each still

@@ -1,7 +1,7 @@
 """The one training loop, for every inversion method and for several trainings at once.
 
-A step's batch is a function of seed and step number alone (relinv/learning/draws.py), so training that resumes from any
-checkpoint gives byte-identical results. Only the method's own tensors get gradients; the base's weights get none.
+A step's batch is a function of seed and step number alone (relinv/learning/batches.py), so training that resumes from
+any checkpoint gives byte-identical results. Only the method's own tensors get gradients; the base's weights get none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.images import encode_png
-from relinv.learning.draws import Draw, Draws
+from relinv.learning.batches import Batch, Batches
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
 from relinv.learning.method import Visit
 from relinv.learning.passes import accumulate_gradients, predict
@@ -82,20 +82,20 @@ def too_little_memory(loops: Sequence[Loop]) -> UserError:
 
 def take_step(loops: Sequence[Loop], step: int) -> None:
     """Take one optimiser step of each loop; their samples share the passes of the UNet."""
-    draws = [loop.draw(step) for loop in loops]
+    batches = [loop.batch(step) for loop in loops]
     names = ("noisy", "timesteps", "conditioning", "target")
-    batches = {name: torch.cat([getattr(draw, name) for draw in draws]) for name in names}
+    joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
     terms: list[dict[str, Term]] = []
 
     def loss(prediction: torch.Tensor) -> torch.Tensor:
         """Return the sum of the loops' losses, each with gradients for its own method alone, and store their terms."""
-        parts = prediction.split([len(draw.noisy) for draw in draws])
-        terms[:] = [loop.terms(step, draw, part) for loop, draw, part in zip(loops, draws, parts, strict=True)]
+        parts = prediction.split([len(batch.noisy) for batch in batches])
+        terms[:] = [loop.terms(step, batch, part) for loop, batch, part in zip(loops, batches, parts, strict=True)]
         return torch.stack([weighted_sum(each) for each in terms]).sum()
 
     for loop in loops:
         loop.optimizer.zero_grad(set_to_none=True)
-    accumulate_gradients(loops[0].base, **batches, loss=loss)
+    accumulate_gradients(loops[0].base, **joined, loss=loss)
     for loop, each in zip(loops, terms, strict=True):
         loop.log.add(each)
         loop.update()
@@ -110,8 +110,8 @@ class Loop:
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.problem, self.method, self.checkpoints = task.problem, task.method, task.checkpoints
         self.base, self.attached = self.method.base, attached
-        shown = self.method.shown(self.problem.exemplars, self.checkpoints.scratch)
-        self.draws = Draws(self.method, shown, self.problem.seed)
+        pictures = self.method.training_pictures(self.problem.exemplars, self.checkpoints.scratch)
+        self.batches = Batches(self.method, pictures, self.problem.seed)
         self.optimizer = torch.optim.AdamW(self.method.groups())
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
@@ -122,20 +122,20 @@ class Loop:
             with self.method.attached(), torch.no_grad():
                 self._drawer()
 
-    def draw(self, step: int) -> Draw:
+    def batch(self, step: int) -> Batch:
         """Return a step's batch."""
         with self.attached():
-            return self.draws.of_step(step)
+            return self.batches.of_step(step)
 
-    def terms(self, step: int, draw: Draw, prediction: torch.Tensor) -> dict[str, Term]:
+    def terms(self, step: int, batch: Batch, prediction: torch.Tensor) -> dict[str, Term]:
         """Return the terms of a step's loss by name."""
         visit = Visit(
-            prompts=draw.prompts,
-            timesteps=draw.timesteps,
+            prompts=batch.prompts,
+            timesteps=batch.timesteps,
             prediction=prediction,
-            target=draw.target,
+            target=batch.target,
             generator=generator(self.problem.seed, "method", step),
-            masks=draw.masks,
+            masks=batch.masks,
         )
         with self.attached():
             return self.method.losses(visit)
@@ -195,9 +195,9 @@ class Loop:
     def _fixed_loss(self) -> float:
         """Return the denoising loss on the fixed batch, which changes only with what is learned."""
         with self.attached():
-            draw = self.draws.fixed()
-            prediction = predict(self.base, draw.noisy, draw.timesteps, draw.conditioning)
-        return weighted_denoising(prediction, draw.target, draw.masks).item()
+            batch = self.batches.fixed()
+            prediction = predict(self.base, batch.noisy, batch.timesteps, batch.conditioning)
+        return weighted_denoising(prediction, batch.target, batch.masks).item()
 
     def _preview(self, step: int) -> None:
         """Store a strip of pictures, one per prompt, from the same noise at every step."""

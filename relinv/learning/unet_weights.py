@@ -9,7 +9,7 @@ from pydantic import Field
 
 from relinv.diffusion.sampling import Sampler
 from relinv.learning.losses import Term, denoising
-from relinv.learning.method import Shown, Visit
+from relinv.learning.method import TrainingPicture, Visit
 from relinv.learning.prior import class_prompts, prior_pictures
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
@@ -65,13 +65,13 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         """Return the row and the weights by name."""
         return {**super().state(), **self.weights.tensors}
 
-    def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
+    def training_pictures(self, exemplars: ExemplarSet, scratch: Path) -> list[TrainingPicture]:
         """Return the exemplars and the prior pictures, which are kept below `scratch`."""
         settings = self.settings
         prompts = class_prompts(exemplars, self.words, settings.prior_images)
         sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
         prior = prior_pictures(self.base, prompts, sampler, scratch)
-        return [*super().shown(exemplars, scratch), *prior]
+        return [*super().training_pictures(exemplars, scratch), *prior]
 
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the terms of the exemplars alone, and the denoising loss of the prior pictures as `prior`."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from relinv.adapters.custom_diffusion import Adapter, pretrained
 from relinv.learning.losses import masked_denoising
-from relinv.learning.method import Shown, Visit
+from relinv.learning.method import TrainingPicture, Visit
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
 
@@ -41,11 +41,11 @@ class Method(UnetWeightsMethod):
         """Return an adapter that starts from the base's own projections."""
         return Adapter(self.base, self.token, pretrained(self.base), {})
 
-    def shown(self, exemplars: ExemplarSet, scratch: Path) -> list[Shown]:
+    def training_pictures(self, exemplars: ExemplarSet, scratch: Path) -> list[TrainingPicture]:
         """Return each exemplar at `scale_variants` scales, and the prior pictures unchanged."""
         from relinv.diffusion.randomness import generator
 
-        pictures, count = super().shown(exemplars, scratch), self.settings.scale_variants
+        pictures, count = super().training_pictures(exemplars, scratch), self.settings.scale_variants
         own = [picture for picture in pictures if not picture.prior]
         prior = [picture for picture in pictures if picture.prior]
         variants = [

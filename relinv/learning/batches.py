@@ -14,16 +14,16 @@ import torch
 from relinv.devices import to_device
 from relinv.diffusion.randomness import generator
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures
-from relinv.learning.timesteps import draw
+from relinv.learning.timesteps import sample_timesteps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relinv.learning.method import InversionMethod, Shown
+    from relinv.learning.method import InversionMethod, TrainingPicture
 
 
 @dataclass(frozen=True)
-class Draw:
+class Batch:
     """A batch ready for the UNet, and the prediction it should make; all tensors are on the base's device."""
 
     prompts: list[str]
@@ -34,38 +34,38 @@ class Draw:
     masks: torch.Tensor  # (batch, 1, height, width)
 
 
-class Draws:
+class Batches:
     """The batches of one training; make each inside `method.attached()`, where the method's token is known."""
 
-    def __init__(self, method: InversionMethod, shown: Sequence[Shown], seed: int) -> None:
-        self.method, self.base, self.shown, self.seed = method, method.base, shown, seed
-        self.own = [index for index, picture in enumerate(shown) if not picture.prior]
-        self.prior = [index for index, picture in enumerate(shown) if picture.prior]
-        self.latents: ExemplarLatents = encode_pictures(self.base, [picture.image for picture in shown])
+    def __init__(self, method: InversionMethod, pictures: Sequence[TrainingPicture], seed: int) -> None:
+        self.method, self.base, self.pictures, self.seed = method, method.base, pictures, seed
+        self.own = [index for index, picture in enumerate(pictures) if not picture.prior]
+        self.prior = [index for index, picture in enumerate(pictures) if picture.prior]
+        self.latents: ExemplarLatents = encode_pictures(self.base, [picture.image for picture in pictures])
         self.masks = self._stacked_masks()
         self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
         self.ids: dict[str, torch.Tensor] = {}  # token ids of each prompt, computed once
 
-    def of_step(self, step: int) -> Draw:
+    def of_step(self, step: int) -> Batch:
         """Return a step's batch: some of the pictures, each with freshly sampled latents."""
         pictures = self._visited(step)
-        clean = self.latents.draw(pictures, generator(self.seed, "latents", step))  # (batch, channels, h, w)
-        return self._draw(pictures, clean, step)
+        clean = self.latents.sample(pictures, generator(self.seed, "latents", step))  # (batch, channels, h, w)
+        return self._batch(pictures, clean, step)
 
-    def fixed(self) -> Draw:
+    def fixed(self) -> Batch:
         """Return a batch of all non-prior pictures at mean latents, always with the same captions, timesteps, noise."""
-        return self._draw(self.own, self.latents.mean[self.own], 0, "fixed ")
+        return self._batch(self.own, self.latents.mean[self.own], 0, "fixed ")
 
-    def _draw(self, pictures: list[int], clean: torch.Tensor, step: int, purpose: str = "") -> Draw:
+    def _batch(self, pictures: list[int], clean: torch.Tensor, step: int, purpose: str = "") -> Batch:
         """Return a batch of pictures with `clean` latents; timesteps come first, since captions may depend on them."""
         source = partial(generator, self.seed, step=step)
-        timesteps = draw(self.law, len(pictures), source(f"{purpose}timesteps"))
+        timesteps = sample_timesteps(self.law, len(pictures), source(f"{purpose}timesteps"))
         prompts = self._captions(pictures, timesteps, source(f"{purpose}captions"))
         timesteps = to_device(timesteps, clean.device)
         noisy, target = self._noised(clean, timesteps, source(f"{purpose}noise"))
         conditioning = self._conditioning(prompts)
         masks = self.masks[to_device(torch.tensor(pictures), clean.device)]
-        return Draw(prompts, timesteps, noisy, target, conditioning, masks)
+        return Batch(prompts, timesteps, noisy, target, conditioning, masks)
 
     def _visited(self, step: int) -> list[int]:
         """Return the indices of a step's pictures: exemplars first, then prior pictures."""
@@ -77,7 +77,7 @@ class Draws:
         """Return one prompt per sample, from a random template of its picture."""
         prompts = []
         for picture, timestep in zip(pictures, timesteps.tolist(), strict=True):
-            templates = self.shown[picture].templates
+            templates = self.pictures[picture].templates
             template = templates[int(torch.randint(len(templates), (1,), generator=source))]
             prompts.append(self.method.caption(template, timestep, source))
         return prompts
@@ -109,7 +109,7 @@ class Draws:
     def _stacked_masks(self) -> torch.Tensor:
         """Return each picture's loss mask, (pictures, 1, height, width), on the base's device; 1 where it has none."""
         everywhere = torch.ones(self.latents.mean.shape[-2:])
-        masks = [everywhere if picture.mask is None else picture.mask for picture in self.shown]
+        masks = [everywhere if picture.mask is None else picture.mask for picture in self.pictures]
         return torch.stack(masks)[:, None].to(self.base.device)
 
 
