@@ -1,9 +1,9 @@
-# make reproduce: set up and rebuild every result.  make test: set up and run the tests.
-# make search: choose settings on validation scenarios.  make study: compare over seeds and settings.
-# make compare-methods: every method over every relation, and over objects.
-# make budgets: what the published budget, a short one and early stopping cost in quality.
-# make miniature: train the miniature itself anew (hours).
-# All use the packages pinned in constraints.txt, in .venv; to choose an interpreter: make reproduce PYTHON=python3.12
+# make reproduce: set up, then rebuild every result.  make test: set up, then run the tests.
+# make search: choose settings on the validation scenarios.  make study: compare over seeds and settings.
+# make compare-methods: run every method on every relation, and on objects.
+# make budgets: measure what the published budget, a short one and early stopping cost in quality.
+# make miniature: retrain the miniature itself (takes hours).
+# All use .venv, with the packages pinned in constraints.txt. To choose an interpreter: make reproduce PYTHON=python3.12
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
@@ -11,13 +11,13 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # the miniature needs no network
 export HF_HUB_OFFLINE ?= 1
 
-# up to a quarter faster on a CPU where this allocator is installed; no result depends on it
+# If this allocator is installed, a CPU runs up to a quarter faster; no result depends on it.
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 
 .PHONY: reproduce test search study budgets compare-methods miniature
 
 ifdef BASE
-# another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
+# use another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
 reproduce: export HF_HUB_OFFLINE = 0
 reproduce: $(INSTALLED)
 	dvc exp run --set-param base=$(BASE)
@@ -28,7 +28,7 @@ endif
 
 test: $(INSTALLED)
 	python -m ruff check .
-	python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest, of few tests, begins last
+	python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest file, of few tests, starts last
 
 search: $(INSTALLED)
 	for plan in plans/search*.yaml; do LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan $$plan || exit; done
@@ -42,8 +42,8 @@ compare-methods: $(INSTALLED)
 budgets: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/budgets.yaml
 
-# Its stages are frozen, so that reproduce never runs them. Stopped and run again, it goes on from its checkpoints;
-# the committed weights come back with: git checkout data/miniature
+# Its stages are frozen, so that reproduce never runs them. If stopped and run again, it resumes from its checkpoints.
+# To get the committed weights back: git checkout data/miniature
 PARTS := $(addprefix data/miniature/dvc.yaml:,autoencoder denoiser judge card)
 
 miniature: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The benchmark: relations, and for each a grid of scenarios "HEAD words TAIL" that images are made of."""
+"""The benchmark: relations, each with a grid of scenarios, which are phrases "HEAD words TAIL" to draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
 from relinv.settings import Name, Pairs, Seed, Settings, parse
 
-ENTRY = "relation.yaml"  # beside the pictures of a relation of one's own: what a benchmark says of each of its own
+ENTRY = "relation.yaml"  # beside the pictures of a user's own relation: its entry, as in a benchmark file
 Entities = Annotated[list[str], Field(min_length=1)]
 
 
@@ -24,9 +24,9 @@ class Split(Settings):
     seed: Seed
 
     def holds(self, head: str, relation: str, tail: str) -> bool:
-        """Return whether the triplet is one of the share, on any machine alike.
+        """Return whether the triplet belongs to the share; every machine gives the same answer.
 
-        The order of the two entities does not matter: a share has both orders of a pair or neither.
+        The order of the two entities does not matter: a share contains both orders of a pair or neither.
         """
         first, second = sorted((head, tail))
         digest = hashlib.sha256(f"{self.seed}|{relation}|{first}|{second}".encode()).digest()
@@ -49,22 +49,22 @@ class _BenchmarkFile(Settings):
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation: its name in files, its plain words in prompts, and the entities on both of its sides."""
+    """A relation: its name in files, its plain words in prompts, and the entities on either side."""
 
     name: str
     words: str
     asymmetric: bool  # "cat inside box" is not "box inside cat", while "cat hugging dog" is "dog hugging cat"
     heads: tuple[str, ...]
     tails: tuple[str, ...]
-    own: bool = False  # a person's own, of which nobody knows whether the base has seen it
+    own: bool = False  # added by the user; it is unknown whether the base has seen it
 
 
 @dataclass(frozen=True)
 class Scenario:
     """One cell of a relation's grid.
 
-    held_out: whether the base was trained without it; None where the base's training set is not known.
-    validation: whether settings may be chosen by it; results are then told of the others.
+    held_out: whether the base was trained without it; None if the base's training set is not known.
+    validation: whether settings may be chosen on it; results are then reported on the others.
     """
 
     relation: str
@@ -85,18 +85,18 @@ class Benchmark:
     validation: Split
 
     def relation(self, name: str) -> Relation:
-        """Return one relation; UserError with the closest name where there is no such."""
+        """Return one relation; UserError with the closest name if there is none of that name."""
         if name not in self.relations:
             told = unknown("relation", name, self.relations)
             raise UserError(f"{told} For one of your own: `relinv new {name} PICTURES`.")
         return self.relations[name]
 
     def is_held_out(self, head: str, relation: str, tail: str) -> bool:
-        """Return whether the base is known to be trained without the triplet."""
+        """Return whether the base is known to have been trained without the triplet."""
         return self.held_out is not None and self.held_out.holds(head, relation, tail)
 
     def scenarios(self, relation_name: str, pairs: Pairs = "all") -> list[Scenario]:
-        """Return a relation's grid row by row, all tails with the first head, then with the next; or a part of it."""
+        """Return a relation's grid, or a part of it, row by row: the first head with every tail, then the next head."""
         relation = self.relation(relation_name)
         cells = [(head, tail) for head in relation.heads for tail in relation.tails]
         held_out = None if relation.own else self.held_out
@@ -112,10 +112,10 @@ class Benchmark:
 
 
 def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:
-    """Return the benchmark in a YAML file, and with it the relations of one's own among `folders` of exemplars.
+    """Return the benchmark in a YAML file, plus the user's own relations among `folders` of exemplars.
 
-    Those are the ones that hold a relation.yaml. Raises UserError where a file is missing or not of its form, and where
-    the benchmark itself has a relation of that name.
+    A folder is a user's own relation if it holds a relation.yaml. Raises UserError if a file is missing or malformed,
+    or if the benchmark itself has a relation of that name.
     """
     content = parse(_BenchmarkFile, read_yaml(Path(path), "benchmark", "restore it, or correct params.yaml"), "", path)
     relations = {name: _relation(name, entry, path) for name, entry in content.relations.items()}

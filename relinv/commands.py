@@ -1,4 +1,4 @@
-"""The command `relinv`: relations of your own, tokens from and for other programs, and how an image was made."""
+"""The command `relinv`: your own relations, tokens from and for other programs, and how an image was made."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
     from relinv.images import ImageRecord
 
-# As stages do (stages/__init__.py): another number of threads gives other last bits. Read when torch is loaded.
+# As in stages/__init__.py: another number of threads changes the last bits. torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
 CONCEPTS = FOLDERS["invert"]
 
 Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
-Method = Annotated[str, typer.Argument(help="The name of what learned it, such as reversion.")]
+Method = Annotated[
+    str, typer.Argument(help="The method that learned it, such as reversion, or the name it was imported by.")
+]
 
 
 @app.callback()
 def main() -> None:
-    """Work with relations and learned tokens, in the checkout of the pipeline."""
+    """Work with relations and learned tokens. Run it in a checkout of the pipeline."""
 
 
 @app.command(epilog="Example: relinv new kissing ~/pictures/kissing")
 def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A folder with your pictures.")]) -> None:
-    """Lay out data/exemplars/own/RELATION from your pictures, and say what is left to do.
+    """Create data/exemplars/own/RELATION from your pictures, and print what is left to do.
 
-    It comes before any other source of that name, and takes part like any other relation once its captions are there.
+    It takes precedence over any other source of that relation. Once its captions are written, it works like any other.
     """
     from relinv.benchmark import load_benchmark
     from relinv.exemplars import OWN
@@ -49,7 +51,7 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
 
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
-    count_tokens, limit = load_token_counter(model)  # first: nothing is to be left half done where there is none
+    count_tokens, limit = load_token_counter(model)  # first: if it is missing, nothing is left half done
     left_out = lay_out(relation, pictures, OWN / relation, load_benchmark(params.benchmark()))
     verdict = validate_folder(
         OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
@@ -59,13 +61,13 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
 
 @app.command(epilog='Example: relinv masks data/exemplars/own/kissing "two people kissing"')
 def masks(
-    folder: Annotated[Path, typer.Argument(help="A relation's own folder, as `relinv new` lays it out.")],
-    words: Annotated[str, typer.Argument(help="What to look for in its pictures.")],
-    model: Annotated[str, typer.Option(help="A CLIPSeg: a folder, or an id of the Hugging Face hub.")] = MODEL,
+    folder: Annotated[Path, typer.Argument(help="The folder of your own relation, as `relinv new` creates it.")],
+    words: Annotated[str, typer.Argument(help="What to look for in the pictures.")],
+    model: Annotated[str, typer.Option(help="A CLIPSeg model: a folder or a Hugging Face hub id.")] = MODEL,
 ) -> None:
-    """Find by CLIPSeg where the pictures of a folder show something, and write soft masks beside them.
+    """Find with CLIPSeg where the pictures of a folder show something, and write soft masks beside them.
 
-    The loss then counts where they are bright, whatever the method.
+    With every method, the training loss is then weighted by them: bright areas count most.
     """
     from relinv.devices import find_device
     from relinv.exemplars import MASKS
@@ -86,18 +88,18 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="One learned token, .safetensors, .bin or .pt; Perfusion's .ckpt; or Custom Diffusion's weights."
+            help="A learned token (.safetensors, .bin or .pt), a Perfusion .ckpt, or Custom Diffusion weights."
         ),
     ],
     relation: Relation,
     method: Annotated[str, typer.Argument(help="A name for where it came from, such as published.")],
     token: Annotated[
-        Path | None, typer.Option(help="The token's own file, for Custom Diffusion: the one beside it if not given.")
+        Path | None, typer.Option(help="For Custom Diffusion, the token's file; default: the one beside the weights.")
     ] = None,
 ) -> None:
     """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
 
-    What was imported by these names before is replaced, what was learned here never.
+    An earlier import under these names is replaced; something that was learned here never is.
     """
     from relinv.diffusion.bases import load_base
     from relinv.importing import import_concept
@@ -114,16 +116,16 @@ def export(
     method: Method,
     form: Annotated[str, typer.Option("--for", help="diffusers, webui (A1111, ComfyUI, InvokeAI) or hub.")],
     to: Annotated[Path, typer.Option(help="The folder to write into.")],
-    name: Annotated[str | None, typer.Option(help="What web UIs call the token: else RELATION_METHOD.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    name: Annotated[str | None, typer.Option(help="What web UIs call the token; default: RELATION_METHOD.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a learned token as another program reads it."""
+    """Write a learned token in another program's format."""
     from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
     from relinv.exporting import export_concept, spellings
 
     concept = load_concept(CONCEPTS / relation / method, load_base(load_params().model()))
-    # Never a plain word by default: A1111 puts the token wherever a prompt says its name.
+    # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
     name = name or f"{relation}_{method}"
     for path in export_concept(concept, form, to, name, overwrite):
         print(path)
@@ -133,9 +135,11 @@ def export(
 
 @app.command("second-moment", epilog="Example: relinv second-moment captions.txt")
 def second_moment_(
-    captions: Annotated[Path | None, typer.Argument(help="A caption a line; else as invert.perfusion says.")] = None,
+    captions: Annotated[
+        Path | None, typer.Argument(help="One caption per line; default: invert.perfusion.captions.")
+    ] = None,
 ) -> None:
-    """Measure how the text encoder of the base in use spreads captions, for Perfusion, which else does so itself."""
+    """Measure the second moment of the base's text encodings, for Perfusion, which otherwise measures it by itself."""
     from relinv.diffusion.bases import load_base
     from relinv.learning.second_moment import CACHE, read_captions, second_moment
     from relinv.methods.perfusion import WATCHED, Settings
@@ -144,7 +148,7 @@ def second_moment_(
     file = captions or params.method("perfusion", Settings).captions
     moment = second_moment(load_base(params.model()), read_captions(file))
     print(f"{CACHE} holds {moment.id} of {file}, {len(moment.matrix)} x {len(moment.matrix)}.")
-    if file.parent != WATCHED:  # where DVC would see no change of it
+    if file.parent != WATCHED:  # DVC would not notice changes elsewhere
         print(f"To learn with it, copy {file} into {WATCHED}, and")
         file = WATCHED / file.name
     print(f"set invert.perfusion.captions in params.yaml (or in the preset in use) to {file}.")
@@ -153,7 +157,9 @@ def second_moment_(
 @app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
 def show(
     image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
-    boxes: Annotated[Path | None, typer.Option(help="Write it here, a PNG, with the boxes it was drawn by.")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="Also write the image with its boxes drawn in, to this PNG.")
+    ] = None,
 ) -> None:
     """Print how an image was made, and the command that makes it again."""
     import json
@@ -173,7 +179,7 @@ def show(
 
 
 def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
-    """Write a drawn image with the boxes of its concept; UserError where that has none, or is another by now."""
+    """Write a drawn image with the boxes of its concept; UserError if it has none or has changed since."""
     from PIL import Image
 
     from relinv.adapters.layout import draw_boxes, layout_of
@@ -197,9 +203,9 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
 @app.command(epilog="Example: relinv draw data/images/inside/reversion/042.png again.png")
 def draw(
     image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
-    target: Annotated[Path, typer.Argument(help="Where to write it, a PNG.")],
+    target: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
-    """Make an image again, from what it says of itself: the same bytes on the same machine."""
+    """Draw an image again from the record stored in it: the same bytes on the same machine."""
     from relinv.benchmark import load_benchmark
     from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
@@ -227,14 +233,15 @@ def draw(
 )
 def imagine(
     prompt: Annotated[str, typer.Argument(help="What to draw, with a <token> for each concept.")],
-    target: Annotated[Path, typer.Argument(help="Where to write the image, a PNG.")],
+    target: Annotated[Path, typer.Argument(help="The PNG to write.")],
     use: Annotated[list[str], typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")],
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
     option: Annotated[
-        list[str] | None, typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; several times.")
+        list[str] | None,
+        typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
     ] = None,
 ) -> None:
-    """Draw a prompt of your own with one concept or several at once, each from its folder below data/concepts."""
+    """Draw your own prompt with one or several concepts at once, each from its folder in data/concepts."""
     from relinv.diffusion.bases import load_base
     from relinv.files import atomic_write_bytes
     from relinv.generation import free_record
@@ -266,7 +273,7 @@ def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
 
 
 def _with(options: list[str], adapters: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return `adapters` changed by options as ADAPTER.NAME=VALUE, the value in YAML."""
+    """Return `adapters` with options of the form ADAPTER.NAME=VALUE applied; the value is YAML."""
     from relinv.files import parse_yaml
 
     changed = {name: dict(values) for name, values in adapters.items()}

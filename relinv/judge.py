@@ -1,4 +1,4 @@
-"""The judge: an open_clip model that embeds images and texts as unit vectors, whose cosine is a score."""
+"""The judge: an open_clip model that embeds images and texts as unit vectors; their cosine is a score."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CONFIG = "open_clip_config.json"
-TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")  # one of them; without any, transformers makes one of bytes
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")  # one is needed, else transformers makes up a byte-level one
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in open_clip's order
 TEXTS_AT_ONCE = 256
 
 
 class Judge:
-    """A loaded open_clip model with the preprocessing and the tokenizer that belong to it."""
+    """A loaded open_clip model with its preprocessing and tokenizer."""
 
     def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: torch.device) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class Judge:
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return one unit vector for each text, (texts, dim) float32; each distinct text is encoded once.
 
-        Raises UserError for a text longer than the model reads, which it would cut in silence.
+        Raises UserError for a text longer than the model can read, which it would cut silently.
         """
         import torch
 
@@ -70,10 +70,10 @@ class Judge:
         return np.stack([self._texts[text] for text in texts])
 
     def _tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Return token ids (texts, tokens); UserError where a text does not fit."""
+        """Return token ids (texts, tokens); UserError if a text does not fit."""
         length = self._tokenizer.context_length
         tokens = self._tokenizer(texts)
-        # A text that is cut ends in the end token; given one place more, another token stands there.
+        # A text that was cut ends with the end token; with one more place, another token is there instead.
         cut = (self._tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
         if cut.any():
             text = texts[int(cut.int().argmax())]
@@ -82,13 +82,13 @@ class Judge:
 
 
 def load_judge(settings: JudgeSettings) -> Judge:
-    """Return the judge that `settings` name, on their device.
+    """Return the judge that `settings` name, on the device they name.
 
     `model` is a folder in open_clip's "local-dir" layout (open_clip_config.json, open_clip_model.safetensors
     and the tokenizer's files), or an open_clip architecture whose weights `pretrained` names. Raises
     UserError, before any image is scored, for an unknown name or tag, weights that are missing, damaged or
-    made for another architecture, and weights trained with another activation function than the architecture
-    has.
+    made for another architecture, and weights trained with a different activation function than the
+    architecture's.
     """
     weights = check_judge(settings)
     if weights is None:
@@ -99,10 +99,10 @@ def load_judge(settings: JudgeSettings) -> Judge:
 
 
 def check_judge(settings: JudgeSettings) -> Path | None:
-    """Return the weights of a judge in a folder, None for one by name; nothing is loaded or downloaded.
+    """Return the weights file of a judge in a folder, None for a judge given by name; loads and downloads nothing.
 
-    Raises UserError for an unknown name or tag, an activation function that does not match the weights, and a folder
-    that is incomplete.
+    Raises UserError for an unknown name or tag, an activation function that does not match the weights, and an
+    incomplete folder.
     """
     folder = Path(settings.model)
     if not folder.is_dir():
@@ -114,7 +114,7 @@ def check_judge(settings: JudgeSettings) -> Path | None:
 
 
 def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
-    """Return the judge open_clip loads from `source`; whatever it raises becomes one UserError."""
+    """Return the judge open_clip loads from `source`; its errors, except out of memory, become one UserError."""
     import open_clip
 
     device = find_device(settings.device)
@@ -123,7 +123,7 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
             source, pretrained=settings.pretrained, device=device
         )
         tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in a way of its own
+    except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in its own way
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
         raise UserError(f"The judge '{name}' cannot be loaded: {reason(error)}") from error
@@ -131,7 +131,7 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
 
 
 def _weights(folder: Path) -> Path:
-    """Return the weights in a judge's folder; UserError where they, configuration or tokenizer are missing."""
+    """Return the weights in a judge's folder; UserError if weights, configuration or tokenizer are missing."""
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None or not (folder / CONFIG).is_file():
         raise UserError(f"The judge '{folder}' is incomplete: put {CONFIG} and {WEIGHTS[0]} in that folder.")
@@ -145,7 +145,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _check_shapes(judge: Judge, weights: Path) -> None:
-    """Refuse weights that open_clip would stretch in silence: position embeddings made for another size."""
+    """Refuse weights that open_clip would silently resize: position embeddings made for another size."""
     from open_clip.factory import load_state_dict
 
     expected = judge.shapes()

@@ -1,4 +1,4 @@
-"""Parameters: the sections of params.yaml by name, each checked as it is read, and the preset in force over them."""
+"""Parameters: the sections of params.yaml, each checked when it is read, with the preset in use applied on top."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Params:
         self.sections_read: set[str] = set()
 
     def section(self, name: str, kind: type[T]) -> T:
-        """Return what stands at a dotted name ("generate", "invert.seed"), checked as a `kind`.
+        """Return the value at a dotted name ("generate", "invert.seed"), checked against `kind`.
 
-        Raises UserError where it is missing or not as `kind` wants it.
+        Raises UserError if it is missing or does not fit `kind`.
         """
         node: Any = self._values
         for part in name.split("."):
@@ -55,23 +55,23 @@ class Params:
         return parse(kind, node, name, self.file)
 
     def names(self, section: str) -> list[str]:
-        """Return the names in a section, "" for the whole file; none where it is no section."""
+        """Return the names in a section, "" meaning the whole file; none if it is not a section."""
         node: Any = self._values
         for part in section.split(".") if section else ():
             node = node.get(part) if isinstance(node, Mapping) else None
         return [str(name) for name in node] if isinstance(node, Mapping) else []
 
     def require_known(self, section: str, known: Collection[str]) -> None:
-        """Raise UserError, with the closest name, where a section, "" for the whole file, has one not `known`."""
+        """Raise UserError, with the closest known name, if a section ("": the whole file) has a name not in `known`."""
         for name in self.names(section):
             if name not in known:
                 place = f"{section}.{name}" if section else name
                 raise UserError(f"{unknown('parameter', name, known)} It stands in {self.file} as '{place}'.")
 
     def method(self, name: str, kind: type[T]) -> T:
-        """Return the section `invert.NAME`, with what the preset in force changes in it, checked as a `kind`.
+        """Return the section `invert.NAME`, with the changes of the preset in use, checked against `kind`.
 
-        Raises UserError where either is missing or not as `kind` wants it, and for an unknown preset.
+        Raises UserError if either is missing or does not fit `kind`, and for an unknown preset.
         """
         values = self.section(f"invert.{name}", dict[str, Any])
         chosen = self.section("invert.preset", Name | None)
@@ -85,7 +85,7 @@ class Params:
         return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
 
     def base(self) -> str:
-        """Return the name of the base in use; UserError where `bases` holds no such entry."""
+        """Return the name of the base in use; UserError if `bases` has no such entry."""
         base = self.section("base", str)
         bases = parse(dict[str, Any], self._values.get("bases"), "bases", self.file)
         if base not in bases:
@@ -97,12 +97,12 @@ class Params:
         return ModelSettings(**self.section(f"bases.{self.base()}.model", NetworkSettings).model_dump())
 
     def trained_model(self) -> ModelSettings:
-        """Return the diffusion model of the base in use, to train with."""
+        """Return the diffusion model of the base in use, set up for training."""
         training = self.section(f"bases.{self.base()}.training", TrainingSettings)
         return self.model().model_copy(update=training.model_dump())
 
     def drawing_model(self) -> ModelSettings:
-        """Return the diffusion model of the base in use, to draw with."""
+        """Return the diffusion model of the base in use, set up for drawing."""
         sampling = self.section(f"bases.{self.base()}.sampling", DrawingSettings)
         model = self.model()
         return model.model_copy(update={"precision": sampling.precision or model.precision})
@@ -135,7 +135,7 @@ class Params:
 
 
 def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
-    """Return what a preset changes, by method; UserError with the closest name where `file` has no such preset."""
+    """Return what a preset changes, by method; UserError with the closest name if `file` has no such preset."""
     presets = parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
     if name not in (known := {preset for of_method in presets.values() for preset in of_method}):
         raise UserError(f"{unknown('preset', name, known)} They stand in {file}.")
@@ -143,7 +143,7 @@ def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_params(file: Path) -> Params:
-    """Return the parameters in `file`, of any names; UserError where it is missing, no YAML, or no mapping."""
+    """Return the parameters in `file`, whatever their names; UserError if it is missing, not YAML, or not a mapping."""
     values = read_yaml(file, "parameter file", "run this in the checkout of the pipeline")
     if not isinstance(values, Mapping):
         raise UserError(f"The parameter file '{file}' holds no named sections: restore it from git.")
@@ -151,9 +151,9 @@ def read_params(file: Path) -> Params:
 
 
 def load_params(file: Path | str = "params.yaml") -> Params:
-    """Return the pipeline's parameters in `file`; UserError as `read_params`, and for a section that nothing reads.
+    """Return the pipeline's parameters in `file`; UserError as for `read_params`, and for a section that nothing reads.
 
-    What stands in a section is checked by the stage that reads it.
+    The content of a section is checked by the stage that reads it.
     """
     params = read_params(Path(file))
     params.require_known("", SECTIONS)

@@ -1,4 +1,4 @@
-"""The pipeline with several stages at a time: small models leave a second core idle, stages do not need each other."""
+"""The pipeline, several stages at a time: small models leave a second core idle, and many stages are independent."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert
             "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 LOGS = ".scratch/reproduce"  # git-ignored
 DVC = (sys.executable, "-m", "dvc")
-ENDED = "Ended "  # begins a line of a share's log
+ENDED = "Ended "  # starts a line in a share's log
 WRITE_EVERY = 60  # seconds
 
 
 def check_params(params: Params) -> None:
-    """Raise UserError if the parameters name a relation, method or adapter there is not, or set a stage wrongly."""
+    """Raise UserError if the parameters name an unknown relation, method or adapter, or set a stage wrongly."""
     benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
     params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
@@ -62,10 +62,10 @@ def check_params(params: Params) -> None:
 def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:
     """Reproduce the pipeline, `slots` stages of a group at a time, then the rest as `dvc repro` does.
 
-    gpus: by the names that CUDA_VISIBLE_DEVICES takes; a slot sees one of them alone, as its "cuda". None: all see all.
+    gpus: names as in CUDA_VISIBLE_DEVICES; each slot sees only one of them, as its "cuda". If empty, each sees all.
 
-    Stopped at any moment and run again, it goes on where it was. Raises UserError, with the log to read, where a
-    stage fails; stages beside it go on to their end.
+    If stopped at any moment and run again, it resumes. Raises UserError, naming the log to read, if a stage fails; the
+    other slots still finish their stages.
     """
     for group in GROUPS:
         if stale := stale_stages(root, group):
@@ -75,7 +75,7 @@ def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:
 
 
 def stale_stages(root: Path, group: str) -> list[str]:
-    """Return the stages of a group, such as "fetch@inside", whose results are not those of today's inputs."""
+    """Return the stages of a group, such as "fetch@inside", whose results are out of date."""
     command = [*DVC, "--wait-for-lock", "status", "--json", group]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -84,9 +84,9 @@ def stale_stages(root: Path, group: str) -> list[str]:
 
 
 def due_relations(root: Path, params: Params, method: str) -> tuple[list[str], list[str]]:
-    """Return which relations of the parameters a method has to learn, and of which its concept stands, as DVC tells.
+    """Return the parameters' relations that a method still has to learn, and those it has learned, according to DVC.
 
-    All are due to a method that is not among those of the parameters: DVC has no stage of it.
+    If the method is not listed in the parameters, all are due: DVC has no stage for it.
     """
     every = params.relations()
     if method not in params.methods():
@@ -97,11 +97,11 @@ def due_relations(root: Path, params: Params, method: str) -> tuple[list[str], l
 
 
 def reproduce_share(root: Path, stages: Sequence[str]) -> None:
-    """Reproduce stages that do not need each other, one after the other, as `dvc repro --single-item` does.
+    """Reproduce independent stages one after the other, like `dvc repro --single-item`.
 
-    Except that `dvc.lock` is not written after each of them: DVC parses and writes all of it anew, seconds at a
-    hundred stages. What a kill leaves unwritten is in DVC's run cache, from where the next run takes it. Raises
-    UserError where a stage fails.
+    Unlike that, this does not write `dvc.lock` after each stage: DVC would parse and rewrite the whole file, which
+    takes seconds with a hundred stages. If the process is killed, what is not yet written is in DVC's run cache, and
+    the next run takes it from there. Raises UserError if a stage fails.
     """
     from dvc.repo import Repo, lock_repo
     from dvc.stage.exceptions import StageCmdFailedError
@@ -114,7 +114,7 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
                 (stage,) = repo.stage.collect(name)
                 try:
                     made += filter(None, [stage.reproduce()])
-                except Exception as error:  # of whatever kind: DVC's, a missing file's, a full disk's
+                except Exception as error:  # of any kind: from DVC, a missing file, a full disk
                     if isinstance(error, StageCmdFailedError):
                         print(f"{FAILED}{name}", flush=True)
                     raise UserError(f"'{name}' could not be reproduced: {error}") from error
@@ -127,14 +127,14 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
 
 
 def _write(made: list[Any]) -> None:
-    """Write DVC's stages into dvc.lock, and empty the list."""
+    """Write the reproduced stages into dvc.lock, and empty the list."""
     if made:
         made[0].dvcfile.dump_stages(made, update_pipeline=False)
         made.clear()
 
 
 def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int, gpus: Sequence[str]) -> None:
-    """Reproduce the stages of one group, each slot its share of them in one process: starting DVC takes seconds."""
+    """Reproduce one group's stages; each slot runs its share in one process, because starting DVC takes seconds."""
     from tqdm import tqdm
 
     shares = _shares(stages, slots)
@@ -155,26 +155,26 @@ def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int, 
 
 
 def _shares(stages: Sequence[str], slots: int) -> list[list[str]]:
-    """Return the stages in as many shares as there are slots, of every method about equally many in each.
+    """Return the stages split into one share per slot, each with about as many stages of every method.
 
-    Methods differ in how long they take, by minutes; relations hardly.
+    Methods differ by minutes in how long they take; relations hardly differ.
     """
-    by_method = sorted(stages, key=lambda stage: stage.rpartition("-")[2])  # invert@inside-reversion; else any order
+    by_method = sorted(stages, key=lambda stage: stage.rpartition("-")[2])  # invert@inside-reversion; else in any order
     return [by_method[slot::slots] for slot in range(min(slots, len(stages)))]
 
 
 def _ended(logs: Sequence[Path]) -> int:
-    """Return how many stages have ended by the logs of the processes that run them one after the other."""
+    """Return how many stages have ended, according to the logs of the processes that run them."""
     texts = [log.read_text("utf-8", "replace") for log in logs if log.exists()]
     return sum(line.startswith(ENDED) for text in texts for line in text.splitlines())
 
 
 def _end_with(parent: int) -> None:
-    """Let the command that a share runs, and so the share, end soon after `parent`, however that was ended."""
+    """Make the command that a share runs, and so the share itself, end soon after `parent`, however `parent` ended."""
     import psutil
 
     def watch() -> None:
-        """Wait until another process is this one's parent, then kill what is below this one, and all that follows."""
+        """Wait until this process has another parent, then kill its descendants, and any it starts afterwards."""
         while os.getppid() == parent:
             time.sleep(1)
         while True:

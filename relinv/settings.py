@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from relinv.checking import parse as parse  # every reader of settings needs it, so it is offered here too
+from relinv.checking import parse as parse  # every reader of settings needs it, so it can be imported from here too
 from relinv.errors import UserError
 
 
@@ -26,7 +26,7 @@ Names = Annotated[
 ]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, ~ written out, or an id
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, with ~ expanded, or an id
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
@@ -34,7 +34,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def require_name(name: str, what: str) -> None:
-    """Raise UserError where `name` cannot stand in params.yaml as a relation's or method's; `what` it is to name."""
+    """Raise UserError if `name` cannot name a relation or method in params.yaml; `what` says which of the two it is."""
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"'{name}' cannot name a {what}: write up to 100 of a to z, 0 to 9 and _, such as shaking_hands."
@@ -42,16 +42,17 @@ def require_name(name: str, what: str) -> None:
 
 
 class Settings(BaseModel):
-    """A section of parameters: every key known and present, every value in range, none changed later."""
+    """A section of parameters: every key is known and present, every value is in range, and none changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class NetworkSettings(Settings):
-    """A diffusion model: a diffusers folder or hub id, and how to run it. Resolution in pixels a side.
+    """A diffusion model: a diffusers folder or hub id, and how to run it.
 
-    precision: in fp16 training would lose small gradients; to draw in it is a setting of `sampling`. attention: sdpa is
-    PyTorch's fused kernel, eager the plain products of matrices. compile: whether the UNet goes through torch.compile.
+    precision: not fp16, in which training would lose small gradients; drawing in fp16 is a setting of `sampling`.
+    resolution: pixels per side. attention: sdpa is PyTorch's fused kernel, eager uses plain matrix products. compile:
+    whether the UNet goes through torch.compile.
     """
 
     source: Place
@@ -64,10 +65,10 @@ class NetworkSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How a base is trained in less memory, in more time; nothing that is drawn depends on it.
+    """How a base is trained in less memory, at the cost of time; drawing does not use these settings.
 
-    gradient_checkpointing: whether activations are computed twice, not kept. samples_per_pass: how many samples of a
-    step go through the UNet at once, and back before the next; null: all of them.
+    gradient_checkpointing: whether activations are recomputed instead of kept. samples_per_pass: how many samples of a
+    step go through the UNet at once, forward and backward, before the next ones; null: all of them.
     """
 
     gradient_checkpointing: bool = False
@@ -75,7 +76,7 @@ class TrainingSettings(Settings):
 
 
 class ModelSettings(NetworkSettings, TrainingSettings):
-    """All that a base is told: which model it is, how it runs, and how it is trained."""
+    """All settings of a base's model: which it is, how it runs, and how it is trained."""
 
     precision: Precision
 
@@ -99,14 +100,14 @@ class ExemplarSource(Settings):
     manifest: Path | None
 
     def location(self) -> str:
-        """Return the folder or address; UserError where there is none."""
+        """Return the folder or address; UserError if there is none."""
         if not self.path:
             raise UserError(f"The base's exemplars have source '{self.source}' but no path: set it in params.yaml.")
         return self.path
 
 
 class ExemplarSettings(Settings):
-    """Which exemplar pictures are rendered: `shared` has one backdrop and tint in all ten, `varied` has not."""
+    """Which exemplar pictures are rendered: `shared` has one backdrop and tint in all ten, `varied` does not."""
 
     set: Literal["shared", "varied"]
     seed: Seed
@@ -115,8 +116,8 @@ class ExemplarSettings(Settings):
 class ValidateSettings(Settings):
     """What an exemplar folder must satisfy; sides in pixels.
 
-    Two pictures whose small copies differ by at most `duplicate_difference` levels of 255 on the mean count
-    as nearly the same.
+    Two pictures count as nearly the same if their small copies differ on average by at most `duplicate_difference`
+    levels (0 to 255).
     """
 
     minimum_images: Annotated[int, Field(ge=1, le=1000)]
@@ -125,9 +126,9 @@ class ValidateSettings(Settings):
 
 
 class PreviewSettings(Settings):
-    """Pictures along the way: `count` times, evenly apart, the last time at the end, however many steps there are.
+    """Pictures drawn during training: `count` times, evenly spaced, the last at the end, whatever the number of steps.
 
-    Each time one a prompt, `<r>` standing for the relation.
+    Each time, one picture is drawn per prompt; `<r>` in a prompt stands for the relation.
     """
 
     count: Positive
@@ -138,9 +139,9 @@ class PreviewSettings(Settings):
 
 
 class ScenarioSettings(Settings):
-    """What is drawn: all scenarios, those by which settings may be chosen, or the test scenarios, which are the others.
+    """What is drawn: all scenarios, validation ones (settings may be chosen on these), or test ones (the others).
 
-    seed: of the noise. adapters: by the names of adapters, options of theirs other than what was learned says.
+    seed: of the noise. adapters: options, by adapter name, that override those stored with what was learned.
     """
 
     pairs: Pairs
@@ -149,7 +150,7 @@ class ScenarioSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    """How a base draws; batch_size counts images and changes an image by rounding alone."""
+    """How a base draws; batch_size counts images and affects an image only by rounding."""
 
     steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(ge=0, le=50)]
@@ -158,7 +159,7 @@ class SamplingSettings(Settings):
 
 
 class DrawingSettings(SamplingSettings):
-    """How a base draws, and in which precision; null: the model's own, in which it is trained too."""
+    """How a base draws, and in which precision; null: the model's own precision, which training uses too."""
 
     precision: Precision | None
 
@@ -166,7 +167,7 @@ class DrawingSettings(SamplingSettings):
 class BaseSettings(Settings):
     """One entry of `bases`: a model, how it is trained and draws, its benchmark, its exemplars, its judge.
 
-    preset: the one of presets.yaml that holds where `invert.preset` names none.
+    preset: the one in presets.yaml that applies if `invert.preset` names none.
     """
 
     benchmark: Path
@@ -179,17 +180,17 @@ class BaseSettings(Settings):
 
 
 class GenerateSettings(SamplingSettings, ScenarioSettings):
-    """All that generation is told: which scenarios, and how they are drawn."""
+    """All settings of generation: which scenarios are drawn, and how."""
 
 
 class ScoreSettings(Settings):
-    """How images are scored; batch_size counts images and changes a score by rounding alone."""
+    """How images are scored; batch_size counts images and affects a score only by rounding."""
 
     batch_size: Positive
 
 
 class ReportSettings(Settings):
-    """The report's intervals: bootstrap resamples, their seed, and the level they cover."""
+    """The report's intervals: the number of bootstrap resamples, their seed, and the level the intervals cover."""
 
     resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     seed: Seed

@@ -16,7 +16,7 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: python -m stages.compare main my-experiment workspace --html comparison.html")
 def compare(
-    revisions: Annotated[list[str], typer.Argument(help="Commits, branches, experiments, or workspace.")],
+    revisions: Annotated[list[str], typer.Argument(help="Commits, branches, experiments, or the word workspace.")],
     html: Annotated[Path | None, typer.Option(help="Also write the tables to this HTML file.")] = None,
 ) -> None:
     """Print how revisions differ: in parameters, in metrics, and in paired differences from the first."""

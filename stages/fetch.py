@@ -25,7 +25,8 @@ def fetch(
     given: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="The relation's folder or one that holds it, or the zip that a browser gets from Drive."
+            "--from",
+            help="The relation's folder, a folder holding it, or the zip a browser downloads from Google Drive.",
         ),
     ] = None,
 ) -> None:

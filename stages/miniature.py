@@ -19,7 +19,7 @@ PARAMS = Path("data/miniature/params.yaml")
 def main() -> None:
     """Train one part of the miniature, in this order: autoencoder, denoiser, judge, card.
 
-    Stopped at any moment and run again, each goes on from its last checkpoint in .scratch/miniature.
+    If stopped at any moment and run again, each resumes from its last checkpoint in .scratch/miniature.
     """
     if not THREADS_CHOSEN:
         os.environ["OMP_NUM_THREADS"] = str(cli.cores())  # large batches, one stage at a time

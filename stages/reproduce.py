@@ -18,7 +18,7 @@ app = cli.stage_app()
 @app.command(epilog="Example: python -m stages.reproduce --slots 4")
 def reproduce(
     slots: Annotated[
-        int | None, typer.Option(min=1, help="How many stages run at a time; else one a core, or one a GPU.")
+        int | None, typer.Option(min=1, help="How many stages run at a time; default: one per core, or one per GPU.")
     ] = None,
 ) -> None:
     """Rebuild every result that is out of date, several stages at a time. If stopped and run again, it resumes."""

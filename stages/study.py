@@ -16,12 +16,12 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: python -m stages.study --plan plans/study_parts.yaml --arms default,no_steering")
 def study(
-    arms: Annotated[str, typer.Option(help="Only these arms of the plan, joined by commas.")] = "",
-    relations: Annotated[str, typer.Option(help="Only these relations, joined by commas.")] = "",
+    arms: Annotated[str, typer.Option(help="Only these arms of the plan, separated by commas.")] = "",
+    relations: Annotated[str, typer.Option(help="Only these relations, separated by commas.")] = "",
     plan: Annotated[Path, typer.Option(help="The plan: arms, seeds and contrasts.")] = Path("plans/study.yaml"),
-    output: Annotated[Path | None, typer.Option(help="The folder for tables; else reports/PLAN.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder for the tables; default: reports/PLAN.")] = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="How many stages run at a time; else as `reproduce` chooses.")
+        int | None, typer.Option(min=1, help="How many stages run at a time; default: as in `reproduce`.")
     ] = None,
 ) -> None:
     """Run the unfinished experiments, then write study.csv, study.md, study.svg, and the reports of the plan's arms.
