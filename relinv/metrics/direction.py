@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 TITLE = "Direction"
 DESCRIPTION = (
     'Share of images in which "HEAD relation TAIL" scores above "TAIL relation HEAD" (chance 1 in 2). It '
-    "sees the roles of the two entities, which no bag of words can; it cannot be asked of symmetric "
-    "relations and of one entity twice."
+    "sees the roles of the two entities, which a bag of words cannot; it cannot be applied to symmetric "
+    "relations or to scenes with the same entity twice."
 )
 SOURCE = "Word order as ARO (Yuksekgonul et al., ICLR 2023) and What'sUp (Kamath et al., EMNLP 2023) test it."
 HIGHER_IS_BETTER = True

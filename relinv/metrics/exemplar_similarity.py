@@ -13,8 +13,8 @@ TITLE = "Exemplar similarity"
 DESCRIPTION = (
     "Largest cosine between the image and an exemplar of its relation. The report subtracts the same for "
     "plain text-to-image on the same scenario and calls the rest leakage: what came over from the exemplars "
-    "beside the relation. It sees copied backdrops, tints and entities; it cannot tell them from the "
-    "relation itself, which exemplars and images share rightly."
+    "besides the relation. It sees copied backdrops, tints and entities; it cannot tell them from the "
+    "relation itself, which exemplars and images are meant to share."
 )
 SOURCE = "Replication measured as similarity to the training images (Somepalli et al., CVPR 2023)."
 HIGHER_IS_BETTER = False

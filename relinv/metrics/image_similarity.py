@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 TITLE = "Image similarity"
 DESCRIPTION = (
-    "Mean cosine between the image and the exemplars. It sees how faithful an object is, where more is better as long "
-    "as the image fits its prompt too (relation similarity, with the category's word in the token's place); it cannot "
-    "tell a relation, whose exemplars show other entities."
+    "Mean cosine between the image and the exemplars. It sees how faithful an object is: more is better, as long as "
+    "the image also fits its prompt (relation similarity, with the category's word in place of the token). It cannot "
+    "say how well a relation is drawn, because the relation's exemplars show other entities."
 )
 SOURCE = "CLIP-I (Gal et al. 2022; Ruiz et al., CVPR 2023)."
 HIGHER_IS_BETTER = True

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 TITLE = "Relation margin"
 DESCRIPTION = (
-    'Cosine of the image with "HEAD relation TAIL" less its mean with the benchmark\'s other relations '
-    "between the same two entities, so that the entities cancel. It sees the relation by degrees; it cannot "
-    "see which other relation came close."
+    'Cosine of the image with "HEAD relation TAIL" minus its mean cosine with the benchmark\'s other relations '
+    "between the same two entities, so that the entities cancel out. It sees the relation as a matter of degree; it "
+    "cannot see which other relation came close."
 )
 SOURCE = "A contrast of CLIPScores (Hessel et al., EMNLP 2021) at fixed entities."
 HIGHER_IS_BETTER = True

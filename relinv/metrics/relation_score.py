@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 TITLE = "Relation similarity"
 DESCRIPTION = (
-    'Cosine between the image and "HEAD relation TAIL". It sees the scene as a whole; it cannot tell the '
-    "relation's part, for CLIP reads a phrase much like a bag of words, in which the entities weigh more. "
+    'Cosine between the image and "HEAD relation TAIL". It sees the scene as a whole; it cannot single '
+    "out the relation, because CLIP reads a phrase much like a bag of words, in which the entities weigh more. "
     "Read it with the margin."
 )
 SOURCE = "CLIPScore, unscaled (Hessel et al., EMNLP 2021)."

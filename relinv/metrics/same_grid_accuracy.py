@@ -16,7 +16,8 @@ TITLE = "Same-grid accuracy"
 DESCRIPTION = (
     'Share of images in which "HEAD relation TAIL" scores above the same two entities in each other relation that has '
     "the same heads and tails in the benchmark (shaking hands, hugging and back to back: chance 1 in 3). It sees the "
-    "relation where the entities cannot give it away; it cannot be asked of a relation whose entities are its own."
+    "relation where the entities cannot give it away; it cannot be applied to a relation that shares its entities with "
+    "no other."
 )
 SOURCE = "Relation accuracy among relations of one grid."
 HIGHER_IS_BETTER = True

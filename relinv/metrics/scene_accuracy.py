@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 TITLE = "Scene accuracy"
 DESCRIPTION = (
-    "Share of images that are right in relation accuracy and in entity accuracy at once. It sees a relation "
-    "bought with the entities, or the entities with the relation; it cannot see who does what to whom (see "
-    "direction)."
+    "Share of images that are right in both relation accuracy and entity accuracy. It sees if a relation is gained "
+    "at the cost of the entities, or the reverse; it cannot see who does what to whom (see direction)."
 )
 SOURCE = "Both halves right at once, as Winoground scores a group (Thrush et al., CVPR 2022)."
 HIGHER_IS_BETTER = True

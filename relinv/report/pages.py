@@ -28,13 +28,13 @@ TITLES = {
     "reproduce": "How to reproduce this page",
 }
 METRICS_NOTE = (
-    "Arrows point to better. The best mean of a column is bold, which says nothing about whether its lead is "
-    "certain; a difference is bold where its interval excludes zero. Over ten relations such intervals run a little "
-    "narrow: in simulations a 95 % interval held the true mean about nine times in ten. Similarities and the "
-    "margin are plain cosines; leakage is the similarity to the exemplars beyond that of plain text-to-image."
+    "Arrows show which direction is better. The best mean of a column is bold, which says nothing about whether its "
+    "lead is certain; a difference is bold if its interval excludes zero. With ten relations, such intervals are a "
+    "little too narrow: in simulations, a 95 % interval held the true mean about nine times in ten. Similarities and "
+    "the margin are plain cosines; leakage is the similarity to the exemplars beyond that of plain text-to-image."
 )
 LEAKAGE = (
-    "Exemplar similarity minus that of the plain relation words on the same scenario and seed: what of the "
+    "Exemplar similarity minus that of the plain relation words on the same scenario and seed: how much of the "
     "exemplars’ own look came along with the relation. It cannot say which part of the look."
 )
 REPRODUCE = """make reproduce{base}      # environment, then dvc repro: everything, or only what changed
