@@ -90,7 +90,7 @@ def tell(run: Run) -> Story:
 def _scope(run: Run) -> str:
     """Return in words which scenarios the tables cover."""
     count, pairs = len(run.rows) // len(run.methods), run.parameters["generate"]["pairs"]
-    drawn = f"All {count}" if pairs == "all" else f"The {count} {pairs}"
+    drawn = f"All {count:,}" if pairs == "all" else f"The {count:,} {pairs}"
     return f"{drawn} scenarios of {len(run.relations)} relation{'s' if len(run.relations) > 1 else ''}"
 
 
