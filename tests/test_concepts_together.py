@@ -42,7 +42,7 @@ def turned(concept: Concept) -> Concept:
     return replace(concept, weights={**concept.weights, "multires": rows})
 
 
-@pytest.mark.parametrize("pair", combinations(LEARNING, 2), ids="-".join)
+@pytest.mark.parametrize("pair", list(combinations(LEARNING, 2)), ids="-".join)
 def test_two_concepts_hold_in_one_prompt_and_leave_the_base(
     pair: tuple[str, str], base: Base, concepts: dict[str, Concept]
 ) -> None:
