@@ -34,7 +34,7 @@ class Split(Settings):
 
 
 class _RelationEntry(Settings):
-    words: str
+    words: Annotated[str, Field(min_length=1)]
     asymmetric: bool
     heads: Entities
     tails: Entities
@@ -125,7 +125,7 @@ def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:
         name = file.parent.name
         if name in relations:
             raise UserError(f"'{name}' stands both in {path} and in {file}: remove it from one of them.")
-        entry = parse(_RelationEntry, read_yaml(file, "relation"), "", file)
+        entry = parse(_RelationEntry, read_yaml(file, "relation") or {}, "", file)
         relations[name] = replace(_relation(name, entry, file), own=True)
     return Benchmark(content.name, relations, content.held_out, content.validation)
 

@@ -46,7 +46,9 @@ def _at(schema: Schema, location: list[Any]) -> Schema:
     """Return the part of `schema` that describes the value at `location`, {} if unknown."""
     node: Any = _resolved(schema, schema)
     for part in location:
-        inside = node.get("properties", {}).get(part) or node.get("additionalProperties") or node.get("items") or {}
+        patterns = [*node.get("patternProperties", {}).values(), {}]  # of a mapping whose keys have a pattern
+        inside = node.get("properties", {}).get(part) or node.get("additionalProperties") or node.get("items")
+        inside = inside or patterns[0]
         node = _resolved(schema, inside if isinstance(inside, Mapping) else {})
     return node
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from relinv.archives import unpack
+from relinv.benchmark import ENTRY
 from relinv.checking import parse
 from relinv.downloads import cache_folder, copy_files, fault_of, relation_folder, whole_folder
 from relinv.errors import UserError
@@ -47,6 +48,7 @@ def fetch_exemplars(
                 plugin.fill(relation, folder, source, settings, scratch)
             else:
                 copy_files(kept, folder)
+            (folder / ENTRY).unlink(missing_ok=True)  # says something of the user's own relations alone
             wrong = _compare(relation, folder, source)
             if wrong and kept == placed:
                 raise _off_record(relation, source, wrong, f"Place the right ones, or remove '{placed}'")

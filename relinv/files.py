@@ -137,7 +137,7 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
 def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
     """Return the UTF-8 text of `path`, without the byte order mark that some editors add.
 
-    If that fails, raises UserError: `what` names the file's role, and `remedy` says what to do if it is missing.
+    Raises UserError if it is missing or not UTF-8: `what` names the file's role, `remedy` says what to do if missing.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")

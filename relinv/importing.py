@@ -88,7 +88,7 @@ def _is_imported(folder: Path) -> bool:
 
 
 def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:
-    """Return what `file` holds, for use with `base`: a .ckpt is Perfusion's, other kinds are told by the names inside.
+    """Return what `file` holds, for use with `base`: kinds are told by the names inside, else a .ckpt is Perfusion's.
 
     `token_file` is for Custom Diffusion, whose token is in a separate file. Raises UserError as `load_content` does,
     if the file's kind is unknown, or if it does not fit the base.

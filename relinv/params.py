@@ -78,6 +78,7 @@ class Params:
         preset = chosen or self.section(f"bases.{self.base()}.preset", Name | None)
         if preset is None:
             return parse(kind, values, f"invert.{name}", self.file)
+        parse(kind, values, f"invert.{name}", self.file)  # so that no fault of it is blamed on the preset
         file = self.file.with_name(PRESETS)
         changes = load_preset(preset, file)
         if values and name not in changes:
@@ -134,9 +135,14 @@ class Params:
         return self.section("methods", Names)
 
 
+def load_presets(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each preset changes, by method and preset; UserError if `file` is missing or malformed."""
+    return parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
+
+
 def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
     """Return what a preset changes, by method; UserError with the closest name if `file` has no such preset."""
-    presets = parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
+    presets = load_presets(file)
     if name not in (known := {preset for of_method in presets.values() for preset in of_method}):
         raise UserError(f"{unknown('preset', name, known)} They stand in {file}.")
     return {method: of_method[name] for method, of_method in presets.items() if name in of_method}

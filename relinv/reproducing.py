@@ -21,7 +21,7 @@ from relinv.errors import UserError
 from relinv.exemplars import OWN
 from relinv.judge import check_judge
 from relinv.logged import FAILED, run_logged
-from relinv.params import Params
+from relinv.params import PRESETS, Params, load_presets
 from relinv.plugins import find_plugin
 from relinv.settings import (
     BaseSettings,
@@ -57,6 +57,9 @@ def check_params(params: Params) -> None:
         benchmark.relation(relation)
     for method in params.methods():
         params.method(method, find_plugin("relinv.methods", method).Settings)
+    presets = params.file.with_name(PRESETS)
+    for method in {*params.methods()} - {*load_presets(presets)}:  # DVC would tell only when it has to be learned
+        raise UserError(f"The method '{method}' has no section in {presets}: add `{method}: {{}}` there.")
 
 
 def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:

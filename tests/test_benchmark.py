@@ -104,6 +104,8 @@ def test_a_relation_of_ones_own_joins_the_benchmark_and_nobody_knows_what_the_ba
             r"'asymmetric' is missing from .*relation\.yaml",
         ),
         ("kissing", "words: [\n", r"relation\.yaml"),
+        ("kissing", "", r"'words' is missing from .*relation\.yaml"),
+        ("kissing", KISSING.replace("words: kissing", "words: ''"), r"'words' is '' in .*relation\.yaml"),
         ("kissing", KISSING.replace("[cat]", "[cat, cat]"), r"relation\.yaml names an entity twice"),
     ],
 )

@@ -261,6 +261,17 @@ def test_a_relation_of_ones_own_comes_before_the_source_and_is_valid(
     assert (verdict["valid"], verdict["images"], verdict["warnings"]) == (True, 4, [])
 
 
+def test_what_another_source_says_of_a_relations_grid_is_left_out(
+    exemplar_folder: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    (given / "relation.yaml").write_text("words: within\nasymmetric: true\nheads: [cat]\ntails: [dog]\n")
+    fetch_stage("inside", given)
+    validate_stage("inside")  # which would else find the relation in two places
+    assert fingerprint(Path("data/relations/inside")) == fingerprint(exemplar_folder)
+
+
 def test_files_placed_by_hand_outlive_the_scratch_folder(
     exemplar_folder: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,5 +231,5 @@ def test_memory_and_precision_are_told_in_a_sentence(
     with pytest.raises(UserError, match=r"too small for 2 images at once: lower the base's sampling\.batch_size"):
         list(generation.generate(base, concept, records, SETTINGS))
     monkeypatch.setattr(sampling, "denoise", lambda *arguments: torch.full((2, 4, 16, 16), torch.nan))
-    with pytest.raises(UserError, match="set the model's precision to bf16 or fp32"):
+    with pytest.raises(UserError, match=r"set its sampling\.precision to bf16 or fp32"):
         list(generation.generate(base, concept, records, SETTINGS))

@@ -325,11 +325,28 @@ def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(
         check_params(Params(values, Path("params.yaml")))
 
 
+def test_a_method_without_a_section_of_presets_is_told_before_the_first_stage(tmp_path: Path) -> None:
+    (tmp_path / "presets.yaml").write_text("relation_words: {}\ntextual_inversion: {}\n")
+    params = Params(read_yaml(Path("params.yaml")), tmp_path / "params.yaml")
+    with pytest.raises(UserError, match=r"'reversion' has no section in .*presets\.yaml: add `reversion: {}` there"):
+        check_params(params)
+
+
+def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:
+    params = presets(tmp_path, "long", None)
+    params._values["invert"]["reversion"]["batch_size"] = "many"
+    with pytest.raises(UserError, match=r"'invert\.reversion\.batch_size' is 'many' in .*params\.yaml"):
+        params.method("reversion", Sectioned)
+
+
 @pytest.mark.parametrize(
     ("adapters", "said"),
     [
         ({"perfussion": {}}, "Unknown adapter 'perfussion'. Did you mean 'perfusion'"),
         ({"perfusion": {"betta": 0.5}}, "Unknown option of the adapter 'perfusion' 'betta'. Did you mean 'beta'"),
+        ({"perfusion": {"beta": 50.0}}, r"'generate\.adapters\.perfusion\.beta' is 50\.0 .*at most 10"),
+        ({"layout": {"scale": 1.0, "head": [0.1, 0.2]}}, r"'generate\.adapters\.layout\.head' is \[0\.1, 0\.2\]"),
+        ({"perfusion": None}, r"'generate\.adapters\.perfusion' is None .*must be a section of"),
         ({"dreambooth": {"rank": 4}}, "The adapter 'dreambooth' has nothing to choose when it draws"),
     ],
 )

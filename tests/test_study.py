@@ -294,6 +294,9 @@ def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
     try:
         assert params_at(repository, "workspace")["presets.yaml:reversion.long.steps"] == 3000
         assert not any("short" in name for name in params_at(repository, "workspace"))
+        (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}}\nother:\n")
+        with pytest.raises(UserError, match=r"'other' is None in presets\.yaml of workspace"):
+            params_at(repository, "workspace")
         (repository / "params.yaml").write_text("relations: [")
         with pytest.raises(UserError, match=r"params\.yaml of workspace is not valid YAML"):
             params_at(repository, "workspace")

@@ -1,4 +1,4 @@
-"""What the training loop draws: each step a function of seed and step, each picture visited equally often."""
+"""The training loop's batches: each step a function of seed and step, each picture visited equally often."""
 
 from __future__ import annotations
 

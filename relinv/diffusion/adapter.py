@@ -7,10 +7,11 @@ itself holds it (relinv/diffusion/embeddings.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.plugins import find_plugin
 
@@ -78,17 +79,22 @@ class ConceptAdapter:
         return None
 
 
-def drawing_adapter(name: str, options: Iterable[str]) -> type[ConceptAdapter]:
-    """Return the adapter class of that name, after checking that its drawing options include `options`.
+def drawing_adapter(name: str, options: Mapping[str, Any]) -> type[ConceptAdapter]:
+    """Return the adapter class of that name, after checking `options` as drawing options of it.
 
-    Raises UserError, with the closest name, for an unknown adapter or option, and for an adapter without such options.
+    Raises UserError, with the closest name, for an unknown adapter or option, for a value out of range, and for an
+    adapter without such options.
     """
     kind: type[ConceptAdapter] = find_plugin("relinv.adapters", name).Adapter
     if not kind.Drawing:
         raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
-    for option in options:
-        if option not in kind.Drawing.model_fields:
-            raise unknown(f"option of the adapter '{name}'", option, kind.Drawing.model_fields)
+    fields = kind.Drawing.model_fields
+    for option, value in options.items():
+        if option not in fields:
+            raise unknown(f"option of the adapter '{name}'", option, fields)
+        field = fields[option]
+        allowed = Annotated[field.annotation, *field.metadata, None]  # None, because without metadata it would fail
+        parse(allowed, value, f"generate.adapters.{name}.{option}")
     return kind
 
 

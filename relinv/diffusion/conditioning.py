@@ -29,8 +29,7 @@ def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]]) -> Co
     """Return the concept with changed drawing options, given by adapter name: {"perfusion": {"beta": 0.5}}.
 
     A concept with a token also gets any named adapter that it was learned without, if that is `addable`; other options
-    have no effect on concepts without their adapter. Raises UserError for an unknown adapter or option, or a value out
-    of range.
+    have no effect on concepts without their adapter. Raises UserError as `drawing_adapter` does.
     """
     adapters = {described["name"]: described for described in concept.adapters}
     for name, options in changes.items():

@@ -83,7 +83,8 @@ def sample(
             "sampling.batch_size (for a method's own pictures its training.samples_per_pass)."
         ) from None
     if not images.isfinite().all():
-        raise UserError(f"The base '{base.id}' overflows in its precision: set the model's precision to bf16 or fp32.")
+        wider = "fp32" if base.settings.precision == "bf16" else "bf16 or fp32"
+        raise UserError(f"The base '{base.id}' overflows in its precision: set its sampling.precision to {wider}.")
     return images
 
 

@@ -53,7 +53,7 @@ def params_at(root: Path, revision: str) -> dict[str, Any]:
     preset = params.get("invert.preset") or params.get(f"bases.{params.get('base')}.preset")
     if not preset:
         return params
-    presets = _values(root, revision, PRESETS)
+    presets = parse(dict[str, dict[str, Any]], _values(root, revision, PRESETS), "", f"{PRESETS} of {revision}")
     of_it = {f"{PRESETS}:{method}": {preset: found[preset]} for method, found in presets.items() if preset in found}
     return params | flatten(of_it)
 

@@ -133,7 +133,7 @@ def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
 def _bars(run: Run, bootstrap: Bootstrap) -> list[Chart]:
     """Return per-relation bars of the three accuracies."""
     names = [label(relation) for relation in run.relations]
-    chance = {"relation_accuracy": 1 / len(run.benchmark.relations)}
+    chance = {"relation_accuracy": 1 / sum(not relation.own for relation in run.benchmark.relations.values())}
     drawn = []
     for metric in HEADLINE[:3]:
         title = READINGS[metric].title
