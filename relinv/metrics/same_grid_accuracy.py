@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relinv.scoring import phrase, ranked_first
+from relinv.scoring import ranked_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +27,8 @@ BOUNDS = (0.0, 1.0)
 
 def score(context: Context) -> np.ndarray:
     """Return 1.0 where the relation ranks first of those with its grid, else 0.0, shape (images,); NaN without any."""
-    rivals = [
-        other
-        for other in context.relations
-        if other.name != context.relation.name and _grid(other) == _grid(context.relation)
-    ]
-    texts = [[phrase(head, rival, tail) for rival in rivals] for head, tail in context.pairs]
-    return ranked_first(context.scene(), context.similarity(texts))
+    same = tuple(relation for relation in context.relations if _grid(relation) == _grid(context.relation))
+    return ranked_first(context.scene(), replace(context, relations=same).other_relations())
 
 
 def _grid(relation: Relation) -> tuple[frozenset[str], frozenset[str]]:
