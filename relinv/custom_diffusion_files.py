@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.published import Published, read_embedding
-from relinv.tensor_files import floats
+from relinv.published import Published, token_in
+from relinv.tensor_files import floats, load_content, row
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
@@ -41,7 +41,8 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     tensors = {name: floats(value, name, file) for name, value in learned.items()}
     require_fit(base, tensors, pretrained(base))
     token_file = token_file or _token_beside(file)
-    return Published(*read_embedding(token_file), "custom_diffusion", Adapter.FILE, {}, tensors, token_file)
+    name, rows = token_in(load_content(token_file), token_file)
+    return Published(name, row(rows, name, token_file), "custom_diffusion", Adapter.FILE, {}, tensors, token_file)
 
 
 def _is_empty(value: Any) -> bool:

@@ -49,7 +49,9 @@ def spellings(name: str) -> str:
 def _require_one_row(concept: Concept) -> None:
     """Raise UserError unless a concept is one token's single row and nothing else."""
     if concept.embedding is None:
-        kind = f"single row for {concept.token}, which is all that other programs read" if concept.token else "token"
+        kind = (
+            f"single row for {concept.token}, the one form that all other programs read" if concept.token else "token"
+        )
         raise UserError(f"The method '{concept.method}' learned no {kind}: there is nothing to export.")
     if concept.weights:
         files = ", ".join(adapter["file"] for adapter in concept.adapters if adapter["file"])

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.adapters.vectors import Adapter
 from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
 from relinv.diffusion.concept import METADATA, Concept, save_concept
+from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.files import atomic_folder, read_json, sha256_file
 from relinv.learning.token_row import TOKEN
@@ -27,22 +29,35 @@ def import_concept(
     """Write the token in `file` to `folder` as a concept of `relation` for `base`, under the method's name; return it.
 
     Prompts use it as `<r>`, whatever it was called. An earlier import there is replaced. Raises UserError as
-    `read_published` does, if the row does not fit the base, or if a name is not allowed or `folder` is taken.
+    `read_published` does, if the rows do not fit the base, or if a name is not allowed or `folder` is taken.
     """
     require_name(relation, "relation")
     require_name(method, "method")
     _require_free(folder, method)
     published = read_published(Path(file), base, token_file)
-    if len(published.row) != base.dim:
-        raise UserError(
-            f"The token in '{published.token_file or file}' has {len(published.row)} numbers and the base '{base.id}' "
-            f"takes {base.dim}: it was learned for another kind of base."
-        )
+    _require_fit(published, Path(file), base)
     weights = {published.adapter: published.tensors} if published.adapter else {}
     concept = Concept(TOKEN, published.row, _metadata(Path(file), relation, method, base, published), weights)
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
+
+
+def _require_fit(published: Published, file: Path, base: Base) -> None:
+    """Raise UserError unless the token's rows are as wide as the base's and a prompt has room for them."""
+    rows = published.tensors[ROWS] if published.row is None else published.row[None]  # (rows, dim)
+    count, dim = rows.shape
+    if dim != base.dim:
+        raise UserError(
+            f"The token in '{published.token_file or file}' has {dim} numbers and the base '{base.id}' takes "
+            f"{base.dim}: it was learned for another kind of base."
+        )
+    limit = base.tokenizer.model_max_length
+    if count > limit - 4:  # minus a prompt's start and end tokens and two entities of a token each
+        raise UserError(
+            f"The token in '{file}' takes {count} tokens of a prompt, and '{base.id}' reads {limit} with its two "
+            "entities and its ends: it cannot be used here."
+        )
 
 
 def _metadata(file: Path, relation: str, method: str, base: Base, published: Published) -> dict[str, Any]:
@@ -100,4 +115,7 @@ def read_published(file: Path, base: Base, token_file: Path | None = None) -> Pu
         raise UserError(f"'{file}' holds its token itself: leave '{token_file}' out.")
     if file.suffix.lower() == ".ckpt":
         return read_perfusion(content, file, base)
-    return Published(*token_in(content, file))
+    name, rows = token_in(content, file)
+    if len(rows) == 1:
+        return Published(name, rows[0])
+    return Published(name, None, "vectors", Adapter.FILE, {}, {ROWS: rows})

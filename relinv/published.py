@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.tensor_files import load_content, row
+from relinv.tensor_files import rows
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ class Published:
     """A token as another program's file holds it, with its adapter's options and weights, if any."""
 
     name: str  # the token's, such as "*"
-    row: torch.Tensor  # (dim,) float32
+    row: torch.Tensor | None  # (dim,) float32, or None if the adapter has the token's rows
     adapter: str = ""  # a file in relinv/adapters
     adapter_file: str = ""  # the name of its weights' file in the concept's folder
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -29,23 +29,18 @@ class Published:
     token_file: Path | None = None  # the row's file, if separate
 
 
-def read_embedding(file: Path) -> tuple[str, torch.Tensor]:
-    """Return the token's name and row, (dim,) float32, in a textual-inversion file of any common kind.
-
-    diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors. Raises
-    UserError if the file is missing, damaged, would run code, or holds more than one row.
-    """
-    return token_in(load_content(Path(file)), Path(file))
-
-
 def token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
-    """Return what `read_embedding` does, from the content of a file."""
-    name, rows = _find(content, file)
-    return name, row(rows, name, file)
+    """Return the token's name and rows, (rows, dim) float32, in the content of a textual-inversion file of any kind.
+
+    That is diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors.
+    Raises UserError if `file` holds anything but one token.
+    """
+    name, value = _find(content, file)
+    return name, rows(value, name, file)
 
 
 def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
-    """Return the one token of a file's content."""
+    """Return the one token's name and tensor in a file's content."""
     import torch
 
     if set(content) >= SDXL:

@@ -85,14 +85,22 @@ def _refuse_text(start: bytes, file: Path) -> None:
         )
 
 
-def row(value: Any, name: str, file: Path) -> torch.Tensor:
-    """Return a learned row, (dim,) float32 from (dim,) or (1, dim); UserError as `floats`, or for another shape."""
+def rows(value: Any, name: str, file: Path) -> torch.Tensor:
+    """Return a token's rows, (rows, dim) float32, of (dim,) too; UserError as `floats`, or for another shape."""
     tensor = _plain(value, name, file)
-    count = tensor.numel()
-    if tuple(tensor.shape) not in {(count,), (1, count)}:
-        shape = tuple(tensor.shape)
-        raise UserError(f"'{file}' holds {shape} numbers, and a relation is one row: it cannot be imported.")
-    return floats(tensor, name, file).reshape(-1)
+    if tensor.dim() not in {1, 2} or not tensor.numel():
+        raise UserError(
+            f"'{file}' holds {tuple(tensor.shape)} numbers, not the rows of a token: it cannot be imported."
+        )
+    return floats(tensor, name, file).reshape(-1, tensor.shape[-1])
+
+
+def row(value: Any, name: str, file: Path) -> torch.Tensor:
+    """Return a token's only row, (dim,) float32; UserError as `rows`, or if there are several."""
+    found = rows(value, name, file)
+    if len(found) != 1:
+        raise UserError(f"'{file}' holds {len(found)} rows for {name}, which should have one: it cannot be imported.")
+    return found[0]
 
 
 def floats(value: Any, name: str, file: Path) -> torch.Tensor:

@@ -9,6 +9,8 @@ import torch
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, save_concept
+from relinv.published import token_in
+from relinv.tensor_files import load_content
 
 
 def made(base: Base, /, **changes: object) -> Concept:
@@ -41,6 +43,11 @@ def keep(checkout: Path, concept: Concept) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_concept(folder, concept)
     return folder
+
+
+def read_token(file: Path) -> tuple[str, torch.Tensor]:
+    """Return the name and the rows, (rows, dim), of the token in another program's file."""
+    return token_in(load_content(file), file)
 
 
 def parameters_of_old(values: torch.Tensor) -> torch.nn.ParameterDict:

@@ -25,12 +25,11 @@ from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
 from relinv.params import load_params
-from relinv.published import read_embedding
 from relinv.settings import GenerateSettings
 from stages.generate import generate
 from stages.score import score
 from tests.checkouts import ROOT, lay_out_checkout, run
-from tests.concepts import keep, made
+from tests.concepts import keep, made, read_token
 from tests.conftest import draw_exemplars
 
 SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="dpmpp", batch_size=3)
@@ -148,7 +147,7 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
     file, said = run("export", "inside", "published", "--for", "webui", "--to", "out").splitlines()
     assert Path(file) == Path("out/inside_published.safetensors")  # "inside" is a word that prompts hold
     assert "embedding:inside_published in ComfyUI, <inside_published> in InvokeAI" in said
-    assert torch.equal(read_embedding(Path(file))[1], base.table[7])
+    assert torch.equal(read_token(Path(file))[1], base.table[7][None])
     file, said = run("export", "inside", "published", "--for", "webui", "--to", "out", "--name", "within").splitlines()
     assert Path(file) == Path("out/within.safetensors") and said.startswith("Prompts say within in A1111")
 

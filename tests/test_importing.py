@@ -5,19 +5,24 @@ from __future__ import annotations
 import pickle
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
+from relinv.adapters import layout, vectors
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
+from relinv.diffusion.conditioning import Encodings, in_use, prompt_at
+from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.importing import import_concept, read_published
-from relinv.published import read_embedding
-from tests.concepts import parameters_of_old
+from relinv.params import load_params
+from tests.concepts import parameters_of_old, read_token
 from tests.exploits import Exploit
 
 
@@ -50,10 +55,10 @@ def test_every_form_gives_the_row_and_its_name(form: str, base: Base, tmp_path: 
     values = row(base.dim)
     name, content, token = forms(values)[form]
     write(tmp_path / name, content)
-    found, read = read_embedding(tmp_path / name)
+    found, read = read_token(tmp_path / name)
     assert found == token
-    assert read.dtype == torch.float32 and read.shape == (base.dim,)
-    torch.testing.assert_close(read, values, atol=1e-3, rtol=1e-3)
+    assert read.dtype == torch.float32 and read.shape == (1, base.dim)
+    torch.testing.assert_close(read[0], values, atol=1e-3, rtol=1e-3)
 
 
 def write(path: Path, content: Any) -> None:
@@ -66,25 +71,25 @@ def write(path: Path, content: Any) -> None:
 @pytest.mark.parametrize("name", ["renamed.bin", "renamed.pt", "renamed"])
 def test_a_safetensors_file_is_known_by_what_it_holds_whatever_its_name(name: str, tmp_path: Path) -> None:
     save_file({"<r>": row(8)}, tmp_path / name)
-    assert torch.equal(read_embedding(tmp_path / name)[1], row(8))
+    assert torch.equal(read_token(tmp_path / name)[1], row(8)[None])
 
 
 def test_a_pickle_is_known_by_what_it_holds_and_not_run_whatever_its_name(tmp_path: Path) -> None:
     exploit = Exploit(tmp_path / "was-run")
     torch.save({"<R>": row(8)}, tmp_path / "renamed.safetensors")
-    assert torch.equal(read_embedding(tmp_path / "renamed.safetensors")[1], row(8))
+    assert torch.equal(read_token(tmp_path / "renamed.safetensors")[1], row(8)[None])
     torch.save({"<R>": exploit}, tmp_path / "renamed.safetensors")
     with pytest.raises(UserError, match="might run code"):
-        read_embedding(tmp_path / "renamed.safetensors")
+        read_token(tmp_path / "renamed.safetensors")
     assert not exploit.marker.exists()
     (tmp_path / "renamed.safetensors").write_bytes(bytes(100))
     with pytest.raises(UserError, match="is damaged, or no file of tensors"):
-        read_embedding(tmp_path / "renamed.safetensors")
+        read_token(tmp_path / "renamed.safetensors")
 
 
 def test_a_view_leaves_its_table_behind(tmp_path: Path) -> None:
     torch.save({"<R>": torch.zeros(1000, 8)[3]}, tmp_path / "view.bin")
-    assert read_embedding(tmp_path / "view.bin")[1].untyped_storage().nbytes() == 8 * 4
+    assert read_token(tmp_path / "view.bin")[1].untyped_storage().nbytes() == 8 * 4
 
 
 def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
@@ -93,7 +98,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"<R>": exploit}))
     for name in ("evil.bin", "evil.pt"):
         with pytest.raises(UserError, match=r"not opened|damaged") as caught:
-            read_embedding(tmp_path / name)
+            read_token(tmp_path / name)
         assert "weights_only" not in str(caught.value)
     assert not exploit.marker.exists()
 
@@ -104,28 +109,28 @@ def test_code_within_the_parameters_of_an_old_torch_is_never_run(tmp_path: Path)
     parameters.__dict__["_parameters"]["*"] = exploit
     torch.save({"string_to_param": parameters}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="might run code"):
-        read_embedding(tmp_path / "evil.pt")
+        read_token(tmp_path / "evil.pt")
     assert not exploit.marker.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("three.bin", {"<R>": torch.zeros(3, 8)}, r"\(3, 8\) numbers, and a relation is one row"),
         ("two.safetensors", {"<a>": torch.zeros(8), "<b>": torch.ones(8)}, "holds <a>, <b>"),
         ("xl.safetensors", {"clip_l": torch.zeros(1, 8), "clip_g": torch.ones(1, 9)}, "SDXL"),
         ("nan.bin", {"<R>": torch.full((8,), torch.nan)}, "not finite"),
         ("text.bin", {"<R>": "cat"}, "not one learned token"),
         ("list.bin", [torch.zeros(8)], "a list"),
         ("empty.bin", OrderedDict(), "holds nothing"),
-        ("scalar.bin", {"<R>": torch.tensor(1.0)}, r"\(\) numbers, and a relation is one row"),
-        ("deep.bin", {"<R>": torch.zeros(1, 1, 8)}, r"\(1, 1, 8\) numbers, and a relation is one row"),
+        ("scalar.bin", {"<R>": torch.tensor(1.0)}, r"\(\) numbers, not the rows of a token"),
+        ("none.bin", {"<R>": torch.zeros(0, 8)}, r"\(0, 8\) numbers, not the rows of a token"),
+        ("deep.bin", {"<R>": torch.zeros(1, 1, 8)}, r"\(1, 1, 8\) numbers, not the rows of a token"),
     ],
 )
-def test_what_is_no_single_row_is_refused(name: str, content: Any, reason: str, tmp_path: Path) -> None:
+def test_what_is_not_one_token_is_refused(name: str, content: Any, reason: str, tmp_path: Path) -> None:
     write(tmp_path / name, content)
     with pytest.raises(UserError, match=reason):
-        read_embedding(tmp_path / name)
+        read_token(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch calls some of them unfinished, others outdated
@@ -143,7 +148,7 @@ def test_what_is_not_plain_numbers_in_memory_is_refused_before_it_is_copied(tmp_
     ):
         torch.save({"<R>": tensor}, tmp_path / "odd.bin")
         with pytest.raises(UserError, match=rf"odd\.bin' holds <R> in a form of its own \(.*{kind}"):
-            read_embedding(tmp_path / "odd.bin")
+            read_token(tmp_path / "odd.bin")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -159,7 +164,7 @@ def test_whatever_bytes_are_damaged_the_file_is_read_or_refused(zipped: bool, tm
             content[generator.randrange(len(content))] = generator.randrange(256)
         damaged.write_bytes(content)
         try:
-            read_embedding(damaged)
+            read_token(damaged)
         except UserError:
             refused += 1
     assert 100 < refused < 500  # a changed digit of the row itself nobody can tell
@@ -170,25 +175,25 @@ def test_a_parameter_dict_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     del parameters.__dict__["_parameters"]
     torch.save({"string_to_param": parameters}, tmp_path / "embeddings.pt")
     with pytest.raises(UserError, match=r"embeddings\.pt' is damaged"):
-        read_embedding(tmp_path / "embeddings.pt")
+        read_token(tmp_path / "embeddings.pt")
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.bin' does not exist"):
-        read_embedding(tmp_path / "none.bin")
+        read_token(tmp_path / "none.bin")
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
-        read_embedding(tmp_path)
+        read_token(tmp_path)
     for name in ("cut.safetensors", "cut.bin"):
         (tmp_path / name).write_bytes(b"\x08\x00")
         with pytest.raises(UserError, match=rf"'.*{name}' is damaged|not opened"):
-            read_embedding(tmp_path / name)
+            read_token(tmp_path / name)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch calls its own format outdated
 def test_a_program_in_torchs_own_format_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "program.pt")
     with pytest.raises(UserError, match=r"program\.pt' is damaged, or no file of tensors") as caught:
-        read_embedding(tmp_path / "program.pt")
+        read_token(tmp_path / "program.pt")
     assert "weights_only" not in str(caught.value)
 
 
@@ -229,3 +234,47 @@ def test_a_token_of_another_width_is_refused(base: Base, tmp_path: Path) -> None
     with pytest.raises(UserError, match=f"768 numbers and the base .* takes {base.dim}"):
         import_concept(tmp_path / "sd15.bin", "inside", "published", base, tmp_path / "concept")
     assert not (tmp_path / "concept").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("learned_embeds.bin", lambda rows: {"<r>": rows}),
+        ("learned_embeds.safetensors", lambda rows: {"<r>": rows}),
+        ("rel.pt", lambda rows: {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "rel"}),
+    ],
+)
+def test_several_rows_follow_one_another_as_diffusers_reads_them(
+    name: str, content: Callable[[torch.Tensor], Any], base: Base, tiny_base: Path, tmp_path: Path
+) -> None:
+    rows = torch.stack([row(base.dim), -row(base.dim), 2 * row(base.dim)])
+    write(tmp_path / name, content(rows))
+    import_concept(tmp_path / name, "inside", "published", base, tmp_path / "concept")
+    concept, prompts = load_concept(tmp_path / "concept", base), ["cat <r> box", "two <R>"]
+    with in_use(base, [concept]) as adapters:
+        ours = torch.cat([Encodings(base, adapters, prompts, [0]).of([prompt])(0) for prompt in prompts])
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.load_textual_inversion(str(tmp_path / name), token="<r>")
+    texts = pipeline.maybe_convert_prompt([prompt.lower() for prompt in prompts], pipeline.tokenizer)
+    ids = pipeline.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    torch.testing.assert_close(ours, pipeline.text_encoder(ids).last_hidden_state.detach())
+
+
+def test_boxes_tell_head_from_tail_beside_several_rows(base: Base) -> None:
+    several = vectors.Adapter(base, "<r>", {ROWS: torch.ones(3, base.dim)}, {})
+    boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
+    with several.applied():
+        words = boxes.words([several.prompt_at("cat <r> big box", 0)])
+    assert [row.nonzero()[:, 0].tolist() for row in words[0]] == [[1], [5, 6]]
+
+
+def test_rows_that_no_prompt_has_room_for_are_refused(base: Base, tmp_path: Path) -> None:
+    limit = base.tokenizer.model_max_length
+    bring = lambda: import_concept(tmp_path / "long.bin", "inside", "published", base, tmp_path / "concept")  # noqa: E731
+    write(tmp_path / "long.bin", {"<R>": torch.ones(limit - 3, base.dim)})
+    with pytest.raises(UserError, match=f"takes {limit - 3} tokens of a prompt, and '.*' reads {limit}"):
+        bring()
+    assert not (tmp_path / "concept").exists()
+    write(tmp_path / "long.bin", {"<R>": torch.ones(limit - 4, base.dim)})
+    with in_use(base, [bring()]) as adapters:
+        assert base.tokenize([prompt_at(adapters, "cat <r> box", 0)]).shape == (1, limit)

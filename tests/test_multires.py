@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from relinv.adapters import layout
-from relinv.adapters.multires import ROWS, Adapter, resolution
+from relinv.adapters.multires import Adapter, resolution
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, guided_by, in_use
+from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
@@ -199,7 +200,7 @@ def test_saved_loaded_drawn_and_not_exported(name: str, base: Base, exemplar_fol
         coarse, fine = (Encodings(base, adapters, ["cat <r> box"], [0, 999]).of(["cat <r> box"])(t) for t in (999, 0))
     assert not torch.equal(coarse, fine)
     assert weights(base) == before
-    with pytest.raises(UserError, match=f"'{name}' learned no single row for <r>, which is all that other programs"):
+    with pytest.raises(UserError, match=f"'{name}' learned no single row for <r>, the one form that all other"):
         export_concept(concept, "webui", tmp_path / "out", "inside")
 
 

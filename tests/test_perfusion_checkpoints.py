@@ -108,7 +108,8 @@ def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_p
             {"embedding": token | {"string_to_param": {"*": torch.tensor(1.0)}}},
             r"\(\) numbers",
         ),
-        ({"embedding": token | {"string_to_param": {"*": torch.zeros(0, base.dim)}}}, "a relation is one row"),
+        ({"embedding": token | {"string_to_param": {"*": torch.zeros(0, base.dim)}}}, "not the rows of a token"),
+        ({"embedding": token | {"string_to_param": {"*": torch.zeros(2, base.dim)}}}, "2 rows .* should have one"),
         ({"embedding": token | {"string_to_param": {"*": torch.ones(3)}}}, "has 3 numbers and the base"),
         ({"embedding": token | {"string_to_param": {"*": "row"}}}, "holds a str as "),
     ):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from relinv.adapters.multires import stands_for
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
+from relinv.diffusion.token_rows import stands_for
 from relinv.errors import UserError
 from relinv.settings import Settings, parse
 
@@ -103,7 +103,7 @@ class Adapter(ConceptAdapter):
         return torch.stack([head, tail], dim=1) & token.any(-1)[:, None, None]
 
     def _token_ids(self) -> list[int]:
-        """Return the ids that stand for the token in the block: its own, or those of its rows by timestep."""
+        """Return the ids that stand for the token in the block: its own, or those of its rows."""
         return [id_ for name, id_ in self.base.tokenizer.get_added_vocab().items() if stands_for(name, self.token)]
 
     def _guide(

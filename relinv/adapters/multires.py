@@ -14,13 +14,11 @@ n is a whole number, or a fraction of the resolutions with a decimal point: of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relinv.diffusion.adapter import ConceptAdapter
-from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.diffusion.token_rows import TokenRowsAdapter, row_token
 from relinv.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,45 +27,30 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
 
 KINDS = ("[]", "()", "||")
-ROWS = "rows"  # the one tensor of a concept's file, (resolutions, dim)
 NUMBER = re.compile(r"\d+|\d*\.\d+")
 
 Timesteps = TypeVar("Timesteps", int, "torch.Tensor")
 
 
-class Adapter(ConceptAdapter):
-    """A token's rows as separate tokens, `<r|0|>`, `<r|1|>` ...; `prompt_at` inserts the one to use at a timestep."""
-
-    FILE = "rows.safetensors"
-    shares_unet = True
+class Adapter(TokenRowsAdapter):
+    """Replaces the token in a prompt by the one of its rows to use at a timestep."""
 
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:
-        super().__init__(base, token, {}, options)
-        if token is None or set(tensors) != {ROWS} or tensors[ROWS].dim() != 2:
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            raise UserError(f"A concept of several resolutions holds {shapes}, not the rows of a token.")
-        self._count = len(tensors[ROWS])
-        self._tokens = PlaceholderTokens(base, {row_token(token, n): row for n, row in enumerate(tensors[ROWS])})
-        self.tensors = {ROWS: self._tokens.rows}
-        self._form = re.compile(rf"{re.escape(token.removesuffix('>'))}(?P<form>[\[(|][^<>]*)?>", re.IGNORECASE)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Inside the block the base knows every row."""
-        with self._tokens.applied():
-            yield
+        super().__init__(base, token, tensors, options)
+        stem = re.escape(str(token).removesuffix(">"))
+        self._form = re.compile(rf"{stem}(?P<form>[\[(|][^<>]*)?>", re.IGNORECASE)
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
         """Return the prompt with each form of the token replaced by its row. Raises UserError for an unknown form."""
-        now = resolution(timestep, self._count, self.base.scheduler.config.num_train_timesteps)
+        now = resolution(timestep, self.count, self.base.scheduler.config.num_train_timesteps)
         return self._form.sub(lambda match: self._row_at(match, now), prompt)
 
     def forms(self) -> list[list[str]]:
         """Return one line per way to write the token, each from the finest resolution to the coarsest."""
         stem = str(self.token).removesuffix(">")
-        return [[f"{stem}{a}{n}{b}>" for n in range(self._count)] for a, b in KINDS]
+        return [[f"{stem}{a}{n}{b}>" for n in range(self.count)] for a, b in KINDS]
 
     def _row_at(self, match: re.Match[str], now: int) -> str:
         """Return what replaces one form of the token at resolution `now`: a row's token, or nothing."""
@@ -76,7 +59,7 @@ class Adapter(ConceptAdapter):
         if kind not in KINDS or number is None:
             raise UserError(
                 f"The prompt '{match.string}' names {match[0]}: write {self.token}, or [n], (n) or |n| before its end, "
-                f"where n is a whole number from 0 to {self._count - 1} or a fraction below 1, such as 0.5."
+                f"where n is a whole number from 0 to {self.count - 1} or a fraction below 1, such as 0.5."
             )
         if kind == "()" and now < number:
             return ""
@@ -86,20 +69,10 @@ class Adapter(ConceptAdapter):
         """Return the resolution that a whole number or a fraction names, or None if there is no such resolution."""
         if not NUMBER.fullmatch(text):
             return None
-        number = int(Fraction(text) * self._count) if "." in text else int(text)  # exact, where floats round
-        return number if number < self._count else None
+        number = int(Fraction(text) * self.count) if "." in text else int(text)  # exact, where floats round
+        return number if number < self.count else None
 
 
 def resolution(timesteps: Timesteps, count: int, total: int) -> Timesteps:
     """Return which of `count` resolutions each of the timesteps below `total` belongs to: floor(count * t / total)."""
     return timesteps * count // total
-
-
-def row_token(token: str, number: int) -> str:
-    """Return the name of one row of a token: `<r|3|>` of `<r>`."""
-    return f"{token.removesuffix('>')}|{number}|>"
-
-
-def stands_for(name: str, token: str | None) -> bool:
-    """Return whether `name`, which a tokenizer knows, is that of the token or of one of its rows."""
-    return token is not None and (name == token or name.startswith(f"{token.removesuffix('>')}|"))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from relinv.adapters.multires import ROWS, Adapter, Timesteps, resolution, row_token
+from relinv.adapters.multires import Adapter, Timesteps, resolution
+from relinv.diffusion.token_rows import ROWS, row_token
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
