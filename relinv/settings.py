@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.checking import parse as parse  # every reader of settings needs it, so it can be imported from here too
 from relinv.errors import UserError
@@ -45,6 +45,14 @@ class Settings(BaseModel):
     """A section of parameters: every key is known and present, every value is in range, and none changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which YAML reads in "yes" and "on" too, where pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false are no numbers")
+        return value
 
 
 class NetworkSettings(Settings):

@@ -53,7 +53,14 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
 def write_arm(root: Path, relation: str, method: str) -> None:
     """Write the concept, losses, images and scores of one relation and method."""
     metadata = {
+        "relation": relation,
         "method": method,
+        "token": "<r>",
+        "template": "{head} <r> {tail}",
+        "params": {},
+        "seed": 0,
+        "steps": 60,
+        "versions": {},
         "base": "data/miniature/base",
         "base_hash": "b" * 64,
         "exemplars_hash": "e" * 64,

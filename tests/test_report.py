@@ -406,6 +406,13 @@ def test_damaged_verdicts_are_named(text: str, tmp_path: Path) -> None:
         read_warnings(tmp_path / "inside.json")
 
 
+def test_a_damaged_concept_is_named(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    (tmp_path / "data/concepts/hug/reversion/concept.json").write_text("{}")
+    with pytest.raises(UserError, match=r"hug/reversion/concept\.json' lacks relation, .*: invert the relation again"):
+        write_report(tmp_path, params)
+
+
 def test_damaged_losses_are_named(tmp_path: Path) -> None:
     params = write_run(tmp_path)
     (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text("step,denoise\n1,much\n")

@@ -16,6 +16,7 @@ from relinv.plugins import find_plugin, plugin_names
 from relinv.reproducing import check_params
 from relinv.settings import (
     BaseSettings,
+    DrawingSettings,
     ExemplarSettings,
     GenerateSettings,
     NetworkSettings,
@@ -43,6 +44,14 @@ def test_value_out_of_range_is_named_with_range_and_file() -> None:
     assert refusal(SamplingSettings, {**SAMPLING, "steps": 0}) == (
         "Parameter 'sampling.steps' is 0 in params.yaml: it must be an integer at least 1 and at most 1000."
     )
+
+
+def test_true_is_no_number() -> None:
+    assert refusal(SamplingSettings, {**SAMPLING, "guidance_scale": True}) == (
+        "Parameter 'sampling.guidance_scale' is True in params.yaml: it must be a number at least 0 and at most 50."
+    )
+    assert "fp16 or null" in refusal(DrawingSettings, {**SAMPLING, "precision": False})
+    assert parse(NetworkSettings, {**MODEL, "compile": True}, "model").compile
 
 
 def test_unknown_key_is_answered_with_the_closest() -> None:

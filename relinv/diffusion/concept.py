@@ -108,6 +108,24 @@ def _ordered(data: bytes) -> tuple[bytes, memoryview]:
     return len(header).to_bytes(8, "little") + header, memoryview(data)[end:]  # no copy: a UNet's would be gigabytes
 
 
+def read_metadata(folder: Path, make: str) -> dict[str, Any]:
+    """Return a concept's metadata, all that are `REQUIRED` included.
+
+    Raises UserError if the file is missing, with what to do in `make`, or if it is damaged.
+    """
+    file = folder / METADATA
+    metadata = read_json(file, "concept", make)
+    if not isinstance(metadata, dict):
+        raise UserError(f"The concept '{file}' is damaged: invert the relation again.")
+    if missing := [key for key in REQUIRED if key not in metadata]:
+        raise UserError(f"The concept '{file}' lacks {', '.join(missing)}: {_remedy(metadata)}.")
+    return metadata
+
+
+def _remedy(metadata: Mapping[str, Any]) -> str:
+    return "import it again" if "imported" in metadata else "invert the relation again"
+
+
 def load_concept(folder: Path, base: Base) -> Concept:
     """Return the concept in `folder`, to be used with `base`.
 
@@ -115,14 +133,8 @@ def load_concept(folder: Path, base: Base) -> Concept:
     token table mean nothing in another.
     """
     folder = Path(folder)
-    learn = f"learn it first, as by `dvc repro invert@{folder.parent.name}-{folder.name}`"
-    metadata = read_json(folder / METADATA, "concept", learn)
-    if not isinstance(metadata, dict):
-        raise UserError(f"The concept '{folder / METADATA}' is damaged: invert the relation again.")
-    remedy = "import it again" if "imported" in metadata else "invert the relation again"
-    missing = [key for key in REQUIRED if key not in metadata]
-    if missing:
-        raise UserError(f"The concept '{folder / METADATA}' lacks {', '.join(missing)}: {remedy}.")
+    metadata = read_metadata(folder, f"learn it first, as by `dvc repro invert@{folder.parent.name}-{folder.name}`")
+    remedy = _remedy(metadata)
     token = metadata["token"]
     adapters = metadata.get("adapters", [])
     weights = {adapter["name"]: _read(folder / adapter["file"], remedy) for adapter in adapters if adapter["file"]}

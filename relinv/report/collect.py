@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from relinv.benchmark import Benchmark, load_benchmark
+from relinv.diffusion.concept import read_metadata
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json, sha256_folder
@@ -62,7 +63,7 @@ def collect(root: Path, params: Params) -> Run:
         rows=with_exemplar_pairs(read_arms(folders["score"], relations, methods), sets),
         exemplars=sets,
         warnings={name: read_warnings(folders["validate"] / f"{name}.json") for name in relations},
-        concepts={arm: read_json(folder / "concept.json", "concept", MAKE) for arm, folder in concepts.items()},
+        concepts={arm: read_metadata(folder, MAKE) for arm, folder in concepts.items()},
         losses={
             arm: read_losses(folder / "losses.csv")
             for arm, folder in concepts.items()
