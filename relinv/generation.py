@@ -1,4 +1,4 @@
-"""Generation: a relation's scenarios drawn with a learned concept, in batches, with one seed per image."""
+"""Generation: a relation's scenarios drawn with a learned concept, in batches, each image from a seed of its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def generate_folder(
     folder: Path,
     scratch: Path,
 ) -> None:
-    """Draw `scenarios` into `folder`: one PNG each and records.jsonl, which appear together when all are done.
+    """Draw `scenarios` into `folder`: their PNGs and records.jsonl, which appear together when all are done.
 
     If the concept's token has several forms, forms.png beside them shows the first scenario with each.
 
@@ -134,29 +134,30 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
         lines = [line for adapter in adapters for line in adapter.forms()]
     if not lines:
         return None
-    (record,) = plan(base, concept, [scenario], settings)
+    record = plan(base, concept, [scenario], settings)[0]
     forms = [replace(record, prompt=record.prompt.replace(str(concept.token), form)) for line in lines for form in line]
     pictures = [picture for _, batch in generate(base, concept, forms, settings) for picture in batch]
     return contact_sheet(pictures, lines)
 
 
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:
-    """Return the record of each image to be drawn, in the order of `scenarios`; nothing is drawn yet."""
+    """Return the record of each image to be drawn, scenario by scenario in the given order; nothing is drawn yet."""
     facts = {**_shared(base, settings), "concept_sha256": concept.fingerprint}
     return [
         ImageRecord(
-            file=f"{scenario.index:03d}.png",
+            file=f"{scenario.index:03d}{f'_{number}' if number else ''}.png",
             prompt=concept.prompt(scenario.head, scenario.tail),
             head=scenario.head,
             tail=scenario.tail,
             relation=scenario.relation,
             index=scenario.index,
-            seed=image_seed(settings.seed, scenario.relation, scenario.index),
+            seed=image_seed(settings.seed, scenario.relation, scenario.index, number),
             held_out=scenario.held_out,
             method=concept.method,
             settings=facts,
         )
         for scenario in scenarios
+        for number in range(settings.images)
     ]
 
 
@@ -166,12 +167,14 @@ def _shared(base: Base, settings: GenerateSettings) -> dict[str, Any]:
     return {**settings.model_dump(), "resolution": base.resolution, **facts}
 
 
-def image_seed(seed: int, relation: str, index: int) -> int:
+def image_seed(seed: int, relation: str, index: int, number: int = 0) -> int:
     """Return the 32-bit seed of one image's noise: the same for every method, on every machine.
 
-    Methods share it so that their images of one scenario differ only by the method.
+    Methods share it so that their images of one scenario differ only by the method. `number` counts a scenario's
+    images; the first does not depend on how many there are.
     """
-    digest = hashlib.sha256(f"{seed}|{relation}|{index}".encode()).digest()
+    place = f"{seed}|{relation}|{index}" + (f"|{number}" if number else "")
+    digest = hashlib.sha256(place.encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 

@@ -149,10 +149,12 @@ class PreviewSettings(Settings):
 class ScenarioSettings(Settings):
     """What is drawn: all scenarios, validation ones (settings may be chosen on these), or test ones (the others).
 
-    seed: of the noise. adapters: options, by adapter name, that override those stored with what was learned.
+    images: how many of each scenario. seed: of the noise. adapters: options, by adapter name, that override those
+    stored with what was learned.
     """
 
     pairs: Pairs
+    images: Annotated[int, Field(ge=1, le=1000)] = 1
     seed: Seed
     adapters: dict[Name, dict[str, Any]] = {}
 

@@ -20,7 +20,7 @@ from relinv.diffusion.concept import Concept, save_concept
 from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
-from relinv.generation import generate_folder, image_seed, plan
+from relinv.generation import generate_folder, image_seed, plan, redraw
 from relinv.images import ImageRecord, read_pictures, read_records
 from relinv.params import load_params
 from relinv.settings import GenerateSettings, ModelSettings
@@ -91,6 +91,7 @@ def test_records_say_how_each_image_was_made(base: Base, concept: Concept, strai
         method="reversion",
         settings={
             "pairs": "all",
+            "images": 1,
             "seed": 3,
             "steps": 4,
             "guidance_scale": 5.0,
@@ -167,6 +168,20 @@ def test_seeds_belong_to_seed_relation_and_scenario_on_every_machine() -> None:
     assert image_seed(0, "inside", 0) == 611771291
     seeds = {image_seed(seed, relation, i) for seed in (0, 1) for relation in ("inside", "on") for i in range(100)}
     assert len(seeds) == 400
+
+
+def test_several_images_of_a_scenario_differ_by_their_noise_alone(
+    base: Base, concept: Concept, straight: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"images": 3})
+    generate_folder(base, concept, SCENARIOS[:2], settings, tmp_path / "images", tmp_path / "scratch")
+    records = read_records(tmp_path / "images")
+    assert " ".join(record.file for record in records).replace(".png", "") == "000 000_1 000_2 001 001_1 001_2"
+    assert len({record.seed for record in records}) == 6 and len({record.prompt for record in records}) == 2
+    drawn = pixels(tmp_path / "images")
+    assert np.abs(drawn[[0, 3]] - pixels(straight)[:2]).max() <= 2  # the first of each, as if there were no more
+    assert np.abs(drawn[0] - drawn[1]).max() > 2 and np.abs(drawn[1] - drawn[2]).max() > 2
+    assert np.array_equal(np.asarray(redraw(base, concept, records[4], SCENARIOS[:2])), drawn[4])
 
 
 def test_methods_share_seeds(base: Base, concept: Concept) -> None:

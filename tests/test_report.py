@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -331,6 +332,19 @@ def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> Non
     (tmp_path / "data/miniature/judge/accuracy.json").unlink()
     write_report(tmp_path, params)
     assert "Nothing is recorded about the accuracy" in (tmp_path / "reports/report.md").read_text()
+
+
+def test_several_images_of_a_scenario_count_as_one_scenario(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    for relation, method in product(RELATIONS, METHODS):
+        file = tmp_path / "data/scores" / relation / f"{method}.csv"
+        both(*(score_table(relation, method, seed) for seed in (0, 1))).drop(columns="leakage").to_csv(
+            file, index=False
+        )
+    write_report(tmp_path, params)
+    text = (tmp_path / "reports/report.md").read_text()
+    assert "All 24 scenarios of 2 relations, 2 images each" in text and "144 generated images" in text
+    assert (tmp_path / "reports/grids/hug.png").is_file()
 
 
 def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_nothing(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from relinv.report.tables import (
     leads,
     percent,
     relation_table,
+    scenarios_of,
     verdict,
 )
 from relinv.statistics import Bootstrap
@@ -88,10 +89,12 @@ def tell(run: Run) -> Story:
 
 
 def _scope(run: Run) -> str:
-    """Return in words which scenarios the tables cover."""
-    count, pairs = len(run.rows) // len(run.methods), run.parameters["generate"]["pairs"]
+    """Return in words which scenarios the tables cover, and how many images of each if there are several."""
+    count, pairs = scenarios_of(run.rows), run.parameters["generate"]["pairs"]
+    images = len(run.rows) // (len(run.methods) * count)
     drawn = f"All {count:,}" if pairs == "all" else f"The {count:,} {pairs}"
-    return f"{drawn} scenarios of {len(run.relations)} relation{'s' if len(run.relations) > 1 else ''}"
+    each = f", {images} images each" if images > 1 else ""
+    return f"{drawn} scenarios of {len(run.relations)} relation{'s' if len(run.relations) > 1 else ''}{each}"
 
 
 def _facts(run: Run) -> dict[str, Any]:

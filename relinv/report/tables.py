@@ -121,7 +121,7 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
         "Scenarios by which no setting was chosen": rows[["relation", "index"]].apply(tuple, axis=1).isin(tests),
     }
     return [
-        by_method(rows[kind], methods, HEADLINE, bootstrap, f"{words}: {_scenarios(rows[kind])} scenarios")
+        by_method(rows[kind], methods, HEADLINE, bootstrap, f"{words}: {scenarios_of(rows[kind])} scenarios")
         for words, kind in kinds.items()
         if kind.any() and not kind.all()
     ]
@@ -211,5 +211,6 @@ def _best(column: Sequence[Interval | None], higher: bool | None) -> list[bool]:
     return [found is not None and math.isclose(found.mean, best, abs_tol=1e-12) for found in column]
 
 
-def _scenarios(rows: pd.DataFrame) -> int:
+def scenarios_of(rows: pd.DataFrame) -> int:
+    """Return how many scenarios the rows are of."""
     return len(rows[["relation", "index"]].drop_duplicates())
