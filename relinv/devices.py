@@ -54,10 +54,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device, gradients: bool = True) -> Iterator[None]:
     """Inside the block, `device` is deterministic, and a GPU's fp32 is fp32 in convolutions too.
 
-    A CPU is deterministic anyway; an Apple GPU is as far as PyTorch has such kernels.
+    A CPU is deterministic anyway; an Apple GPU is as far as PyTorch has such kernels. `gradients`: whether any are
+    computed inside; if not, a GPU may use cuDNN's attention, the fastest there, whose forward is deterministic.
     """
     import torch
     from torch.utils import deterministic as settings
@@ -69,8 +70,9 @@ def deterministic(device: torch.device) -> Iterator[None]:
     )
     tf32 = torch.backends.cudnn.allow_tf32
     if device.type != "cpu":
-        # not warn_only on CUDA: that would leave its fused attention's backward, which sums in any order, in use
-        torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda")
+        # not warn_only for gradients on CUDA: its fused attention's backward would sum in any order; in return,
+        # without warn_only PyTorch does without cuDNN's attention altogether
+        torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not gradients)
         torch.backends.cudnn.allow_tf32 = False
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,26 @@ def test_a_threshold_of_one_changes_no_image(base: Base) -> None:
     assert not torch.equal(guided, drawn(base, plain, prompts, [1, 2]))
     assert torch.equal(guided, drawn(base, concept(base), prompts, [1, 2]))  # deterministic
     assert not torch.is_inference(guided) and not guided.requires_grad
+
+
+def test_its_gradients_alone_are_computed_as_training_computes_them(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict: list[bool] = []  # for each gradient, whether it was computed inside the block that training is in
+    inside = False
+
+    @contextmanager
+    def block(device: torch.device) -> Iterator[None]:
+        nonlocal inside
+        inside = True
+        yield
+        inside = False
+
+    gradient = torch.autograd.grad
+    monkeypatch.setattr(layout, "deterministic", block)
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given: strict.append(inside) or gradient(*given))
+    drawn(base, concept(base), ["cat <r> box"], [1])
+    assert strict and all(strict) and not inside
 
 
 def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:

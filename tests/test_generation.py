@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,16 @@ def test_images_are_those_diffusers_draws_with_the_concept_loaded(
         output_type="np",
     ).images
     assert np.abs(pixels(straight) - np.round(theirs * 255)).max() <= 2
+
+
+def test_a_gpu_may_draw_with_the_attention_whose_forward_alone_is_deterministic(
+    base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(generation, "deterministic", lambda device, gradients: nullcontext(asked.append(gradients)))
+    list(generation.generate(base, concept, plan(base, concept, SCENARIOS[:1], SETTINGS), SETTINGS))
+    generation.imagine(base, [concept], "cat <r> box", SETTINGS, seed=1)
+    assert asked == [False, False]
 
 
 def test_records_say_how_each_image_was_made(base: Base, concept: Concept, straight: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from relinv.devices import deterministic
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.token_rows import stands_for
@@ -128,7 +129,7 @@ class Adapter(ConceptAdapter):
         latents = latents.clone()
         far = words.flatten(1).any(-1).nonzero()[:, 0]  # indices in the batch of the images still to be moved
         for _ in range(layout.iterations):
-            with torch.enable_grad():
+            with torch.enable_grad(), deterministic(self.base.device):
                 moving = latents[far].requires_grad_()
                 maps = attention_maps(self.base, moving, timestep, encodings[far])
                 losses = spatial_loss(maps, words[far], layout.boxes)  # (images,)
