@@ -1,12 +1,19 @@
-"""Devices: held to the same bits inside a block, and as they were after it."""
+"""Devices: held to the same bits inside a block, and as they were after it; never waited for within a step."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils import deterministic as settings
 
 from relinv.devices import deterministic
+from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.sampling import SCHEDULERS, Sampler, decode, denoise, initial_latents
+from relinv.learning.training import take_step
+from tests.conftest import tiny_settings
+from tests.inverting import looping, problem
 
 
 def flags() -> tuple[bool, bool, bool, bool]:
@@ -41,3 +48,27 @@ def test_a_cpu_is_left_as_it_is() -> None:
     before = flags()
     with deterministic(torch.device("cpu")):
         assert flags() == before
+
+
+@pytest.fixture
+def unreadable(tiny_base: Path) -> Base:
+    """The tiny base on a device whose numbers cannot be read: where a GPU would be waited for, it raises an error."""
+    base = load_base(tiny_settings(tiny_base))
+    base.device = torch.device("meta")
+    return base
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "reversion", "multires", "custom_diffusion", "dreambooth"])
+def test_a_step_reads_nothing_back(method: str, unreadable: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    loop = looping(problem(unreadable, exemplar_folder, method, norm="free", prior_images=0), tmp_path)
+    for step in range(2):
+        take_step([loop], step)
+    assert len(loop.log.losses) == 2 and loop.log.losses[0].device == unreadable.device
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_images_are_drawn_without_reading_anything_back(scheduler: str, unreadable: Base) -> None:
+    with torch.inference_mode():
+        prompt, empty = unreadable.encode(unreadable.tokenize(["cat in box", ""])).split(1)
+        latents = denoise(unreadable, prompt, empty, initial_latents(unreadable, [1]), Sampler(3, 7.5, scheduler))
+        assert decode(unreadable, latents).device == unreadable.device

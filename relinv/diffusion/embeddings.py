@@ -28,14 +28,14 @@ class PlaceholderTokens:
 
         self._base = base
         self._names = list(tokens)
-        rows = torch.zeros(len(tokens), base.dim)
+        rows = torch.zeros(len(tokens), base.dim, device=base.device)
         for index, (name, row) in enumerate(tokens.items()):
             if name != name.lower():
                 raise UserError(f"The token '{name}' must be lower case: tokenizers of CLIP fold case.")
             if row.shape != (base.dim,):
                 raise UserError(f"{name} has shape {tuple(row.shape)} and the base '{base.id}' takes ({base.dim},).")
             rows[index] = row.detach()
-        self.rows = torch.nn.Parameter(rows.to(base.device))
+        self.rows = torch.nn.Parameter(rows)
         self._extensions: tuple[Any, Any] = (None, None)  # the last tokenizer seen, and a copy that knows the names
         self._ids: torch.Tensor | None = None  # the names' ids in that copy, (names,)
 

@@ -65,7 +65,7 @@ def sample(
 ) -> torch.Tensor:
     """Return the images that `latents`, unit noise (batch, channels, height, width), are denoised to.
 
-    Shape (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]. Each conditioning is (batch, tokens, dim),
+    Shape (batch, 3, pixels, pixels), float32 in [0, 1] on the base's device. Each conditioning is (batch, tokens, dim),
     or a function that gives it for a timestep; the same inputs give the same images. The two conditions of
     classifier-free guidance go through the UNet in one pass; at a scale of 1 or less only `prompt_embeds` does, as in
     diffusers. `guidance` is an adapter's: it moves the latents before each step that starts from them. Raises
@@ -131,12 +131,12 @@ def build_scheduler(base: Base, name: str) -> Any:
 
 
 def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:
-    """Return the images of `latents`, (batch, 3, pixels, pixels), float32 on the CPU in [0, 1]."""
+    """Return the images of `latents`, (batch, 3, pixels, pixels), float32 in [0, 1] on the base's device."""
     import torch
 
     latents = (latents / base.vae.config.scaling_factor).to(base.dtype)
     chunk = max(1, DECODED_AT_ONCE // base.resolution**2)
-    pixels = [base.vae.decode(part).sample.float().cpu() for part in latents.split(chunk)]
+    pixels = [base.vae.decode(part).sample.float() for part in latents.split(chunk)]
     return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
 
 
@@ -155,7 +155,8 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     """Return one RGB picture for each of `images`, (batch, 3, height, width) in [0, 1]."""
     from PIL import Image
 
-    levels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()  # (batch, height, width, 3)
+    # the arithmetic on the images' device: a GPU waits for what the CPU does between two batches
+    levels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (batch, height, width, 3)
     return [Image.fromarray(picture) for picture in levels]
 
 
