@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
@@ -16,23 +16,37 @@ from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictu
 OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times samples in each
 
 
-def show_rates(base: Base, step: Callable[[], object], samples: int, sampler: Sampler, batch: int) -> None:
-    """Print what share of the measured matrix rate a training step reaches, and how fast images are drawn.
+def show_rates(
+    base: Base, steps: Mapping[int, Callable[[], object]], samples: int, sampler: Sampler, batch: int
+) -> None:
+    """Print what share of the measured matrix rate training steps reach, and how fast images are drawn.
 
-    samples: in one step. batch: images drawn at once, with guidance.
+    steps: by how many relations take them at once, with `samples` each. batch: images drawn at once, with guidance.
     """
     rate = matrix_rate(base)
-    # several steps in a row, as in training: the CPU prepares one while the GPU still runs the last
-    operations, seconds = count(step), median(timed(base, step, 5) / 5 for _ in range(5))
-    draw = lambda: drawn(base, sampler, batch)  # noqa: E731
-    draw_operations, draw_seconds = count(draw), min(timed(base, draw) for _ in range(2))
-    used, draw_used = (
-        100 * work / spent / rate for work, spent in ((operations, seconds), (draw_operations, draw_seconds))
-    )
     print(f"{'matrix products':24}{rate / 1e12:10.3f} TFLOP/s in {base.settings.precision}")
-    print(f"{'one step':24}{operations / 1e9:10.1f} GFLOP, {used:.0f} % of that rate")
-    print(f"{'the official budget':24}{OFFICIAL / samples * seconds:10.0f} s, {OFFICIAL} samples")
-    print(f"{f'draw in {sampler.steps} steps':24}{batch / draw_seconds:10.2f} images/s, {draw_used:.0f} % of that rate")
+    for relations, step in steps.items():
+        # several steps in a row, as in training: the CPU prepares one while the GPU still runs the last
+        speed, seconds = measured(base, step, calls=5, rounds=5)
+        name = "one step" if relations == 1 else f"one step, {relations} relations"
+        print(f"{name:24}{1000 * seconds:10.1f} ms, {100 * speed / rate:.0f} % of that rate")
+        alone = OFFICIAL / samples / relations * seconds
+        print(f"{'the official budget':24}{alone:10.0f} s a relation, {OFFICIAL} samples")
+    speed, seconds = measured(base, lambda: drawn(base, sampler, batch), calls=1, rounds=1)
+    name = f"draw in {sampler.steps} steps"
+    print(f"{name:24}{batch / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
+
+
+def measured(base: Base, work: Callable[[], object], calls: int, rounds: int) -> tuple[float, float]:
+    """Return the operations per second of `work` and its seconds, the median over `rounds` of `calls` in a row.
+
+    A compiled base is compiled anew, as in a process of its own: after another batch size, it would be for any size.
+    """
+    torch.compiler.reset()
+    operations = count(work)  # does not compile
+    work()  # compiles
+    seconds = median(timed(base, work, calls) / calls for _ in range(rounds))
+    return operations / seconds, seconds
 
 
 def matrix_rate(base: Base) -> float:

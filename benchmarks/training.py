@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -41,6 +42,7 @@ from relinv.world.exemplars import write_exemplars
 
 RELATION = "inside"
 SAMPLES = MICRO_BATCH * ACCUMULATION  # per step, in both
+TOGETHER = 4  # relations that share a step where it is shown what that gains
 
 
 def main(
@@ -75,9 +77,10 @@ def main(
                   "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
         show(base, times, states, peaks)
         show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
-        with ours.method.attached():
-            drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
-            show_rates(base, stepping(ours), SAMPLES, Sampler.of(drawing), drawing.batch_size)
+        drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
+        loops = [our_steps(base, exemplars, Path(scratch), attached=True) for _ in range(TOGETHER)]
+        each = {1: stepping(*loops[:1]), TOGETHER: stepping(*loops)}
+        show_rates(base, each, SAMPLES, Sampler.of(drawing), drawing.batch_size)
 
 
 def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:
@@ -91,23 +94,27 @@ def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps
     return times
 
 
-def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path) -> Loop:
-    """Return our loop, set up for ReVersion with as many samples per step as the published procedure."""
+def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path, attached: bool = False) -> Loop:
+    """Return our loop, set up for ReVersion with as many samples per step as the published procedure.
+
+    attached: whether its steps open the block in which the token is known, as when relations are learned together.
+    """
     plugin = find_plugin("relinv.methods", "reversion")
     values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
     method = plugin.Method(base, "inside", plugin.Settings(**values))
     preview = PreviewSettings(count=1, prompts=[], steps=1, guidance_scale=1, seed=0)
     problem = Problem(base, exemplars, "inside", "reversion", method.settings, 0, preview)
-    return Loop(Task(problem, method, Checkpoints(scratch, "benchmark", {}, interval=1e9)))
+    task = Task(problem, method, Checkpoints(scratch, "benchmark", {}, interval=1e9))
+    return Loop(task, method.attached if attached else nullcontext)
 
 
-def stepping(loop: Loop) -> Callable[[], None]:
-    """Return a function that takes the loop's next step."""
+def stepping(*loops: Loop) -> Callable[[], None]:
+    """Return a function that takes the loops' next step, together."""
 
     def step() -> None:
-        """Take the step after those that the loop has logged, as training does."""
-        with deterministic(loop.base.device):
-            take_step([loop], len(loop.log.losses))
+        """Take the step after those that the first loop has logged, as training does."""
+        with deterministic(loops[0].base.device):
+            take_step(loops, len(loops[0].log.losses))
 
     return step
 

@@ -78,3 +78,4 @@ def test_the_benchmark_prints_what_it_compares(
     assert re.search(r"ours is \d+\.\d\d times as fast \(\d+\.\d\d to \d+\.\d\d over 2 turns\)", printed)
     assert re.search(r"all memory beyond the frozen weights: \d+\.\d\d of the published", printed)
     assert "encode 10 exemplars" in printed and "save the concept" in printed
+    assert re.search(r"one step, 4 relations +\d+\.\d ms, \d+ % of that rate", printed)
