@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,21 @@ def test_the_text_encoder_computes_its_activations_twice_as_well(
 
     once = computed(base, tmp_path / "once")
     assert computed(run(tiny_base, gradient_checkpointing=True), tmp_path / "twice") == 2 * once > 0
+
+
+def test_compiled_once_for_its_steps_and_once_for_its_previews(
+    tiny_base: Path, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    graphs: list[torch.fx.GraphModule] = []  # a part of the UNet that cannot be compiled would split one in two
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    base = run(tiny_base)
+    base.unet.compile(backend=keep)
+    learned(base, exemplar_folder, tmp_path)
+    assert len(graphs) == 2
 
 
 def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> None:
