@@ -42,8 +42,10 @@ def test_a_relation_is_learned_and_drawn(base: Base, exemplar_folder: Path, tmp_
     assert concept.embedding is not None and again.embedding is not None
     assert torch.equal(concept.embedding, again.embedding)
     scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:2]
-    ((_, pictures),) = generate(base, concept, plan_images(base, concept, scenarios, SETTINGS), SETTINGS)
+    records = plan_images(base, concept, scenarios, SETTINGS)
+    ((_, pictures),), ((_, redrawn),) = (generate(base, concept, records, SETTINGS) for _ in range(2))
     assert [picture.size for picture in pictures] == [(512, 512)] * 2
+    assert pictures == redrawn
 
 
 def test_relations_trained_together_come_out_as_alone(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
