@@ -93,6 +93,7 @@ def open_upright(path: Path) -> Image:
              Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90]  # for 2 to 8 # fmt: skip
     with opened_picture(path) as opened:
         # not ImageOps.exif_transpose: that rewrites all of the EXIF, and fails if a camera wrote any of it badly
+        opened.load()  # first: of a TIFF, this applies the orientation and removes it
         turned = orientation(opened)
         upright = opened.transpose(turns[turned - 2]) if turned > 1 else opened.copy()
     if not upright.has_transparency_data:

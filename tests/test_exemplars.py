@@ -69,14 +69,15 @@ def test_an_orientation_written_as_a_fraction_is_applied(tmp_path: Path) -> None
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
 @pytest.mark.parametrize("number", range(1, 9))
-def test_each_exif_orientation_is_applied(number: int, tmp_path: Path) -> None:
+def test_each_exif_orientation_is_applied(number: int, kind: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = number
     picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
-    picture.save(tmp_path / "a.png", exif=exif)
-    with Image.open(tmp_path / "a.png") as opened:
-        assert open_upright(tmp_path / "a.png").tobytes() == ImageOps.exif_transpose(opened).tobytes()
+    picture.save(tmp_path / f"a.{kind}", exif=exif)
+    with Image.open(tmp_path / f"a.{kind}") as opened:
+        assert open_upright(tmp_path / f"a.{kind}").tobytes() == ImageOps.exif_transpose(opened).tobytes()
 
 
 def test_wide_picture_is_cropped_to_its_centre_and_not_flipped(tmp_path: Path) -> None:
