@@ -260,11 +260,14 @@ def imagine(
 
 
 def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
-    """Return the concepts named as TOKEN=RELATION/METHOD, each called by its token."""
+    """Return the concepts named as TOKEN=RELATION/METHOD, each called by its token.
+
+    They are sorted, because pixels depend on their order, which an image's record does not keep.
+    """
     from relinv.diffusion.concept import load_concept
 
     concepts = {}
-    for use in uses:
+    for use in sorted(uses):
         token, equals, folder = use.partition("=")
         if not equals:
             raise UserError(f"'{use}' names no token: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")

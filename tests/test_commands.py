@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from relinv.adapters.custom_diffusion import pretrained
+from relinv.adapters.dreambooth import own_weights
 from relinv.benchmark import load_benchmark
 from relinv.diffusion.bases import Base, load_base
 from relinv.errors import UserError
@@ -282,6 +283,17 @@ def test_an_image_of_several_concepts_is_shown_and_drawn_again(both: Base) -> No
     assert Path("drawn.png").read_bytes() == Path("both.png").read_bytes()
     with pytest.raises(UserError, match="prompt of its own"):
         run("show", "both.png", "--boxes", "boxes.png")
+
+
+def test_concepts_whose_order_matters_are_drawn_again_as_they_were(checkout: Path, both: Base) -> None:
+    adapters = [{"name": "dreambooth", "file": "diffusion_pytorch_model.safetensors", "options": {"weights": "full"}}]
+    for relation, factor in (("inside", 0.9), ("koala", 1.1)):  # two UNets, of which the last in use counts
+        weights = {"dreambooth": {name: weight * factor for name, weight in own_weights(both).items()}}
+        keep(checkout, replace(made(both, relation=relation, adapters=adapters), weights=weights))
+    first = imagine("both.png", *INSIDE, *KOALA)
+    run("draw", "both.png", "drawn.png")
+    assert Path("drawn.png").read_bytes() == Path("both.png").read_bytes()
+    assert imagine("both.png", *KOALA, *INSIDE) == first
 
 
 def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: Path, both: Base) -> None:
