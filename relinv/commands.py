@@ -264,6 +264,7 @@ def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
 
     They are sorted, because pixels depend on their order, which an image's record does not keep.
     """
+    from relinv.diffusion.bases import PLACEHOLDER
     from relinv.diffusion.concept import load_concept
 
     concepts = {}
@@ -271,6 +272,10 @@ def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
         token, equals, folder = use.partition("=")
         if not equals:
             raise UserError(f"'{use}' names no token: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
+        if not PLACEHOLDER.fullmatch(f"<{token}>"):
+            raise UserError(
+                f"'{use}' has a token that prompts cannot name: write what stands between '<' and '>', without spaces."
+            )
         concepts[use] = load_concept(CONCEPTS / folder, base).called(f"<{token}>")
     return concepts
 

@@ -308,6 +308,9 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
     [
         ("<koala> <r> box", INSIDE, r"names <koala>, which no concept in use has learned"),
         ("<r> box", ("--use", "inside/reversion"), r"'inside/reversion' names no token"),
+        ("<r> box", ("--use", "<r>=inside/reversion"), r"a token that prompts cannot name: write what stands between"),
+        ("<My cat> box", ("--use", "my cat=inside/reversion"), r"a token that prompts cannot name: .* without spaces"),
+        ("<> box", ("--use", "=inside/reversion"), r"a token that prompts cannot name"),
         ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is no option"),
         ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),
     ],
