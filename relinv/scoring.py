@@ -52,8 +52,11 @@ class Context:
         return self.similarity([[phrase(head, self.relation, tail)] for head, tail in self.pairs])[:, 0]
 
     def other_relations(self) -> np.ndarray:
-        """Return each image's cosine to its own entities in each other relation, (images, relations - 1)."""
-        others = [relation for relation in self.relations if relation.name != self.relation.name]
+        """Return each image's cosine to its own entities in each other relation, (images, other relations).
+
+        One in the same words, such as the benchmark's beside the user's own, is the same phrase and does not compete.
+        """
+        others = [relation for relation in self.relations if relation.words != self.relation.words]
         return self.similarity([[phrase(head, other, tail) for other in others] for head, tail in self.pairs])
 
     def other_entities(self) -> np.ndarray:

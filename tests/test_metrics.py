@@ -146,6 +146,15 @@ def test_relation_accuracy_asks_for_the_best_of_all_relations() -> None:
     ]
 
 
+def test_a_relation_of_the_same_words_does_not_compete() -> None:
+    mine = replace(INSIDE, name="mine", own=True)
+    cosines = {"cat inside box": 0.5, "cat hugging box": 0.1, "cat on box": 0.2}
+    found = hand_made(mine, [("cat", "box")], [cosines])
+    context = replace(found, relations=(*found.relations, mine))
+    assert value("relation_accuracy", context) == value("scene_accuracy", context) == [1]
+    assert value("relation_margin", context) == pytest.approx([0.5 - 0.15])
+
+
 def test_same_grid_accuracy_asks_for_the_best_of_the_relations_between_the_same_entities() -> None:
     shake = replace(HUG, name="shake", words="shaking hands with", heads=HUG.heads[::-1])
     right = {
