@@ -85,6 +85,13 @@ def test_a_noise_schedule_that_is_not_told_is_not_made_up(copied: Path) -> None:
     assert load_base(tiny_settings(copied)).scheduler.betas[7] == pytest.approx(0.001)
 
 
+def test_a_unet_that_predicts_neither_noise_nor_velocity_is_refused(copied: Path) -> None:
+    config = copied / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "sample"}))
+    with pytest.raises(UserError, match=r"predicts 'sample', .* only on epsilon or v_prediction: name another base"):
+        _ = load_base(tiny_settings(copied)).scheduler
+
+
 # The files of published models, which are older than the libraries that are here
 
 

@@ -30,6 +30,7 @@ FILES = (  # the files of a hub model that make up a base
     "tokenizer/*.txt",
     *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
 )
+PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet may answer: the noise or the velocity
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
@@ -92,7 +93,8 @@ class Base:
     def scheduler(self) -> DDPMScheduler:
         """Return the noise schedule of training; samplers are made from its config.
 
-        Raises UserError if the config does not say by which betas: diffusers' own default is no Stable Diffusion's.
+        Raises UserError if the config does not say by which betas: diffusers' own default is no Stable Diffusion's; or
+        if the UNet predicts neither noise nor velocity.
         """
         from diffusers import DDPMScheduler
 
@@ -101,6 +103,12 @@ class Base:
         if unsaid and scheduler.config.trained_betas is None:
             raise UserError(
                 f"The base '{self.id}' lacks {', '.join(sorted(unsaid))} in its scheduler: restore its folder."
+            )
+        kind = scheduler.config.prediction_type
+        if kind not in PREDICTIONS:
+            raise UserError(
+                f"The UNet of '{self.id}' predicts '{kind}', as its scheduler says, and can be trained only on "
+                f"{' or '.join(PREDICTIONS)}: name another base."
             )
         return scheduler
 
