@@ -135,7 +135,14 @@ def parameters(record: ImageRecord) -> str:
         "Model hash": settings["base_sha256"][:10],
         "Model": Path(settings["base"]).name,
     }
-    return f"{record.prompt}\nNegative prompt: \n" + ", ".join(f"{key}: {value}" for key, value in line.items())
+    settings_line = ", ".join(f"{key}: {_quoted(value)}" for key, value in line.items())
+    return f"{record.prompt}\nNegative prompt: \n{settings_line}"
+
+
+def _quoted(value: Any) -> str:
+    """Return a value as web UIs write it: in quotes if it holds what ends a value or its name."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if {*text} & {*",:\n"} else text
 
 
 def read_image_record(path: Path) -> ImageRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from relinv.images import (
     ImageWriter,
     Workspace,
     encode_png,
+    parameters,
     read_image_record,
     read_pictures,
     read_records,
@@ -77,6 +78,13 @@ def test_an_image_says_how_it_was_made_as_web_uis_do_and_in_full(tmp_path: Path)
             "Model hash: abcdef0123, Model: base"
         )
     assert read_image_record(tmp_path / "007.png") == made
+
+
+def test_a_model_whose_name_would_end_its_own_setting_is_quoted_as_web_uis_do() -> None:
+    made = record(7)
+    for name, written in {"real, v2: sharp": '"real, v2: sharp"', 'the "best"': 'the "best"'}.items():
+        text = parameters(replace(made, settings={**made.settings, "base": f"models/{name}"}))
+        assert text.endswith(f", Model: {written}")
 
 
 def test_an_image_of_another_program_is_told_apart(tmp_path: Path) -> None:
