@@ -46,6 +46,12 @@ def test_each_content_word_counts_once(base: Base) -> None:
     assert words(base, content_ids(base, "cat <r> box, cat and box")) == ["cat", "box"]
 
 
+@pytest.mark.parametrize("mark", ["'", "\u2019"])
+def test_a_word_in_quotation_marks_is_one_and_a_contractions_end_is_none(mark: str, base: Base) -> None:
+    caption = f"a {mark}red{mark} cat <r> box, dog{mark}ll"
+    assert words(base, content_ids(base, caption)) == ["red", "cat", "box", "dog"]
+
+
 def test_neither_ends_nor_padding_are_words(base: Base) -> None:
     assert content_ids(base, "<r>") == content_ids(base, "") == []
 
