@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from relinv.learning.method import TrainingPicture, Visit
 from relinv.learning.scale_augmentation import FAR_PREFIXES, NEAR_PREFIXES, scale_variant
 from relinv.methods.custom_diffusion import Method
 from tests.conftest import tiny_settings
-from tests.inverting import problem
-from tests.tiny import weights
+from tests.inverting import looping, problem
+from tests.tiny import TOKENS, weights
 from tests.unets import answer, changed_projections, copy_of_unet
 
 FILE = "pytorch_custom_diffusion_weights.safetensors"
@@ -168,3 +170,16 @@ def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_
     plain = problem(base, exemplar_folder, "custom_diffusion", scale_variants=0, prior_images=0)
     method = Method(base, plain.words, plain.settings)
     assert method.prior_batch_size == 0 and len(method.training_pictures(plain.exemplars, tmp_path)) == 4
+
+
+def test_a_caption_that_its_prefix_makes_too_long_is_refused_before_the_first_step(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exemplar_folder, tmp_path / "inside"))
+    captions = json.loads((folder / "text.json").read_text())
+    captions["0.png"] = ["cat {} box" + " red" * (TOKENS - 5)]  # as long as may be, both ends included
+    (folder / "text.json").write_text(json.dumps(captions))
+    task = problem(base, folder, "custom_diffusion", scale_variants=5, prior_images=0)
+    with pytest.raises(UserError, match=rf"has \d+ tokens and the limit is {TOKENS}: shorten it"):
+        looping(task, tmp_path / "scratch")
+    looping(problem(base, folder, "custom_diffusion", scale_variants=0, prior_images=0), tmp_path / "scratch")

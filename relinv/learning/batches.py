@@ -46,6 +46,12 @@ class Batches:
         self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
         self.ids: dict[str, torch.Tensor] = {}  # token ids of each prompt, computed once
 
+    def check_captions(self) -> None:
+        """Raise UserError for a caption that is too long, as one with a prefix for its picture's scale may be."""
+        source = generator(self.seed, "checked captions", 0)
+        for template in dict.fromkeys(template for picture in self.pictures for template in picture.templates):
+            self._ids_of(self.method.caption(template, 0, source))
+
     def of_step(self, step: int) -> Batch:
         """Return a step's batch: some of the pictures, each with freshly sampled latents."""
         pictures = self._visited(step)
@@ -99,12 +105,15 @@ class Batches:
     def _conditioning(self, prompts: Sequence[str]) -> torch.Tensor:
         """Return the prompts' encodings, (batch, tokens, dim); each distinct prompt is encoded once."""
         distinct = list(dict.fromkeys(prompts))
-        for prompt in distinct:
-            if prompt not in self.ids:
-                self.ids[prompt] = self.base.tokenize([prompt])[0]
-        encodings = self.method.conditioning(torch.stack([self.ids[prompt] for prompt in distinct]))
+        encodings = self.method.conditioning(torch.stack([self._ids_of(prompt) for prompt in distinct]))
         index = torch.tensor([distinct.index(prompt) for prompt in prompts])
         return encodings[to_device(index, encodings.device)]
+
+    def _ids_of(self, prompt: str) -> torch.Tensor:
+        """Return a prompt's token ids, (tokens,), tokenised once. Raises UserError if it is too long."""
+        if prompt not in self.ids:
+            self.ids[prompt] = self.base.tokenize([prompt])[0]
+        return self.ids[prompt]
 
     def _stacked_masks(self) -> torch.Tensor:
         """Return each picture's loss mask, (pictures, 1, height, width), on the base's device; 1 where it has none."""

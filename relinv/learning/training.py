@@ -118,8 +118,9 @@ class Loop:
         self.stopping = self.method.early_stopping()
         self.failure: UserError | None = None
         self._resume()
-        if self.problem.preview.prompts:  # fail now, not after much training, if a prompt cannot be drawn
-            with self.method.attached(), torch.no_grad():
+        with self.method.attached(), torch.no_grad():  # fail now for a prompt, not after much training
+            self.batches.check_captions()
+            if self.problem.preview.prompts:
                 self._drawer()
 
     def batch(self, step: int) -> Batch:
