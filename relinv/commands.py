@@ -249,6 +249,10 @@ def imagine(
     from relinv.images import encode_png, require_png
 
     require_png(target)
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
     params = load_params()
     settings = params.generation()
     settings = settings.model_copy(update={"adapters": _with(option or [], settings.adapters)})

@@ -311,6 +311,7 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
         ("<r> box", ("--use", "<r>=inside/reversion"), r"a token that prompts cannot name: write what stands between"),
         ("<My cat> box", ("--use", "my cat=inside/reversion"), r"a token that prompts cannot name: .* without spaces"),
         ("<> box", ("--use", "=inside/reversion"), r"a token that prompts cannot name"),
+        ("caf\udce9 <r> box", INSIDE, r"The prompt is not UTF-8 text"),
         ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is no option"),
         ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),
     ],
