@@ -203,6 +203,8 @@ def test_a_damaged_configuration_is_refused(copied: Path) -> None:
     [
         ("unet", {"in_channels": 9}, "its UNet takes 9 channels, which its latents have not"),  # inpainting
         ("unet", {"addition_embed_type": "text_time"}, "its UNet takes more than timesteps and a prompt"),  # XL
+        ("unet", {"time_cond_proj_dim": 256}, "its UNet takes more than timesteps and a prompt"),  # latent consistency
+        ("unet", {"num_class_embeds": 1000}, "its UNet takes more than timesteps and a prompt"),
         (
             "unet",
             {"cross_attention_dim": 2048},

@@ -30,6 +30,13 @@ FILES = (  # the files of a hub model that make up a base
     "tokenizer/*.txt",
     *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
 )
+FURTHER_INPUTS = (  # in a UNet's configuration; time_cond_proj_dim: the guidance scale, in latent consistency models
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+)
 PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet may answer: the noise or the velocity
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
@@ -254,9 +261,7 @@ def check_kind(folder: Path) -> None:
     takes, reads, writes = unet.get("in_channels", 4), unet.get("cross_attention_dim"), text.get("hidden_size")
     found = {
         f"its UNet takes {takes} channels, which its latents have not": takes != vae.get("latent_channels", 4),
-        "its UNet takes more than timesteps and a prompt": any(
-            unet.get(kind) is not None for kind in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
-        ),
+        "its UNet takes more than timesteps and a prompt": any(unet.get(kind) is not None for kind in FURTHER_INPUTS),
         f"its UNet reads encodings of {reads} numbers, and its text encoder writes {writes}": (
             None not in (reads, writes) and {writes} != ({*reads} if isinstance(reads, list) else {reads})
         ),
