@@ -257,5 +257,9 @@ def test_memory_and_precision_are_told_in_a_sentence(
     with pytest.raises(UserError, match=r"too small for 2 images at once: lower the base's sampling\.batch_size"):
         list(generation.generate(base, concept, records, SETTINGS))
     monkeypatch.setattr(sampling, "denoise", lambda *arguments: torch.full((2, 4, 16, 16), torch.nan))
-    with pytest.raises(UserError, match=r"set its sampling\.precision to bf16 or fp32"):
+    with pytest.raises(UserError, match=r"overflows even in fp32, so what it draws with has diverged: learn it"):
         list(generation.generate(base, concept, records, SETTINGS))
+    for precision, wider in (("fp16", "bf16 or fp32"), ("bf16", "fp32")):
+        monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"precision": precision}))
+        with pytest.raises(UserError, match=rf"set its sampling\.precision to {wider}\."):
+            list(generation.generate(base, concept, records, SETTINGS))

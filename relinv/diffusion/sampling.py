@@ -83,6 +83,11 @@ def sample(
             "sampling.batch_size (for a method's own pictures its training.samples_per_pass)."
         ) from None
     if not images.isfinite().all():
+        if base.settings.precision == "fp32":
+            raise UserError(
+                f"The base '{base.id}' overflows even in fp32, so what it draws with has diverged: learn it again at a "
+                "lower learning_rate, or set a lower scale of its layout."
+            )
         wider = "fp32" if base.settings.precision == "bf16" else "bf16 or fp32"
         raise UserError(f"The base '{base.id}' overflows in its precision: set its sampling.precision to {wider}.")
     return images
