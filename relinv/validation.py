@@ -119,7 +119,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
 
 
 def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
-    """Add the masks that belong to no picture or to two, cannot be read, or are deeper than 8 bits."""
+    """Add the masks that belong to no picture or to two, cannot be read, are deeper than 8 bits, or transparent."""
     stems = [Path(name).stem for name in images]
     for path in sorted(folder.glob("*")):
         if path.suffix != ".png" or path.stem not in stems:
@@ -131,12 +131,17 @@ def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
             verdict.errors.append(f"{MASKS}/{path.name} would be the mask of two pictures: rename one of them.")
         try:
             open_upright(path)
-            mode = _file_facts(path)["mode"]
+            facts = _file_facts(path)
         except UserError as error:
             verdict.errors.append(str(error))
             continue
+        mode = facts["mode"]
         if mode in DEEP_MODES - {"1"}:
             verdict.errors.append(f"{MASKS}/{path.name}: its mode is {mode}: save it in 8-bit grey.")
+        elif facts["transparent"]:
+            verdict.warnings.append(
+                f"{MASKS}/{path.name}: what is transparent in it counts in full, as white does: save it in 8-bit grey."
+            )
 
 
 def _check_captions(

@@ -105,6 +105,7 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "turned": (_turn, "0.png: its EXIF orientation is 6 and is applied: save it upright"),
     "grey": (lambda f: _resave(f, lambda p: p.convert("L")), "0.png: its mode is L and is converted to RGB"),
     "transparent": (lambda f: _resave(f, lambda p: p.convert("RGBA")), "with transparency, which is laid on white"),
+    "transparent mask": (lambda f: _mask(f, "RGBA"), "masks/0.png: what is transparent in it counts in full, as white"),
     "long picture": (lambda f: _resave(f, lambda p: p.resize((64, 160))), "more than twice as long as wide"),
     "moving": (_animate, "0.png: it holds 2 frames and only the first is used: save that one alone"),
     "enlarged": (lambda f: _resave(f, lambda p: p.resize((48, 48))), "has 48 pixels and is enlarged to 64"),
