@@ -9,9 +9,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
-from relinv.settings import Name, Pairs, Seed, Settings, parse
+from relinv.settings import Name, Pairs, Seed, Settings
 
 ENTRY = "relation.yaml"  # beside the pictures of a user's own relation: its entry, as in a benchmark file
 Entities = Annotated[list[str], Field(min_length=1)]

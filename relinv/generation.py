@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from relinv.checking import parse
 from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
 from relinv.images import FORMS, ImageRecord, ImageWriter, Workspace, contact_sheet, encode_png
-from relinv.settings import GenerateSettings, parse
+from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock
 from pydantic import ConfigDict
 
+from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, opened_picture, parse_json, read_text
-from relinv.settings import GenerateSettings, Positive, Seed, parse
+from relinv.settings import GenerateSettings, Positive, Seed
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from relinv.checking import parse as parse  # every reader of settings needs it, so it can be imported from here too
 from relinv.errors import UserError
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from relinv.adapters import layout
 from relinv.adapters.layout import Adapter, Layout, box_cells, draw_boxes, layout_of, spatial_loss
+from relinv.checking import parse
 from relinv.diffusion.attention_maps import attention_maps, coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
@@ -29,7 +30,6 @@ from relinv.learning.token_row import initial_row
 from relinv.learning.training import train
 from relinv.methods import compositional
 from relinv.params import load_params, load_preset
-from relinv.settings import parse
 from tests.conftest import tiny_settings
 from tests.inverting import problem
 from tests.tiny import weights

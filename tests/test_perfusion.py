@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, word_encoding
+from relinv.checking import parse
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, drawn_with, in_use
@@ -19,7 +20,6 @@ from relinv.diffusion.rank_one import Edit, orthonormal_basis
 from relinv.errors import UserError
 from relinv.learning.inversion import identity, invert_relation
 from relinv.methods.perfusion import Method, Settings
-from relinv.settings import parse
 from tests.inverting import problem
 from tests.tiny import weights
 

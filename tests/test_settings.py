@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dvc.utils.hydra import apply_overrides
 
+from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import read_yaml
 from relinv.params import Params, load_params, load_preset, read_params
@@ -27,7 +28,6 @@ from relinv.settings import (
     Seed,
     Settings,
     ValidateSettings,
-    parse,
 )
 
 SAMPLING = {"steps": 25, "guidance_scale": 5.0, "scheduler": "ddim", "batch_size": 50}

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from relinv.checking import parse
 from relinv.devices import deterministic
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.token_rows import stands_for
 from relinv.errors import UserError
-from relinv.settings import Settings, parse
+from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from relinv.checking import parse
 from relinv.diffusion.adapter import drawing_adapter, in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
-from relinv.settings import parse
 
 if TYPE_CHECKING:
     import torch
