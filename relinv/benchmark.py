@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +12,9 @@ from pydantic import Field
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
-from relinv.settings import Name, Pairs, Seed, Settings
+from relinv.settings import Distinct, Name, Pairs, Seed, Settings
 
 ENTRY = "relation.yaml"  # beside the pictures of a user's own relation: its entry, as in a benchmark file
-Entities = Annotated[list[str], Field(min_length=1)]
 
 
 class Split(Settings):
@@ -37,8 +36,8 @@ class Split(Settings):
 class _RelationEntry(Settings):
     words: Annotated[str, Field(min_length=1)]
     asymmetric: bool
-    heads: Entities
-    tails: Entities
+    heads: Distinct[str]
+    tails: Distinct[str]
 
 
 class _BenchmarkFile(Settings):
@@ -119,7 +118,7 @@ def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:
     or if the benchmark itself has a relation of that name.
     """
     content = parse(_BenchmarkFile, read_yaml(Path(path), "benchmark", "restore it, or correct params.yaml"), "", path)
-    relations = {name: _relation(name, entry, path) for name, entry in content.relations.items()}
+    relations = {name: _relation(name, entry) for name, entry in content.relations.items()}
     for file in (folder / ENTRY for folder in folders):
         if not file.is_file():
             continue
@@ -127,12 +126,9 @@ def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:
         if name in relations:
             raise UserError(f"'{name}' stands both in {path} and in {file}: remove it from one of them.")
         entry = parse(_RelationEntry, read_yaml(file, "relation") or {}, "", file)
-        relations[name] = replace(_relation(name, entry, file), own=True)
+        relations[name] = _relation(name, entry, own=True)
     return Benchmark(content.name, relations, content.held_out, content.validation)
 
 
-def _relation(name: str, entry: _RelationEntry, file: Path | str) -> Relation:
-    for side in (entry.heads, entry.tails):
-        if len(set(side)) < len(side):
-            raise UserError(f"Relation '{name}' in {file} names an entity twice on one side: remove one.")
-    return Relation(name, entry.words, entry.asymmetric, tuple(entry.heads), tuple(entry.tails))
+def _relation(name: str, entry: _RelationEntry, own: bool = False) -> Relation:
+    return Relation(name, entry.words, entry.asymmetric, tuple(entry.heads), tuple(entry.tails), own)

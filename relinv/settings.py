@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.errors import UserError
 
 
-def _distinct(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
+def _distinct(items: list[str]) -> list[str]:
+    if len(set(items)) < len(items):
         raise ValueError("an item stands twice")
-    return names
+    return items
 
 
+Text = TypeVar("Text", bound=str)
+Distinct = Annotated[
+    list[Text], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
+]
 NAME = r"^[a-z0-9_]{1,100}$"  # of relations and methods: they name folders, and DVC joins them with "-"
 Name = Annotated[str, Field(pattern=NAME)]
-Names = Annotated[
-    list[Name], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
-]
+Names = Distinct[Name]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, with ~ expanded, or an id
