@@ -26,7 +26,7 @@ from relinv.images import FORMS
 from relinv.params import load_params
 from relinv.report import charts
 from relinv.report.build import write_report
-from relinv.report.collect import collect, describe, read_warnings
+from relinv.report.collect import collect, read_warnings
 from relinv.report.rows import READINGS, format_rows, means, parse_rows, shows, with_leakage
 from relinv.report.sheets import build, render, spread
 from relinv.report.tables import as_text, by_method, difference, groups, leads, relation_table, verdict
@@ -324,7 +324,8 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
         and "steer_weight" in text
         and "e" * 64 in text
     )
-    assert "cannot see" in text and "prefers-color-scheme:dark" in text
+    assert "<dt>Entity similarity</dt><dd>Cosine between the" in text and "Source: CLIPScore, unscaled" in text
+    assert "prefers-color-scheme:dark" in text
 
 
 def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> None:
@@ -432,13 +433,6 @@ def test_damaged_losses_are_named(tmp_path: Path) -> None:
     (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text("step,denoise\n1,much\n")
     with pytest.raises(UserError, match=r"losses\.csv' are damaged"):
         write_report(tmp_path, params)
-
-
-def test_a_metric_is_described_in_its_own_words() -> None:
-    told = describe("entity")
-    assert told["title"] == "Entity similarity"
-    assert told["description"].startswith("Cosine between the image and the two entities' names. It sees")
-    assert "Hessel" in told["source"]
 
 
 def test_no_difference_without_a_shared_scenario() -> None:

@@ -15,10 +15,8 @@ from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json, sha256_folder
 from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset
-from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
-from relinv.scoring import METRICS, load_metric
 from relinv.settings import BaseSettings, JudgeSettings, ReportSettings
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed beside the base, relations and methods
@@ -43,7 +41,6 @@ class Run:
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
     judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), scenes, accuracy ({} if unknown)
-    readings: list[dict[str, str]]  # title, description, source of each metric file
 
 
 def collect(root: Path, params: Params) -> Run:
@@ -71,7 +68,6 @@ def collect(root: Path, params: Params) -> Run:
         },
         images=folders["generate"],
         judge=judge_facts(Path(root), base.judge),
-        readings=[describe(name) for name in plugin_names(METRICS)],
     )
 
 
@@ -130,10 +126,3 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
         "scenes": accuracy.pop("scenes", None),
         "accuracy": accuracy,
     }
-
-
-def describe(name: str) -> dict[str, str]:
-    """Return the title, description and source that a metric's file gives."""
-    metric = load_metric(name)
-    texts = {"title": metric.TITLE, "description": metric.DESCRIPTION, "source": metric.SOURCE}
-    return {key: " ".join(text.split()) for key, text in texts.items()}

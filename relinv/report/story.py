@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
 from relinv.report.rows import READINGS, SUBJECT
@@ -27,6 +29,7 @@ from relinv.report.tables import (
     scenarios_of,
     verdict,
 )
+from relinv.scoring import METRICS, load_metric
 from relinv.statistics import Bootstrap
 
 RIVAL = "textual_inversion"
@@ -57,7 +60,7 @@ class Story:
     sheets: list[Sheet]
     curves: list[Chart]
     judge: dict[str, Any]
-    readings: list[dict[str, str]]
+    metric_files: list[ModuleType]
     warnings: dict[str, list[str]]
     hashes: list[tuple[str, str]]
     parameters: str
@@ -81,7 +84,7 @@ def tell(run: Run) -> Story:
         sheets=[build(run, relation) for relation in run.relations],
         curves=_curves(run),
         judge=run.judge,
-        readings=run.readings,
+        metric_files=[load_metric(name) for name in plugin_names(METRICS)],
         warnings={relation: warnings for relation, warnings in run.warnings.items() if warnings},
         hashes=_hashes(run),
         parameters=as_yaml(run.parameters),
