@@ -83,13 +83,9 @@ def _hub(concept: Concept, name: str) -> dict[str, bytes]:
     page = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
         CARD.read_text(encoding="utf-8")
     )
-    card = page.render(name=name, base_is_local=_is_local(concept), **concept.metadata)
+    local = Path(concept.metadata["base"]).exists()  # a folder on this machine, which the hub does not know
+    card = page.render(name=name, base_is_local=local, **concept.metadata)
     return {EMBEDDING: embedding_bytes(concept), "README.md": card.encode("utf-8")}
-
-
-def _is_local(concept: Concept) -> bool:
-    """Return whether the concept's base is a local folder, which the hub does not know."""
-    return Path(concept.metadata["base"]).exists()
 
 
 # Each form's files, {name: content}. The row is 1-D under one key: the only shape that all programs read.

@@ -35,12 +35,6 @@ def token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]
     That is diffusers' and ReVersion's `learned_embeds` (.safetensors or .bin), A1111's .pt, kohya's .safetensors.
     Raises UserError if `file` holds anything but one token.
     """
-    name, value = _find(content, file)
-    return name, rows(value, name, file)
-
-
-def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
-    """Return the one token's name and tensor in a file's content."""
     import torch
 
     if set(content) >= SDXL:
@@ -54,4 +48,4 @@ def _find(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]:
     tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
     if len(content) != 1 or len(tensors) != 1:
         raise UserError(f"'{file}' holds {', '.join(map(str, content)) or 'nothing'}, not one learned token.")
-    return str(name), tensors[0]
+    return str(name), rows(tensors[0], str(name), file)
