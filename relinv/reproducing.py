@@ -57,9 +57,11 @@ def check_params(params: Params) -> None:
         benchmark.relation(relation)
     for method in params.methods():
         params.method(method, find_plugin("relinv.methods", method).Settings)
-    presets = params.file.with_name(PRESETS)
-    for method in {*params.methods()} - {*load_presets(presets)}:  # DVC would tell only when it has to be learned
-        raise UserError(f"The method '{method}' has no section in {presets}: add `{method}: {{}}` there.")
+    file = params.file.with_name(PRESETS)
+    presets = load_presets(file)
+    for method in params.methods():
+        if method not in presets:  # DVC would tell only when it has to be learned
+            raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
 
 
 def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:
