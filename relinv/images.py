@@ -239,8 +239,8 @@ class Workspace:
     def publish(self, folder: Path) -> None:
         """Replace `folder` with the finished images, records and sheet of forms, and remove the workspace."""
         with atomic_folder(folder) as new:
-            for file in (*(record.file for record in self._records), FORMS):
-                if file != FORMS or (self.folder / FORMS).is_file():
-                    shutil.copyfile(self.folder / file, new / file)
+            forms = [FORMS] if (self.folder / FORMS).is_file() else []
+            for file in [record.file for record in self._records] + forms:
+                shutil.copyfile(self.folder / file, new / file)
             write_records(new, self._records)
         shutil.rmtree(self.folder, ignore_errors=True)
