@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 
 import torch
@@ -32,7 +33,7 @@ def show_rates(
         print(f"{name:24}{1000 * seconds:10.1f} ms, {100 * speed / rate:.0f} % of that rate")
         alone = OFFICIAL / samples / relations * seconds
         print(f"{'the official budget':24}{alone:10.0f} s a relation, {OFFICIAL} samples")
-    speed, seconds = measured(base, lambda: drawn(base, sampler, batch), calls=1, rounds=1)
+    speed, seconds = measured(base, partial(drawn, base, sampler, batch), calls=1, rounds=1)
     name = f"draw in {sampler.steps} steps"
     print(f"{name:24}{batch / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
 
@@ -53,7 +54,7 @@ def matrix_rate(base: Base) -> float:
     """Return the operations per second of large square matrix products, in the base's precision and on its device."""
     side = 8192 if base.device.type == "cuda" else 1024
     left, right = (torch.randn(side, side, device=base.device, dtype=base.dtype) for _ in range(2))
-    product = lambda: left @ right  # noqa: E731
+    product = partial(torch.matmul, left, right)
     product()  # warms up
     return 2 * side**3 / median(timed(base, product) for _ in range(9))
 
