@@ -30,7 +30,7 @@ HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.
 
 
 def stage_app() -> typer.Typer:
-    """Return the Typer application a stage registers its one command with."""
+    """Return the Typer application that a stage, or `relinv`, registers its commands with."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 

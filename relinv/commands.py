@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # As in stages/__init__.py: another number of threads changes the last bits. torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
+app = cli.stage_app()
 CONCEPTS = FOLDERS["invert"]
 
 Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
@@ -32,7 +32,7 @@ Method = Annotated[
 ]
 
 
-@app.callback()
+@app.callback(no_args_is_help=True)
 def main() -> None:
     """Work with relations and learned tokens. Run it in a checkout of the pipeline."""
 
