@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.files import opened_picture, read_json, sha256_files
+from relinv.files import is_visible, opened_picture, read_json, sha256_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,6 +69,12 @@ def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
             'such as {"0.png": ["cat {} box"]}: correct it.'
         )
     return {name: tuple(content[name]) for name in sorted(content)}
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures in a folder in file-name order, told by their names' endings; hidden files are none."""
+    names = (path for path in folder.iterdir() if is_visible(path.name) and path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in names if path.is_file())
 
 
 def _is_template_list(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relinv.benchmark import ENTRY, Benchmark
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL, pictures_in
 from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
 from relinv.settings import require_name
 
@@ -41,7 +41,7 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
     visible = sorted(path for path in pictures.iterdir() if is_visible(path.name))
     for path in visible:
         require_utf8(path.name, f"'{pictures}'")
-    found = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    found = pictures_in(pictures)
     others = [path.name for path in visible if path not in found]
     if not found:
         there = f" beside {', '.join(others[:10])}" if others else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from relinv.errors import UserError, reason
-from relinv.exemplars import IMAGE_SUFFIXES, MASKS, open_upright
+from relinv.exemplars import IMAGE_SUFFIXES, MASKS, open_upright, pictures_in
 from relinv.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def find_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder '{folder}': name one with exemplars, such as data/exemplars/own/kissing.")
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    pictures = pictures_in(folder)
     if not pictures:
         raise UserError(f"'{folder}' holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): name one with exemplars.")
     by_stem = {path.stem: path.name for path in pictures}

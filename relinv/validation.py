@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relinv.benchmark import ENTRY
 from relinv.errors import UserError
-from relinv.exemplars import (
-    CAPTIONS,
-    IMAGE_SUFFIXES,
-    MASKS,
-    TO_FILL,
-    open_upright,
-    orientation,
-    read_captions,
-)
+from relinv.exemplars import CAPTIONS, MASKS, TO_FILL, open_upright, orientation, pictures_in, read_captions
 from relinv.files import is_visible, opened_picture, write_json
 from relinv.settings import ValidateSettings
 
@@ -109,10 +101,9 @@ def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, *
 
 def _image_names(folder: Path, verdict: Verdict) -> list[str]:
     """Return the names of the folder's pictures, in order; warn of files that do not belong there."""
-    visible = sorted(path for path in folder.iterdir() if is_visible(path.name))
-    images = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
-    for path in visible:
-        if path.name not in (*images, CAPTIONS, MASKS, ENTRY):
+    images = [path.name for path in pictures_in(folder)]
+    for path in sorted(folder.iterdir()):
+        if is_visible(path.name) and path.name not in (*images, CAPTIONS, MASKS, ENTRY):
             verdict.warnings.append(f"{path.name} is no picture and not used: remove it.")
     _check_masks(folder / MASKS, images, verdict)
     return images

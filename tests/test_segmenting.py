@@ -98,6 +98,7 @@ def levels(path: Path) -> np.ndarray:
 
 
 def test_every_picture_gets_the_mean_of_its_maps_in_its_own_size(model: Path, folder: Path) -> None:
+    (folder / "._1.png").write_bytes(b"left by macOS")
     printed = run("masks", str(folder), "cat box", "--model", str(model))
     assert f"{folder / 'masks'} holds 4 masks" in printed
     assert sorted(path.name for path in (folder / "masks").iterdir()) == ["0.png", "1.png", "2.png", "3.png"]
