@@ -44,9 +44,14 @@ def build(task: Problem) -> InversionMethod:
     return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
 
 
+def no_checkpoints(scratch: Path) -> Checkpoints:
+    """Return checkpoints that are never saved."""
+    return Checkpoints(scratch, "unused", {}, interval=1e9)
+
+
 def training(task: Problem, scratch: Path) -> Task:
-    """Return the training of a problem."""
-    return Task(task, build(task), Checkpoints(scratch, "loop", {}))
+    """Return the training of a problem, of which no checkpoint is saved."""
+    return Task(task, build(task), no_checkpoints(scratch))
 
 
 def looping(task: Problem, scratch: Path) -> Loop:

@@ -21,14 +21,12 @@ from relinv.diffusion.sampling import Sampler
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.learning import prior
-from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation
 from relinv.learning.prior import class_prompts, prior_pictures
-from relinv.learning.problem import Task
 from relinv.learning.training import Loop, train
 from relinv.methods.dreambooth import Method
 from tests.conftest import tiny_settings
-from tests.inverting import build, problem
+from tests.inverting import problem, training
 from tests.tiny import weights
 from tests.unets import answer, changed_projections
 
@@ -157,18 +155,14 @@ def test_a_row_that_does_not_learn_stays_the_words(base: Base, exemplar_folder: 
 
 def test_relations_are_not_trained_together(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     for name in ("dreambooth", "custom_diffusion"):
-        with pytest.raises(UserError, match="train each alone"):
-            train([training(base, exemplar_folder, tmp_path, name) for _ in range(2)])
-
-
-def training(base: Base, exemplars: Path, scratch: Path, name: str = "dreambooth", **changes: Any) -> Task:
-    """Return a training of its own, with no checkpoint saved."""
-    task = problem(base, exemplars, name, **changes)
-    return Task(task, build(task), Checkpoints(scratch, "unused", {}, interval=1e9))
+        task = training(problem(base, exemplar_folder, name), tmp_path)
+        with pytest.raises(UserError, match=r"changes the UNet, so its relations cannot share one pass: train each al"):
+            train([task, task])
 
 
 def test_gradients_over_all_groups_are_clipped(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
-    loop = Loop(training(base, exemplar_folder, tmp_path, max_grad_norm=0.5, prior_images=0))
+    task = problem(base, exemplar_folder, "dreambooth", max_grad_norm=0.5, prior_images=0)
+    loop = Loop(training(task, tmp_path))
     for group in loop.optimizer.param_groups:
         for tensor in group["params"]:
             tensor.grad = torch.ones_like(tensor)
@@ -179,7 +173,7 @@ def test_gradients_over_all_groups_are_clipped(base: Base, exemplar_folder: Path
 
 def test_each_loss_is_of_its_own_pictures(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     changes = {"prior_images": 1, "prior_weight": 0.25, "denoise_weight": 2.0}
-    loop = Loop(training(base, exemplar_folder, tmp_path, **changes))
+    loop = Loop(training(problem(base, exemplar_folder, "dreambooth", **changes), tmp_path))
     with loop.method.attached(), torch.no_grad():
         batch = loop.batch(0)
         prediction = base.unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.conditioning).sample
@@ -266,7 +260,7 @@ def test_on_a_bf16_base_weights_learn_in_fp32(
     name: str, tiny_base: Path, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))
-    task = training(base, exemplar_folder, tmp_path, name, steps=2)
+    task = training(problem(base, exemplar_folder, name, steps=2), tmp_path)
     before = {key: tensor.detach().clone() for key, tensor in task.method.weights.tensors.items()}
     (log,) = train([task])
     assert torch.stack(log.losses).isfinite().all()

@@ -1,4 +1,4 @@
-"""Soft masks beside exemplars: framed as their pictures, copied with them, and weighing the loss."""
+"""Soft masks beside exemplars: framed as their pictures, and weighing the loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from PIL import Image
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.randomness import generator
-from relinv.downloads import copy_files
 from relinv.exemplars import read_exemplars
 from relinv.learning.batches import visits
 from relinv.learning.losses import weighted_denoising
@@ -87,16 +86,6 @@ def test_the_fixed_loss_counts_there_too(base: Base, exemplar_folder: Path, tmp_
     squares = (prediction - batch.target).square()
     squares[2] *= mask_of(base, task.exemplars.exemplars[2])
     assert loop._fixed_loss() == pytest.approx(squares.mean().item(), rel=1e-5)
-
-
-def test_masks_come_along_when_exemplars_are_copied(exemplar_folder: Path, tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "inside"
-    shutil.copytree(exemplar_folder, source)
-    (source / "masks").mkdir()
-    Image.new("L", (64, 64), 255).save(source / "masks" / "0.png")
-    target.mkdir()
-    copy_files(source, target)
-    assert read_exemplars(target).exemplars[0].mask == target / "masks" / "0.png"
 
 
 def test_every_methods_loss_is_weighed(base: Base, exemplar_folder: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from relinv.diffusion.sampling import Sampler, initial_latents, to_pictures
 from relinv.errors import UserError
 from relinv.files import sha256_folder
 from relinv.generation import generate, image_seed, plan
-from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.inversion import invert_relation, learn
 from relinv.learning.method import InversionMethod
 from relinv.learning.problem import Task
@@ -33,7 +31,7 @@ from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
-from tests.inverting import FORMS, METHODS, build, problem
+from tests.inverting import FORMS, METHODS, build, no_checkpoints, problem
 from tests.tiny import weights
 
 Folders = dict[str, Path]
@@ -55,11 +53,6 @@ def base_folder(request: pytest.FixtureRequest, tiny_base: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(base_folder: Path) -> Base:
     return load_base(tiny_settings(base_folder))
-
-
-def no_checkpoints(folder: Path) -> Checkpoints:
-    """Return checkpoints that no other training finds."""
-    return Checkpoints(folder, "unused", {"of": str(uuid.uuid4())}, interval=1e9)
 
 
 @pytest.fixture(scope="module")

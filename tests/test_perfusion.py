@@ -159,14 +159,6 @@ def test_the_gate_is_chosen_anew_at_each_drawing(base: Base) -> None:
     assert drawn_with(concept, {}).fingerprint == concept.fingerprint != opened.fingerprint
     plain = Concept("<r>", torch.zeros(base.dim), {"method": "reversion"})
     assert drawn_with(plain, {"perfusion": {"beta": 0.2}}) is plain
-    for changes, said in (
-        ({"perfusion": {"beta": 11}}, r"'generate\.adapters\.perfusion\.beta' is 11"),
-        ({"perfusion": {"betta": 1}}, "Did you mean 'beta'"),
-        ({"perfusionn": {}}, "Did you mean 'perfusion'"),
-        ({"dreambooth": {}}, "'dreambooth' has nothing to choose when it draws"),
-    ):
-        with pytest.raises(UserError, match=said):
-            drawn_with(concept, changes)
 
 
 def test_global_locking_wants_a_superclass_of_one_token(base: Base) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
-from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
+from relinv.diffusion.concept import EMBEDDING, Concept
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
@@ -240,9 +240,3 @@ def test_14_proportions_are_kept_in_what_is_shown(name: str, base: Base, exempla
 
 
 # 15: tests/test_methods_contract.py, killed and resumed, to the same bytes.
-
-
-def test_a_row_is_finite_and_of_the_bases_width(base: Base, learned: Path) -> None:
-    concept: Concept = load_concept(learned, base)
-    assert concept.embedding is not None and concept.embedding.shape == (base.dim,)
-    assert torch.isfinite(concept.embedding).all()

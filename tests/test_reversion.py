@@ -91,11 +91,6 @@ def test_each_term_beside_denoising_teaches_the_only_row(term: str, base: Base, 
     assert row.grad is not None and row.grad.any()
 
 
-def test_importance_alpha_shapes_the_timestep_law(base: Base, exemplar_folder: Path) -> None:
-    law = method(base, exemplar_folder, importance_alpha=0.5).timestep_law(1000)
-    assert 1000 * law[999].item() == pytest.approx(1.50075, abs=5e-6)
-
-
 def test_norm_vocabulary_keeps_the_row_on_the_sphere(base: Base, exemplar_folder: Path) -> None:
     learner: TokenRowMethod = method(base, exemplar_folder, norm="vocabulary")
     mean = base.table.norm(dim=-1).mean().item()

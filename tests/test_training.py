@@ -221,11 +221,6 @@ def test_relations_end_whole_beside_one_that_diverges(
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_methods_that_change_the_unet_do_not_share_it(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"changes the UNet, so its relations cannot share one pass: train each alone"):
-        invert_together([problem(base, exemplar_folder, "dreambooth")] * 2, tmp_path / "scratch")
-
-
 def test_early_stopping_looks_in_passes_as_small_as_trainings(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
