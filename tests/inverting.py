@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.method import InversionMethod
+from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.problem import Problem, Task
 from relinv.learning.training import Loop
 from relinv.params import load_params
@@ -58,6 +60,13 @@ def looping(task: Problem, scratch: Path) -> Loop:
     """Return the loop of a problem, before its first step."""
     begun = training(task, scratch)
     return Loop(begun, begun.method.attached)
+
+
+def visit(prompts: list[str], timesteps: list[int] | None = None) -> Visit:
+    """Return a visit with no error of the UNet, at timestep 0 if none are given."""
+    zeros = torch.zeros(len(prompts), 4, 16, 16)
+    at, masks = torch.tensor(timesteps or [0] * len(prompts)), torch.ones(len(prompts), 1, 1, 1)
+    return Visit(prompts, at, zeros, zeros, torch.Generator().manual_seed(0), masks)
 
 
 def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:

@@ -25,7 +25,7 @@ from relinv.methods.custom_diffusion import Method
 from tests.conftest import tiny_settings
 from tests.inverting import looping, problem
 from tests.tiny import TOKENS, weights
-from tests.unets import answer, changed_projections, copy_of_unet
+from tests.unets import answer, changed_projections, unet_of_diffusers
 
 FILE = "pytorch_custom_diffusion_weights.safetensors"
 
@@ -46,25 +46,13 @@ def test_with_untouched_weights_it_is_the_base(precision: str, tiny_base: Path) 
 def test_its_file_does_in_diffusers_processors_what_it_does_here(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
-    from diffusers.models.attention_processor import AttnProcessor2_0, CustomDiffusionAttnProcessor2_0
-
     invert_relation(problem(base, exemplar_folder, "custom_diffusion"), tmp_path / "concept", tmp_path / "scratch")
     learned = load_file(tmp_path / "concept" / FILE)
     with Adapter(base, "<r>", learned, {}).applied():
         ours = answer(base)
-    theirs = copy_of_unet(base)
-    processors = {}
-    for name in theirs.attn_processors:
-        own = {key.removeprefix(f"{name}."): value for key, value in learned.items() if key.startswith(name)}
-        processors[name] = AttnProcessor2_0()
-        if own:
-            width, dim = own["to_k_custom_diffusion.weight"].shape
-            options = {"train_kv": True, "train_q_out": False, "hidden_size": width, "cross_attention_dim": dim}
-            processors[name] = CustomDiffusionAttnProcessor2_0(**options)
-            processors[name].load_state_dict(own)
-    assert len(learned) == 2 * sum(".attn2." in name for name in processors)
-    theirs.set_attn_processor(processors)
-    assert torch.allclose(ours, answer(base, theirs), atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-4)
+    assert len(learned) == 2 * sum(".attn2." in name for name in base.unet.attn_processors)
+    theirs = answer(base, unet_of_diffusers(base, learned))
+    assert torch.allclose(ours, theirs, atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-4)
 
 
 def test_two_of_them_add_up_and_leave_the_base_as_it_was(base: Base) -> None:

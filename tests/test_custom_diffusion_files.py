@@ -18,7 +18,7 @@ from relinv.importing import import_concept
 from relinv.settings import GenerateSettings
 from tests.concepts import made
 from tests.exploits import Exploit
-from tests.unets import changed_projections, copy_of_unet
+from tests.unets import changed_projections, unet_of_diffusers
 
 BIN, SAFE = "pytorch_custom_diffusion_weights.bin", "pytorch_custom_diffusion_weights.safetensors"
 SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=1)
@@ -31,19 +31,9 @@ def row(base: Base) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def published(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both forms of the weights as diffusers saves them, and the token as its script does."""
-    from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
-
-    unet, learned, processors = copy_of_unet(base), changed_projections(base), {}
-    for name in unet.attn_processors:
-        own = {key.removeprefix(f"{name}."): value for key, value in learned.items() if key.startswith(name)}
-        width, dim = own["to_k_custom_diffusion.weight"].shape if own else (None, None)
-        options = {"train_q_out": False, "hidden_size": width, "cross_attention_dim": dim}
-        processors[name] = CustomDiffusionAttnProcessor2_0(train_kv=bool(own), **options)
-        processors[name].load_state_dict(own)
-    unet.set_attn_processor(processors)
     folder = tmp_path_factory.mktemp("published")
     for safe in (True, False):
-        unet.save_attn_procs(folder, safe_serialization=safe)
+        unet_of_diffusers(base, changed_projections(base)).save_attn_procs(folder, safe_serialization=safe)
     torch.save({"<new1>": torch.nn.Parameter(torch.stack([row(base)] * 1000))[999]}, folder / "<new1>.bin")
     return folder
 

@@ -22,10 +22,10 @@ from relinv.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept
-from relinv.learning.method import InversionMethod, Visit
+from relinv.learning.method import InversionMethod
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
-from tests.inverting import build, problem
+from tests.inverting import build, problem, visit
 from tests.tiny import weights
 
 FINE, MIDDLE, COARSE = 0, 555, 999  # timesteps; of ten resolutions those of 0, 5 and 9
@@ -39,12 +39,6 @@ def adapter(base: Base) -> Adapter:
 
 def method(base: Base, exemplar_folder: Path, name: str = "multires", **changes: object) -> InversionMethod:
     return build(problem(base, exemplar_folder, name, **{"resolutions": 10} | changes))
-
-
-def visit(prompts: list[str], timesteps: list[int]) -> Visit:
-    noise, count = torch.zeros(len(prompts), 4, 16, 16), len(prompts)
-    source = torch.Generator().manual_seed(0)
-    return Visit(prompts, torch.tensor(timesteps), noise, noise, source, torch.ones(count, 1, 1, 1))
 
 
 def test_resolutions_are_equal_parts_of_the_timesteps() -> None:

@@ -20,7 +20,6 @@ from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
 from relinv.learning.inversion import invert_relation, learn
-from relinv.learning.method import Visit
 from relinv.learning.problem import Task
 from relinv.learning.training import Loop
 from relinv.learning.words import PREPOSITIONS
@@ -29,7 +28,7 @@ from relinv.settings import GenerateSettings, ValidateSettings
 from relinv.validation import validate_folder
 from tests.concepts import made
 from tests.dying import eager_checkpoints
-from tests.inverting import METHODS, build, looping, problem
+from tests.inverting import METHODS, build, looping, problem, visit
 
 CHECKS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=0.0)
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=1, guidance_scale=2.0, scheduler="ddim", batch_size=3)
@@ -129,10 +128,7 @@ def drawing_all(base: Base, exemplar_folder: Path) -> Method:
 
 def steering(method: Method, *captions: str) -> float:
     """Return the steering loss of a batch of captions."""
-    count = len(captions)
-    noise = torch.zeros(count, 4, 16, 16)
-    visit = Visit([*captions], torch.zeros(count), noise, noise, torch.Generator(), torch.ones(count, 1, 1, 1))
-    return method.losses(visit)["steer"].value.item()
+    return method.losses(visit([*captions]))["steer"].value.item()
 
 
 def by_hand(method: Method, *words: str) -> float:

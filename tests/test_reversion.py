@@ -9,12 +9,11 @@ import torch
 
 from relinv.diffusion.bases import Base
 from relinv.errors import UserError
-from relinv.learning.method import Visit
 from relinv.learning.token_row import TokenRowMethod
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods import reversion
 from relinv.methods.reversion import content_ids, preposition_ids
-from tests.inverting import problem
+from tests.inverting import problem, visit
 
 
 def words(base: Base, ids: list[int]) -> list[str]:
@@ -24,13 +23,6 @@ def words(base: Base, ids: list[int]) -> list[str]:
 def method(base: Base, exemplar_folder: Path, **changes: object) -> reversion.Method:
     task = problem(base, exemplar_folder, "reversion", **changes)
     return reversion.Method(base, "inside", task.settings)  # type: ignore[arg-type]
-
-
-def visit(base: Base, prompts: list[str], seed: int = 0) -> Visit:
-    noise = torch.zeros(len(prompts), 4, 16, 16)
-    source = torch.Generator().manual_seed(seed)
-    count = len(prompts)
-    return Visit(prompts, torch.zeros(count), noise, noise, source, torch.ones(count, 1, 1, 1))
 
 
 def test_negatives_are_the_captions_content_words(base: Base) -> None:
@@ -72,21 +64,21 @@ def test_positives_are_distinct_prepositions_drawn_by_the_visit(base: Base, exem
 
 def test_a_caption_without_the_token_or_without_content_is_no_nan(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder)
-    terms = learner.losses(visit(base, ["cat beside box", "<r>"]))
+    terms = learner.losses(visit(["cat beside box", "<r>"]))
     assert terms["steer"].value.isfinite() and terms["steer"].value > 0
-    assert learner.losses(visit(base, ["<r>", "<r>"]))["steer"].value == 0
+    assert learner.losses(visit(["<r>", "<r>"]))["steer"].value == 0
 
 
 def test_weights_are_the_settings(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, denoise_weight=0.5, steer_weight=0.25)
-    terms = learner.losses(visit(base, ["cat <r> box"]))
+    terms = learner.losses(visit(["cat <r> box"]))
     assert (terms["denoise"].weight, terms["steer"].weight) == (0.5, 0.25)
 
 
 @pytest.mark.parametrize("term", ["steer", "anchor"])
 def test_each_term_beside_denoising_teaches_the_only_row(term: str, base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, resolutions=1, initializer_token="red", anchor_weight=1.0)
-    learner.losses(visit(base, ["cat <r> box"]))[term].value.backward()
+    learner.losses(visit(["cat <r> box"]))[term].value.backward()
     (row,) = learner.state().values()
     assert row.grad is not None and row.grad.any()
 

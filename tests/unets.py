@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
 
 from relinv.adapters.custom_diffusion import pretrained
 from relinv.diffusion.bases import Base
@@ -27,8 +30,16 @@ def changed_projections(base: Base) -> dict[str, torch.Tensor]:
     }
 
 
-def copy_of_unet(base: Base) -> UNet2DConditionModel:
-    """Return a copy of the base's UNet."""
-    copy = UNet2DConditionModel.from_config(base.unet.config)
-    copy.load_state_dict(base.unet.state_dict())
-    return copy
+def unet_of_diffusers(base: Base, learned: Mapping[str, torch.Tensor]) -> UNet2DConditionModel:
+    """Return a copy of the base's UNet with diffusers' own processors of Custom Diffusion, which hold `learned`."""
+    unet = UNet2DConditionModel.from_config(base.unet.config)
+    unet.load_state_dict(base.unet.state_dict())
+    processors = {}
+    for name in unet.attn_processors:
+        own = {key.removeprefix(f"{name}."): value for key, value in learned.items() if key.startswith(name)}
+        width, dim = own["to_k_custom_diffusion.weight"].shape if own else (None, None)
+        options = {"train_q_out": False, "hidden_size": width, "cross_attention_dim": dim}
+        processors[name] = CustomDiffusionAttnProcessor2_0(train_kv=bool(own), **options)
+        processors[name].load_state_dict(own)
+    unet.set_attn_processor(processors)
+    return unet
