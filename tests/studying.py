@@ -103,7 +103,8 @@ def runner(root: Path) -> Callable[..., str]:
 def two_arms(repository: Path) -> list[Trial]:
     """Return the trials of the repository's plan with two other arms."""
     arms = {"low": {"score.skill": 0.3}, "high": {"score.skill": 0.8}}
-    return trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
+    plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
+    return trials(repository, plan, [], [])
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
 
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:
     arms = {"broken": {"score.skill": -1}, "later": {"score.skill": 0.55}}
-    planned = trials(repository, load_plan(repository / "study.yaml").model_copy(update={"arms": arms}), [], [])
+    plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
+    planned = trials(repository, plan, [], [])
     with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed"):
         run_pending(repository, planned, slots=2)
     assert not (repository / LOGS / f"{planned[1].name}.log").exists()

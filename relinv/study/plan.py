@@ -83,25 +83,30 @@ def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]
         if arm not in plan.arms:
             raise unknown("arm", arm, plan.arms)
     parameters = read_yaml(root / "params.yaml", "parameter file")
+    _require_known(plan, parameters)
     code = _code_hash(root)
     narrowed = {"relations": list(relations)} if relations else {}
-    chosen = [arm for arm in plan.arms if not arms or arm in arms]
+    return [
+        _trial(arm, seed, plan.common | changes | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
+        for arm, changes in plan.arms.items()
+        if not arms or arm in arms
+        for seed in plan.seeds
+    ]
+
+
+def _require_known(plan: Plan, parameters: Mapping[str, Any]) -> None:
+    """Raise UserError for a contrast's method or a report's relation that is not in its arm."""
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
             arm, method = side.split("/")
-            methods = overridden(parameters, plan.common | plan.arms.get(arm, {}))["methods"]
+            methods = overridden(parameters, plan.common | plan.arms[arm])["methods"]
             if method not in methods:
                 raise unknown(f"method of arm '{arm}' in contrast '{contrast.title}'", method, methods)
     for arm, pictured in plan.reports.items():
-        known = overridden(parameters, plan.common | plan.arms[arm])["relations"]
+        relations = overridden(parameters, plan.common | plan.arms[arm])["relations"]
         for relation in pictured:
-            if relation not in known:
-                raise unknown(f"relation in reports of arm '{arm}'", relation, known)
-    return [
-        _trial(arm, seed, plan.common | plan.arms[arm] | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
-        for arm in chosen
-        for seed in plan.seeds
-    ]
+            if relation not in relations:
+                raise unknown(f"relation in reports of arm '{arm}'", relation, relations)
 
 
 def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
