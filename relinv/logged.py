@@ -13,20 +13,16 @@ ERROR = "Error: "  # starts the last thing that a failed command says
 FAILED = "Failed "  # starts the line that comes right after a failed command's output
 
 
-def run_logged(
-    what: str, command: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str] | None = None
-) -> None:
+def run_logged(what: str, command: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str]) -> None:
     """Run `command` in `cwd` with its output in `log`; UserError with its last words if it fails.
 
     environment: variables added to this process's own.
     """
-    environment = {**os.environ, **(environment or {})}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
-        code = subprocess.run(
-            command, cwd=cwd, env=environment, stdout=stream, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if not code:
+        env = {**os.environ, **environment}
+        done = subprocess.run(command, cwd=cwd, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False)
+    if not done.returncode:
         return
     said = last_words(log.read_text(encoding="utf-8", errors="replace")).rstrip(".")
     log, here = log.resolve(), Path.cwd()
