@@ -79,8 +79,9 @@ def masks(
     brightest = write_masks(pictures, words, load_segmenter(model, find_device(load_params().model().device)))
     print(f"{folder / MASKS} holds {len(brightest)} masks, bright where the loss shall count: look at them, and")
     print("repaint or delete those that are wrong; a picture without one counts in full.")
-    for name in [name for name, level in brightest.items() if level < FAINT]:
-        print(f"  {name}: '{words}' was hardly found, at most {brightest[name]:.2f}.")
+    for name, level in brightest.items():
+        if level < FAINT:
+            print(f"  {name}: '{words}' was hardly found, at most {level:.2f}.")
 
 
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
