@@ -13,8 +13,8 @@ from relinv.errors import UserError
 from relinv.report.pages import fill
 from relinv.report.revisions import params_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import Table, as_text, between, by_method, label
-from relinv.statistics import Bootstrap
+from relinv.report.tables import Table, as_text, between, by_method, label, scenario_count
+from relinv.statistics import CLUSTER, Bootstrap
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
     rows, (first, *others), metrics = _by_scene(pd.concat(ran.values())), ran, list(READINGS)
-    shared = rows.groupby(["relation", "index"])["method"].transform("nunique") == len(ran)
+    shared = rows.groupby(CLUSTER)["method"].transform("nunique") == len(ran)
     title = "Means with intervals, each over its own scenarios, for none is in all"
     if shared.any():
         rows = rows[shared]
-        title = f"Means with intervals over the {rows.groupby(['relation', 'index']).ngroups} scenarios that all have"
+        title = f"Means with intervals over the {scenario_count(rows)} scenarios that all have"
     tables = [by_method(rows, list(ran), metrics, bootstrap, title, name=str)]
     if others and shared.any():
         pairs = {f"{other} − {first}": (other, first) for other in others}

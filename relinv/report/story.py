@@ -26,7 +26,7 @@ from relinv.report.tables import (
     leads,
     percent,
     relation_table,
-    scenarios_of,
+    scenario_count,
     verdict,
 )
 from relinv.scoring import METRICS, load_metric
@@ -93,7 +93,7 @@ def tell(run: Run) -> Story:
 
 def _scope(run: Run) -> str:
     """Return in words which scenarios the tables cover, and how many images of each if there are several."""
-    count, pairs = scenarios_of(run.rows), run.parameters["generate"]["pairs"]
+    count, pairs = scenario_count(run.rows), run.parameters["generate"]["pairs"]
     images = len(run.rows) // (len(run.methods) * count)
     drawn = f"All {count:,}" if pairs == "all" else f"The {count:,} {pairs}"
     each = f", {images} images each" if images > 1 else ""

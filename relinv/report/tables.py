@@ -118,10 +118,10 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
         "Triplets held out of the base’s training": held_out.eq(True),
         "Triplets seen in the base’s training": held_out.eq(False),
         "Pairs that no exemplar shows": ~rows["exemplar_pair"],
-        "Scenarios by which no setting was chosen": rows[["relation", "index"]].apply(tuple, axis=1).isin(tests),
+        "Scenarios by which no setting was chosen": rows[CLUSTER].apply(tuple, axis=1).isin(tests),
     }
     return [
-        by_method(rows[kind], methods, HEADLINE, bootstrap, f"{words}: {scenarios_of(rows[kind])} scenarios")
+        by_method(rows[kind], methods, HEADLINE, bootstrap, f"{words}: {scenario_count(rows[kind])} scenarios")
         for words, kind in kinds.items()
         if kind.any() and not kind.all()
     ]
@@ -169,6 +169,11 @@ def verdict(name: str, other: str, what: str, found: Interval, level: float) -> 
     )
 
 
+def scenario_count(rows: pd.DataFrame) -> int:
+    """Return how many scenarios the rows are of, whatever the methods and seeds."""
+    return len(rows[CLUSTER].drop_duplicates())
+
+
 def heading(metric: str) -> str:
     """Return a metric's column heading, with an arrow towards better if one end is."""
     reading = READINGS[metric]
@@ -209,8 +214,3 @@ def _best(column: Sequence[Interval | None], higher: bool | None) -> list[bool]:
         return [False] * len(column)
     best = max(means) if higher else min(means)
     return [found is not None and math.isclose(found.mean, best, abs_tol=1e-12) for found in column]
-
-
-def scenarios_of(rows: pd.DataFrame) -> int:
-    """Return how many scenarios the rows are of."""
-    return len(rows[["relation", "index"]].drop_duplicates())

@@ -13,7 +13,7 @@ from relinv.report import charts
 from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenarios_of, verdict
+from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenario_count, verdict
 from relinv.statistics import Bootstrap
 from relinv.study.plan import Contrast, Plan, Trial
 
@@ -45,7 +45,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         plan=name,
         seeds=sorted(rows["trial"].unique()),
         relations=rows["relation"].nunique(),
-        scenarios=scenarios_of(rows),
+        scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
         verdicts=_verdicts(contrasts, table, bootstrap),
         contrasts=[table, within],
