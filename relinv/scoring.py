@@ -146,6 +146,11 @@ def score_rows(records: Sequence[ImageRecord], context: Context) -> pd.DataFrame
     return rows.assign(**{name: load_metric(name).score(context) for name in plugin_names(METRICS)})
 
 
+def as_csv(rows: pd.DataFrame) -> str:
+    """Return score rows as CSV: six digits, blank where a metric is undefined; same rows, same bytes."""
+    return rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
 def write_scores(path: Path, rows: pd.DataFrame) -> None:
-    """Write score rows as CSV, whole or not at all: six digits, blank where a metric is undefined."""
-    atomic_write_text(path, rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    """Write score rows as CSV, whole or not at all."""
+    atomic_write_text(path, as_csv(rows))

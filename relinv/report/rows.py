@@ -13,7 +13,7 @@ import pandas as pd
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet
 from relinv.plugins import plugin_names
-from relinv.scoring import KEYS, METRICS, load_metric
+from relinv.scoring import KEYS, METRICS, as_csv, load_metric
 
 BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
 SUBJECT = "reversion"  # the method whose lead over each other method is printed
@@ -112,9 +112,9 @@ def shows(exemplars: ExemplarSet, head: str, tail: str) -> bool:
 
 
 def format_rows(rows: pd.DataFrame) -> str:
-    """Return `rows` as CSV text: keys, metrics with six digits, leakage last; same rows, same bytes."""
+    """Return `rows` as CSV text: keys, metrics, leakage last."""
     columns = KEYS + [column for column in rows.columns if column not in [*KEYS, "leakage"]] + ["leakage"]
-    return rows[columns].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return as_csv(rows[columns])
 
 
 def means(rows: pd.DataFrame, methods: Iterable[str]) -> dict[str, dict[str, float | None]]:

@@ -14,6 +14,7 @@ from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenario_count, verdict
+from relinv.scoring import as_csv
 from relinv.statistics import Bootstrap
 from relinv.study.plan import Contrast, Plan, Trial
 
@@ -37,7 +38,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     table = _contrast_table(pooled, contrasts, bootstrap, "Paired differences, relations and scenarios drawn")
     fixed = replace(bootstrap, fixed_relations=True)
     within = _contrast_table(pooled, contrasts, fixed, "The same with the relations as they are, scenarios drawn")
-    atomic_write_text(folder / "study.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    atomic_write_text(folder / "study.csv", as_csv(rows))
     if contrasts:
         atomic_write_text(folder / "study.svg", draw(table))
     page = fill(
