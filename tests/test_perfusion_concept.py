@@ -44,7 +44,7 @@ def test_a_concept_of_stable_diffusion_takes_about_56_kilobytes(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = SecondMoment(torch.eye(768, dtype=torch.float64), "unit")
-    monkeypatch.setattr("relinv.learning.second_moment.second_moment", lambda *arguments: unit)
+    monkeypatch.setattr("relinv.methods.perfusion.second_moment", lambda *arguments: unit)
     task = problem(wide_base(base), exemplar_folder, "perfusion")
     save_concept(tmp_path, to_concept(task, method(task.base, exemplar_folder), steps=1))
     numbers = 4 * (320 * 5 + 640 * 5 + 1280 * 6 + 2 * 768)  # 16 outputs, i and C^-1 i, in float32
