@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
+from dvc.utils.hydra import apply_overrides
 
 from relinv.benchmark import load_benchmark
 from relinv.forking import fork_server
+from relinv.study.running import as_override
 
 AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@example.org")
 DEADLINE = 1800  # seconds for a command, which may run every stage: several times what a busy machine takes
@@ -30,18 +31,6 @@ SMALL = {
     "generate.pairs": "validation",  # a quarter of the scenarios
     "report.resamples": 200,
 }
-
-
-def _set(file: Path, values: dict) -> None:
-    yaml = YAML()
-    params = yaml.load(file)
-    for name, value in values.items():
-        *path, last = name.split(".")
-        node = params
-        for part in path:
-            node = node[part]
-        node[last] = value
-    yaml.dump(params, file)
 
 
 def _run(clone: Path, *command: str) -> str:
@@ -71,7 +60,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     shutil.rmtree(target / "reports", ignore_errors=True)
-    _set(target / "params.yaml", SMALL)
+    apply_overrides(target / "params.yaml", [f"{name}={as_override(value)}" for name, value in SMALL.items()])
     _run(target, "git", "init", "-q")
     _run(target, "git", "add", ".")
     _run(target, "git", *AUTHOR, "commit", "-qm", "start")

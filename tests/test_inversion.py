@@ -8,47 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from relinv.errors import UserError
 from relinv.files import read_yaml
+from relinv.report.story import as_yaml
 from stages.invert import invert
-
-BENCHMARK = """\
-name: tiny
-held_out: null
-validation: {fraction: 0.25, seed: 1}
-relations:
-  inside:
-    words: inside
-    asymmetric: true
-    heads: [cat]
-    tails: [box]
-"""
+from tests.checkouts import lay_out_checkout
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, exemplar_folder: Path) -> dict[str, Any]:
-    """A working folder with a benchmark of one relation, its exemplars and a good verdict; the parameters."""
-    params = read_yaml(Path("params.yaml"))
-    monkeypatch.chdir(tmp_path)
-    entry = params["bases"][params["base"]]
-    entry["benchmark"], entry["model"]["source"] = "benchmark.yaml", str(tiny_base)
-    Path("benchmark.yaml").write_text(BENCHMARK)
+    """A checkout with a benchmark of one relation, its exemplars and a good verdict; the parameters."""
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
     shutil.copytree(exemplar_folder, "data/relations/inside")
     write_verdict()
-    write_params(params)
-    return params
+    return read_yaml(Path("params.yaml"))
 
 
 def write_verdict(*errors: str) -> None:
     Path("data/verdicts").mkdir(exist_ok=True)
     Path("data/verdicts/inside.json").write_text(json.dumps({"valid": not errors, "errors": errors}))
-
-
-def write_params(params: dict[str, Any]) -> None:
-    with Path("params.yaml").open("w") as file:
-        YAML(typ="safe", pure=True).dump(params, file)
 
 
 def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) -> None:
@@ -94,6 +73,6 @@ def test_unknown_names_are_answered_with_the_closest(project: dict[str, Any]) ->
 )
 def test_a_bad_parameter_is_named(project: dict[str, Any], name: str, value: Any, message: str) -> None:
     project["invert"]["reversion"][name] = value
-    write_params(project)
+    Path("params.yaml").write_text(as_yaml(project))
     with pytest.raises(UserError, match=message):
         invert("inside", "reversion")
