@@ -48,13 +48,6 @@ def test_missing_pictures_are_named(tmp_path: Path) -> None:
         read_exemplars(tmp_path)
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
-    Image.fromarray(LEFT_RED).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
-
-
 @pytest.mark.parametrize("tag", [0x0100, 0x011A, 0x0128])  # a width and two numbers of resolution
 def test_a_photograph_is_turned_whatever_else_a_camera_wrote_badly(tag: int, tmp_path: Path) -> None:
     entries = struct.pack("<HHII", tag, 2, 4, 0x00706474) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # a text; turned
