@@ -93,6 +93,11 @@ def test_damaged_rows_are_named(text: str) -> None:
         parse_rows(text, "hug.csv")
 
 
+def test_a_score_that_is_no_number_is_damage(rows: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match=r"The scores 'scores\.csv' are damaged .*much.*dvc repro"):
+        parse_rows(format_rows(rows.assign(scene_accuracy="much")), "scores.csv")
+
+
 def test_tables_mark_the_best_and_leave_out_the_undefined(rows: pd.DataFrame) -> None:
     table = by_method(rows, METHODS, ["scene_accuracy", "leakage"], FEW, "all")
     expected = [rows.loc[rows["method"] == method, "scene_accuracy"].mean() for method in METHODS]

@@ -66,22 +66,22 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
 
 def parse_rows(text: str, where: str) -> pd.DataFrame:
     """Return the rows in CSV `text`, NaN for a blank metric; UserErrors call the text `where`."""
+    names, metrics = ["relation", "method", "head", "tail", "file"], [*REQUIRED, *FURTHER, "leakage"]
     try:
         rows = pd.read_csv(
             io.StringIO(text),
-            dtype=dict.fromkeys(["relation", "method", "head", "tail", "file"], str),
+            dtype=dict.fromkeys(names, str) | dict.fromkeys(metrics, float),
             keep_default_na=False,
-            na_values={column: [""] for column in [*REQUIRED, *FURTHER, "leakage", "held_out"]},
+            na_values={column: [""] for column in [*metrics, "held_out"]},
         )
-    except (ValueError, pd.errors.ParserError) as error:
+    except ValueError as error:
         raise UserError(f"The scores '{where}' are damaged ({error}): delete them and run `dvc repro`.") from None
     missing = [column for column in KEYS + REQUIRED if column not in rows.columns]
     if missing or rows.empty:
         fault = f"lack the column '{missing[0]}'" if missing else "hold no row"
         raise UserError(f"The scores '{where}' {fault}: delete them and run `dvc repro`.")
     # A metric added since these rows were written is undefined for them.
-    rows = rows.assign(**{column: float("nan") for column in FURTHER if column not in rows.columns})
-    return rows.astype(dict.fromkeys([*REQUIRED, *FURTHER], float))
+    return rows.assign(**{column: float("nan") for column in FURTHER if column not in rows.columns})
 
 
 def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
