@@ -184,19 +184,10 @@ def as_text(table: Table) -> str:
     """Return a table for a terminal: each mean above its interval, `*` where the page has bold."""
     grid = [["", *table.headings]]
     for line in table.lines:
-        cells = list(zip(line.cells, line.bold, strict=True))
-        grid.append(
-            [
-                line.name,
-                *(f"{figure(c.mean, table.signed)}{'*' if b else ' '}" if c else "– " for c, b in cells),
-            ]
-        )
-        grid.append(
-            [
-                "",
-                *(f"{figure(c.low, table.signed)}…{figure(c.high, table.signed)} " if c else "" for c, _ in cells),
-            ]
-        )
+        marks = ["*" if bold else " " for bold in line.bold]
+        means = [f"{figure(c.mean, table.signed)}{m}" if c else "– " for c, m in zip(line.cells, marks, strict=True)]
+        spans = [f"{figure(c.low, table.signed)}…{figure(c.high, table.signed)} " if c else "" for c in line.cells]
+        grid += [[line.name, *means], ["", *spans]]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     rows = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid)
     return "\n".join([table.caption, *rows, ""])
