@@ -55,14 +55,13 @@ def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
     wanted = {name.as_posix(): files[path] for path, (_, name) in places.items()}
     missing = [name for name in wanted if not (cache / relation / name).is_file()]
     missing.sort(key=lambda name: (name == CAPTIONS, name))  # last: a folder with them counts as complete, masks or not
-    while missing:
+    for index, name in enumerate(missing):
         try:
-            download(FILE.format(id=wanted[missing[0]]), cache / relation / missing[0])
+            download(FILE.format(id=wanted[name]), cache / relation / name)
         except UserError as error:
             if _is_gone(error.__cause__):
                 (cache / LISTING).unlink()  # so that the next run lists the ids again
-            raise UserError(_by_hand(relation, missing, source, error)) from None
-        missing.pop(0)
+            raise UserError(_by_hand(relation, missing[index:], source, error)) from None
 
 
 def _is_gone(error: BaseException | None) -> bool:
