@@ -15,9 +15,9 @@ from relinv.files import atomic_folder, read_json, sha256_file
 from relinv.learning.token_row import TOKEN
 from relinv.perfusion_checkpoints import read_perfusion
 from relinv.plugins import plugin_names
-from relinv.published import Published, token_in
 from relinv.settings import require_name
 from relinv.tensor_files import load_content
+from relinv.token_files import Published, token_in
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.published import Published
 from relinv.tensor_files import floats, row
+from relinv.token_files import Published
 
 if TYPE_CHECKING:
     import torch

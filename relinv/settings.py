@@ -137,7 +137,8 @@ class ValidateSettings(Settings):
 class PreviewSettings(Settings):
     """Pictures drawn during training: `count` times, evenly spaced, the last at the end, whatever the number of steps.
 
-    Each time, one picture is drawn per prompt; `<r>` in a prompt stands for the relation.
+    A training that stops early has fewer. Each time, one picture is drawn per prompt; `<r>` in a prompt stands for the
+    relation.
     """
 
     count: Positive

@@ -19,7 +19,7 @@ from relinv.reproducing import due_relations
 app = cli.stage_app()
 
 
-@app.command(epilog="Example: python -m stages.invert_together reversion --at-once 5 && dvc repro")
+@app.command(epilog="Example: python -m stages.invert_together reversion --at-once 4 && dvc repro")
 def invert_together(
     method: Annotated[str, typer.Argument(help="A method: a file in relinv/methods, such as reversion.")],
     at_once: Annotated[

@@ -69,6 +69,6 @@ def test_other_ways_to_run_it_work(
 
 
 def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
-    task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=2000)
-    with pytest.raises(UserError, match="too small to train with 2000 samples: lower"):
+    task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=400)
+    with pytest.raises(UserError, match="too small to train with 400 samples: lower"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")

@@ -51,7 +51,7 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     "report": [
         *(
             f"relinv.report.collect.{name}"
-            for name in ("read_arms", "read_exemplars", "read_warnings", "read_json", "judge_facts")
+            for name in ("read_arms", "read_exemplars", "read_warnings", "read_metadata", "judge_facts")
         ),
         "relinv.report.build.tell",
     ],

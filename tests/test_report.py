@@ -433,6 +433,13 @@ def test_a_damaged_concept_is_named(tmp_path: Path) -> None:
         write_report(tmp_path, params)
 
 
+def test_a_damaged_accuracy_of_the_judge_is_named(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    (tmp_path / "data/miniature/judge/accuracy.json").write_text('{"direction": "good"}')
+    with pytest.raises(UserError, match=r"Parameter 'direction' is 'good' in .*accuracy\.json: it must be"):
+        write_report(tmp_path, params)
+
+
 def test_damaged_losses_are_named(tmp_path: Path) -> None:
     params = write_run(tmp_path)
     (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text("step,denoise\n1,much\n")

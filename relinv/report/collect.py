@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from relinv.benchmark import Benchmark, load_benchmark
+from relinv.checking import parse
 from relinv.diffusion.concept import read_metadata
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
@@ -116,13 +117,12 @@ def read_losses(path: Path) -> pd.DataFrame:
 def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     """Return which judge scored, and, if its folder says, its accuracy on held-out real scenes and their number."""
     folder = root / settings.model
-    local = folder.is_dir()
-    known = local and (folder / "accuracy.json").is_file()
-    accuracy = read_json(folder / "accuracy.json", "judge's accuracy") if known else {}
+    local, file = folder.is_dir(), folder / "accuracy.json"
+    accuracy = parse(dict[str, float], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
         "model": settings.model,
         "pretrained": settings.pretrained,
         "sha256": sha256_folder(folder) if local else None,
-        "scenes": accuracy.pop("scenes", None),
+        "scenes": int(accuracy.pop("scenes", 0)) or None,
         "accuracy": accuracy,
     }
