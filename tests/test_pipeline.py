@@ -242,3 +242,13 @@ def tracked(stage: Any) -> list[str]:
 def test_schedulers_offered_are_those_there_are() -> None:
     assert get_args(GenerateSettings.model_fields["scheduler"].annotation) == tuple(SCHEDULERS)
     assert set(SAMPLERS) == set(SCHEDULERS)  # each has a name in the web UIs
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._cat.png", "Thumbs.db", "desktop.ini"])
+def test_a_folder_looked_at_in_a_file_manager_is_not_changed(name: str) -> None:
+    from dvc.repo import Repo
+
+    folder = Path("data/benchmark").resolve()  # a dependency of every stage
+    with Repo() as repo:
+        assert repo.dvcignore.is_ignored_file(str(folder / name))
+        assert not repo.dvcignore.is_ignored_file(str(folder / "miniature.yaml"))
