@@ -36,8 +36,11 @@ PRELOADED = ("diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.u
 def fork_server(root: Path, preloaded: Sequence[str] = PRELOADED) -> Iterator[None]:
     """Inside the block, a server in `root` forks the stages whose commands are started with this process's environment.
 
-    If it cannot be reached, they run by themselves.
+    If there can be none here, or it cannot be reached, they run by themselves.
     """
+    if not can_serve():
+        yield
+        return
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         try:
             listener.bind(address := f"{folder}/socket")
@@ -55,6 +58,15 @@ def fork_server(root: Path, preloaded: Sequence[str] = PRELOADED) -> Iterator[No
             del os.environ[ADDRESS]
             server.kill()
             server.communicate()
+
+
+def can_serve() -> bool:
+    """Return whether a server works here: on Linux 5.3 or newer, if Python was built for it (conda's is not)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def run_forked() -> int | None:

@@ -15,10 +15,11 @@ import pytest
 
 from relinv import forking
 from relinv.cli import cores
-from relinv.forking import ADDRESS, fork_server
+from relinv.forking import ADDRESS, can_serve, fork_server
 from stages.reproduce import reproduce
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.skipif(not can_serve(), reason="processes have no handles here: no Linux, or an old one")
 SAID = "said.txt"
 COMMAND = """
 import atexit, os, sys, time
@@ -157,6 +158,16 @@ def test_a_folder_too_deep_for_a_socket_costs_speed_alone(project: Path, monkeyp
     with fork_server(project, ["json"]):
         assert ADDRESS not in os.environ
         assert run(project, "well").returncode == 0
+
+
+def test_a_python_without_handles_of_processes_costs_speed_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr("os.pidfd_open")  # as in conda's, and on macOS
+    with fork_server(project, ["json"]):
+        assert ADDRESS not in os.environ
+        assert run(project, "well").returncode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
