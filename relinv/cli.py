@@ -6,8 +6,10 @@ Also, how many cores it may use.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -27,6 +29,7 @@ REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.EISDIR: "A folder stands where a file is to be{}: name a file, or move it away,",
 }
 HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # repeated without errno
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time and in how many, such as docker's --cpus sets
 
 
 def stage_app() -> typer.Typer:
@@ -35,8 +38,13 @@ def stage_app() -> typer.Typer:
 
 
 def cores() -> int:
-    """Return how many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: of the machine's, or as many as its container has time on."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, CPU_LIMIT.read_text().split())
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return bound
+    return min(bound, math.ceil(quota / period))
 
 
 def run(app: typer.Typer) -> None:

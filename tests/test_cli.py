@@ -96,7 +96,18 @@ def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
 
 def test_a_process_bound_to_some_cores_counts_those(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 7}, raising=False)
+    monkeypatch.setattr("relinv.cli.CPU_LIMIT", Path("missing"))
     assert cli.cores() == 2
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("150000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 8)])
+def test_a_container_with_less_time_than_cores_counts_that(
+    limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr("relinv.cli.CPU_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert cli.cores() == expected
 
 
 def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
