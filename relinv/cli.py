@@ -52,6 +52,7 @@ def run(app: typer.Typer) -> None:
     status = run_forked()
     if status is not None:
         sys.exit(status)
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a Windows pipe has no code for ↑ or −
     try:
         app()
     except Exception as error:

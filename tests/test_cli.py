@@ -76,6 +76,13 @@ def test_what_stands_in_a_files_or_folders_way_is_told(
     assert error.count("\n") == 1
 
 
+def test_what_the_output_has_no_code_for_is_written_as_an_escape() -> None:
+    lines = "from relinv import cli\napp = cli.stage_app()\napp.command()(lambda: print('a ↑ − b'))\ncli.run(app)"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}  # as Windows has for a pipe
+    done = subprocess.run([sys.executable, "-c", lines], env=environment, check=True, capture_output=True)
+    assert done.stdout.split() == [b"a", b"\\u2191", b"\\u2212", b"b"] and not done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_told_with_the_file_that_did_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
