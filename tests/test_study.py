@@ -111,6 +111,17 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
 
 
+@pytest.mark.parametrize("content", [b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode()])
+def test_a_studys_files_are_the_users_to_the_byte(content: bytes, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_repository(repository)
+    for attempt in (content, content + content):  # from another program's line ends, and within them
+        (repository / "make.py").write_bytes(attempt)
+        assert (open_checkout(repository, tmp_path / "checkout") / "make.py").read_bytes() == attempt
+        runner(repository)("git", "commit", "--quiet", "-a", "-m", "changed")
+
+
 def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()

@@ -75,12 +75,15 @@ def experiments(root: Path) -> dict[str, str]:
 
 
 def git(root: Path, *words: str, given: str = "") -> str:
-    """Return what a git command run in `root` prints; UserError if it fails."""
+    """Return what a git command run in `root` prints, its line ends and bytes kept; UserError if it fails."""
     return _output(["git", *words], root, given)
 
 
 def _output(command: Sequence[str], root: Path, given: str = "") -> str:
-    done = subprocess.run(command, cwd=root, input=given, capture_output=True, text=True, check=False)
+    # not text=True: a diff's lines may end in CRLF, and hold what is not UTF-8
+    given_bytes = given.encode("utf-8", "surrogateescape")
+    done = subprocess.run(command, cwd=root, input=given_bytes, capture_output=True, check=False)
     if done.returncode:
-        raise UserError(f"A study needs its git and DVC repository at {root.resolve()}: {done.stderr.strip()}")
-    return done.stdout
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise UserError(f"A study needs its git and DVC repository at {root.resolve()}: {said}")
+    return done.stdout.decode("utf-8", "surrogateescape")
