@@ -70,6 +70,8 @@ def explain(error: Exception) -> str | None:
     if remedy := REMEDIES.get(_number(error)):
         place = f" '{error.filename}'" if getattr(error, "filename", None) else ""
         return f"{remedy.format(place)} and run the same command again."
+    if "InvalidCxxCompiler" in str(error):  # the name of PyTorch's error, which it wraps
+        return "torch.compile needs a C++ compiler, such as g++: install one, or set compile to false in params.yaml."
     if is_out_of_memory(error):  # code that knows its batch gives a better message itself
         return (
             "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or the "
