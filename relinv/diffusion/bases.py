@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.checking import parse
 from relinv.devices import find_device
+from relinv.diffusion.base_files import check_weights, locate, model_files
 from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
-from relinv.files import read_json
-from relinv.hub import find_model, require_tokenizer
+from relinv.hub import require_tokenizer
 from relinv.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
 
     from relinv.settings import ModelSettings
 
-COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
-CONFIGURATIONS = ("model_index.json", *(f"{name}/*.json" for name in COMPONENTS))
-FILES = (  # the files of a hub model that make up a base
-    *CONFIGURATIONS,
-    "tokenizer/*.txt",
-    *(f"{name}/*.safetensors" for name in ("text_encoder", "vae", "unet")),
-)
-FURTHER_INPUTS = (  # in a UNet's configuration; time_cond_proj_dim: the guidance scale, in latent consistency models
-    "addition_embed_type",
-    "class_embed_type",
-    "encoder_hid_dim_type",
-    "num_class_embeds",
-    "time_cond_proj_dim",
-)
 PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet may answer: the noise or the velocity
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
@@ -233,72 +218,3 @@ def load_base(settings: ModelSettings) -> Base:
     files = model_files(folder)
     check_weights(folder, files)
     return Base(settings, folder, fingerprint(folder, files))
-
-
-def locate(source: str, revision: str | None) -> Path:
-    """Return the local folder of a base: `source` itself, or the hub's snapshot, downloaded if need be.
-
-    Raises UserError if it is neither a pipeline folder nor available from the hub, or is another kind of model.
-    """
-    check_kind(find_model(source, revision, CONFIGURATIONS))  # before gigabytes are downloaded
-    folder = find_model(source, revision, FILES)
-    missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
-    if missing:
-        raise UserError(f"The base model folder '{folder}' lacks {', '.join(missing)}: restore it.")
-    return folder
-
-
-def check_kind(folder: Path) -> None:
-    """Raise UserError if the configurations in `folder` are not of the kind of model that this project runs.
-
-    That is a UNet that takes latents, timesteps and one text encoder's outputs, as in Stable Diffusion 1 and 2.
-    """
-    files = {name: folder / name / "config.json" for name in ("unet", "vae", "text_encoder")}
-    unet, vae, text = (
-        parse(dict[str, Any], read_json(file, "configuration"), "", file) if file.is_file() else {}
-        for file in files.values()
-    )
-    takes, reads, writes = unet.get("in_channels", 4), unet.get("cross_attention_dim"), text.get("hidden_size")
-    found = {
-        f"its UNet takes {takes} channels, which its latents have not": takes != vae.get("latent_channels", 4),
-        "its UNet takes more than timesteps and a prompt": any(unet.get(kind) is not None for kind in FURTHER_INPUTS),
-        f"its UNet reads encodings of {reads} numbers, and its text encoder writes {writes}": (
-            None not in (reads, writes) and {writes} != ({*reads} if isinstance(reads, list) else {reads})
-        ),
-    }
-    for difference, differs in found.items():
-        if differs:
-            raise UserError(
-                f"The base model in '{folder}' is no Stable Diffusion 1 or 2 as this project runs them: {difference}. "
-                "Name another as the base's model.source."
-            )
-
-
-def model_files(folder: Path) -> list[Path]:
-    """Return the files that make up the base in `folder`, sorted: configurations and the weights that are loaded.
-
-    A second dot in a name marks a variant (model.fp16.safetensors), which is not loaded.
-    """
-    found = [
-        path
-        for name in COMPONENTS
-        for path in (folder / name).iterdir()
-        if path.suffix in {".json", ".txt", ".safetensors"} and path.name.count(".") == 1
-    ]
-    return sorted(found)
-
-
-def check_weights(folder: Path, files: Sequence[Path]) -> None:
-    """Raise UserError if a component has no safetensors file among `files`, or one of them is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    weights = [path for path in files if path.suffix == ".safetensors"]
-    for name in ("text_encoder", "vae", "unet"):
-        if not any(path.parent.name == name for path in weights):
-            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): restore them.")
-    for path in weights:
-        try:
-            with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.") from None
