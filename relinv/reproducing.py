@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,25 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
 def _write(made: list[Any]) -> None:
     """Write the reproduced stages into dvc.lock, and empty the list."""
     if made:
-        made[0].dvcfile.dump_stages(made, update_pipeline=False)
+        with _not_stopped():
+            made[0].dvcfile.dump_stages(made, update_pipeline=False)
         made.clear()
+
+
+@contextmanager
+def _not_stopped() -> Iterator[None]:
+    """Put off Ctrl-C and `kill` until the block has ended: DVC empties dvc.lock, then takes a second to write it."""
+    came: list[int] = []
+    former = {
+        number: signal.signal(number, lambda *of: came.append(of[0])) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int, gpus: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from relinv import cli
 from relinv.errors import UserError
-from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, reproduce, stale_stages
+from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, _write, reproduce, stale_stages
 from stages import reproduce as command
 from tests.waiting import wait_until
 
@@ -159,6 +160,19 @@ def test_shares_end_with_the_process_that_wanted_them_and_keep_what_had_ended(pr
     assert len(started) > 1 and psutil.wait_procs(started, timeout=120)[1] == []
     assert (project / "wait-c").exists()
     assert "fetch@b" in (project / "dvc.lock").read_text() and "fetch@c" not in (project / "dvc.lock").read_text()
+
+
+def test_ctrl_c_does_not_cut_dvc_lock_short() -> None:
+    written = []
+
+    def dump_stages(stages: list[object], update_pipeline: bool) -> None:
+        signal.raise_signal(signal.SIGINT)
+        written.extend(stages)
+
+    stage = SimpleNamespace(dvcfile=SimpleNamespace(dump_stages=dump_stages))
+    with pytest.raises(KeyboardInterrupt):
+        _write([stage])
+    assert written == [stage]
 
 
 @pytest.mark.parametrize("methods", [["relation_words", "reversion"], ["relation_words", "reversion", "multires"]])
