@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relinv.validation import Verdict
 
 # Restores what an experiment replaced, and removes the grid of a relation that the former results lack.
-BACK = "git checkout params.yaml presets.yaml dvc.lock reports && git clean -fq reports/grids && dvc checkout"
+BACK = "git checkout HEAD params.yaml presets.yaml dvc.lock reports && git clean -fq reports/grids && dvc checkout"
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
 # asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
