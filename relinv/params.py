@@ -38,6 +38,7 @@ class Params:
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         self._values = values
+        self._of_presets: dict[tuple[str, str], dict[str, Any]] = {}  # what was read, by preset and method
         self.file = file
         self.sections_read: set[str] = set()
 
@@ -56,9 +57,7 @@ class Params:
 
     def names(self, section: str) -> list[str]:
         """Return the names in a section, "" meaning the whole file; none if it is not a section."""
-        node: Any = self._values
-        for part in section.split(".") if section else ():
-            node = node.get(part) if isinstance(node, Mapping) else None
+        node = self._value(section) if section else self._values
         return [str(name) for name in node] if isinstance(node, Mapping) else []
 
     def require_known(self, section: str, known: Collection[str]) -> None:
@@ -81,9 +80,33 @@ class Params:
         parse(kind, values, f"invert.{name}", self.file)  # so that no fault of it is blamed on the preset
         file = self.file.with_name(PRESETS)
         changes = load_preset(preset, file)
+        self._of_presets[preset, name] = changes.get(name, {})
         if values and name not in changes:
             raise UserError(f"The preset '{preset}' says nothing of '{name}': add it to {file}, or set invert.preset.")
         return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
+
+    def require_unchanged(self) -> None:
+        """Raise UserError if what was read of the file, or of a preset, is not what stands there now.
+
+        A stage's last act, because DVC then records the result as that of the parameters it finds.
+        """
+        now = read_params(self.file)
+        changed = [name for name in sorted(self.sections_read) if now._value(name) != self._value(name)]
+        for (preset, method), changes in self._of_presets.items():
+            if load_preset(preset, self.file.with_name(PRESETS)).get(method, {}) != changes:
+                changed.append(f"{PRESETS}:{method}.{preset}")
+        if changed:
+            raise UserError(
+                f"Parameters were changed in {self.file} while this ran ({', '.join(changed)}), so the result is not "
+                "theirs: run the same command again."
+            )
+
+    def _value(self, name: str) -> Any:
+        """Return the value at a dotted name, None if there is none."""
+        node: Any = self._values
+        for part in name.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
 
     def base(self) -> str:
         """Return the name of the base in use; UserError if `bases` has no such entry."""

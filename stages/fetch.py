@@ -43,6 +43,7 @@ def fetch(
     if given:
         place_exemplars(relation, given, source, SCRATCH)
     fetch_exemplars(relation, FOLDERS["fetch"] / relation, source, settings, SCRATCH)
+    params.require_unchanged()
 
 
 if __name__ == "__main__":

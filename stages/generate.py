@@ -45,6 +45,7 @@ def generate(
     base = load_base(model)
     folder = FOLDERS["generate"] / relation / method
     generate_folder(base, load_concept(learned, base), scenarios, settings, folder, Path(".scratch"))
+    params.require_unchanged()
 
 
 if __name__ == "__main__":

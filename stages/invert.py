@@ -26,8 +26,10 @@ def invert(
 
     If stopped at any moment and run again, it resumes where it was and ends with the same bytes.
     """
-    problem = read_problem(load_params(), relation, method, load_base)
+    params = load_params()
+    problem = read_problem(params, relation, method, load_base)
     invert_relation(problem, FOLDERS["invert"] / relation / method, Path(".scratch"))
+    params.require_unchanged()
 
 
 if __name__ == "__main__":

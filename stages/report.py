@@ -18,7 +18,9 @@ def report() -> None:
     """
     from relinv.report.build import write_report
 
-    write_report(Path(), load_params())
+    params = load_params()
+    write_report(Path(), params)
+    params.require_unchanged()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def score(
 
     rows = score_drawn(drawn, benchmark, load_judge(params.judge()), settings.batch_size)
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)
+    params.require_unchanged()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
         token_limit=token_limit,
         resolution=model.resolution,
     )
+    params.require_unchanged()
 
 
 if __name__ == "__main__":

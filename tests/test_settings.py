@@ -206,6 +206,27 @@ def test_unknown_presets_and_what_they_may_not_change_are_named(tmp_path: Path) 
         presets(tmp_path, "odd", None).method("reversion", Sectioned)
 
 
+def test_a_change_while_a_stage_runs_is_told_if_it_had_read_what_changed(tmp_path: Path) -> None:
+    (tmp_path / "presets.yaml").write_text("reversion: {short: {steps: 600}}\n")
+    file = tmp_path / "params.yaml"
+    text = "base: b\nbases: {b: {preset: short}}\ninvert: {preset: , reversion: {steps: 120, batch_size: 8}}\n"
+    text += "score: {batch_size: 1}\n"
+    file.write_text(text)
+    params = read_params(file)
+    params.method("reversion", Sectioned)
+    file.write_text(text.replace("batch_size: 1", "batch_size: 2"))
+    params.require_unchanged()
+
+    file.write_text(text.replace("120", "60"))
+    with pytest.raises(UserError, match=r"changed in .*params\.yaml while this ran \(invert\.reversion\), so .*again"):
+        params.require_unchanged()
+
+    file.write_text(text)
+    (tmp_path / "presets.yaml").write_text("reversion: {short: {steps: 700}}\n")
+    with pytest.raises(UserError, match=r"\(presets\.yaml:reversion\.short\)"):
+        params.require_unchanged()
+
+
 # What each recipe publishes, and what a preset says beside that to follow it. A batch is samples times accumulated
 # micro-batches; a rate is multiplied by both where the published trainer scales it, and once more by 2 for the prior
 # pictures of Custom Diffusion, whose denoising loss is summed over 4 channels.
