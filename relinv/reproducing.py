@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relinv.benchmark import load_benchmark
+from relinv.cli import explain
 from relinv.devices import find_device
 from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError
@@ -123,7 +124,7 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
                 except Exception as error:  # of any kind: from DVC, a missing file, a full disk
                     if isinstance(error, StageCmdFailedError):
                         print(f"{FAILED}{name}", flush=True)
-                    raise UserError(f"'{name}' could not be reproduced: {error}") from error
+                    raise UserError(f"'{name}' could not be reproduced: {explain(error) or error}") from error
                 print(f"{ENDED}{name}", flush=True)
                 if time.monotonic() - written > WRITE_EVERY:
                     _write(made)

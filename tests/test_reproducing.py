@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -9,13 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
 
 from relinv import cli
 from relinv.errors import UserError
-from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, _write, reproduce, stale_stages
+from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, _write, reproduce, reproduce_share, stale_stages
 from stages import reproduce as command
 from tests.waiting import wait_until
 
@@ -160,6 +162,15 @@ def test_shares_end_with_the_process_that_wanted_them_and_keep_what_had_ended(pr
     assert len(started) > 1 and psutil.wait_procs(started, timeout=120)[1] == []
     assert (project / "wait-c").exists()
     assert "fetch@b" in (project / "dvc.lock").read_text() and "fetch@c" not in (project / "dvc.lock").read_text()
+
+
+def test_a_disk_that_is_full_for_dvc_is_told_with_what_to_do(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("dvc.stage.Stage.reproduce", MagicMock(side_effect=OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(
+        UserError, match=r"'fetch@a' could not be reproduced: The disk is full while writing: free some"
+    ):
+        reproduce_share(project, ["fetch@a"])
 
 
 def test_ctrl_c_does_not_cut_dvc_lock_short() -> None:
