@@ -133,9 +133,6 @@ def _keep(connection: socket.socket) -> None:
 def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[int]) -> None:
     """Become the command: send this process's id, and run the module as `python -m` does."""
     os.setpgid(0, 0)  # so that Ctrl-C comes once, from the command
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with connection:
-        connection.sendall(NUMBER.pack(os.getpid()))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -143,6 +140,9 @@ def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with connection:  # last: a Ctrl-C that had to wait comes at once, and what it prints belongs in the stage's log
+        connection.sendall(NUMBER.pack(os.getpid()))
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
