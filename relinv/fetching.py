@@ -148,4 +148,5 @@ def _discard(relation: str, cache: Path, wrong: dict[str, str]) -> None:
     for kept in list(cache.rglob(f"{relation}/")):
         for name in [*wrong, CAPTIONS]:  # a folder without captions never counts as complete
             (kept / name).unlink(missing_ok=True)
-    (cache / "archive").unlink(missing_ok=True)
+    for of_all_relations in ("archive", "listing.json"):
+        (cache / of_all_relations).unlink(missing_ok=True)

@@ -166,6 +166,17 @@ def test_masks_come_along_before_the_captions_that_make_a_folder_whole(
     assert fingerprint(fetch(DRIVE, tmp_path)) == fingerprint(drive.folder) != fingerprint(exemplar_folder)
 
 
+def test_a_mask_on_record_that_drive_lacked_is_looked_for_anew(
+    drive: Drive, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    given, manifest = masked(exemplar_folder, tmp_path), tmp_path / "manifest"
+    fetch(from_("folder", given.parent, manifest), tmp_path)
+    with pytest.raises(UserError, match=r"masks/0\.png \(missing\)\. Fetch them again"):
+        fetch(from_("drive", DRIVE.path, manifest), tmp_path)
+    drive.folder = given
+    assert fingerprint(fetch(from_("drive", DRIVE.path, manifest), tmp_path)) == fingerprint(given)
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [("older/inside/9.png", "two folders of 'inside', inside and older/inside"), ("inside/0.png", "of one name")],
@@ -177,7 +188,7 @@ def test_two_drive_folders_of_the_relation_are_refused(other: str, reason: str, 
             fetch(DRIVE, tmp_path)
         assert drive.listings == listings
     assert drive.given == []
-    drive.others = ["older/1/2.png"]
+    drive.others = ["older/1/2.png", "inside/older/2.png"]
     fetch(DRIVE, tmp_path)
 
 
