@@ -19,7 +19,7 @@ from relinv.files import is_visible, require_utf8
 from relinv.settings import ExemplarSource
 
 T = TypeVar("T")
-RETRIES = 6  # before each, a random wait of up to 1, 2, 4, 8, 16 and 30 s
+RETRIES = 6  # before each, a random wait of up to 1, 2, 4, 8, 16 and 32 s
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # HTTP statuses that invite another try
 
@@ -73,7 +73,7 @@ def retried(work: Callable[[], T]) -> T:
         except Exception as error:
             if not _may_pass(error):
                 raise
-        time.sleep(random.uniform(0, min(2**attempt, 30)))
+        time.sleep(random.uniform(0, 2**attempt))
     return work()
 
 
