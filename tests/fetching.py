@@ -21,10 +21,10 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 SETTINGS = ExemplarSettings(set="shared", seed=0)
 
 
-def fetch(source: ExemplarSource, root: Path) -> Path:
-    """Fetch "inside" from `source`; return its folder."""
+def fetch(source: ExemplarSource, root: Path, scratch: Path | None = None) -> Path:
+    """Fetch "inside" from `source` below `root`, with downloads in `scratch` or there too; return its folder."""
     target = root / "data" / "inside"
-    fetch_exemplars("inside", target, source, SETTINGS, root / "scratch")
+    fetch_exemplars("inside", target, source, SETTINGS, scratch or root / "scratch")
     return target
 
 

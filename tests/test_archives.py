@@ -30,7 +30,11 @@ def test_an_archive_is_unpacked_wherever_the_relation_lies_in_it(
     assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
 
 
-@pytest.mark.parametrize("name", ["../inside/0.png", "/inside/0.png", "inside/../../0.png", "C:/inside/0.png"])
+OUTSIDE = ["../inside/0.png", "/inside/0.png", "inside/../../0.png", "C:/inside/0.png", "c:/inside/0.png",
+           "..\\inside\\0.png"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_that_leads_outside_is_refused(name: str, kind: str, tmp_path: Path) -> None:
     archive = tmp_path / "evil"
@@ -88,6 +92,7 @@ def header(kind: bytes, content: bytes) -> bytes:
     return entry.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
+@pytest.mark.parametrize("first", [b"", tarfile.TarInfo("notes.txt").tobuf()], ids=["at the start", "after a file"])
 @pytest.mark.parametrize(
     "headers",
     [
@@ -96,11 +101,13 @@ def header(kind: bytes, content: bytes) -> bytes:
         b"".join(header(tarfile.XGLTYPE, b"1000 k%03d=" % i + b"x" * 989 + b"\n") for i in range(100)),
     ],
 )
-def test_headers_that_would_fill_the_memory_are_refused(headers: bytes, exemplar_folder: Path, tmp_path: Path) -> None:
+def test_headers_that_would_fill_the_memory_are_refused(
+    headers: bytes, first: bytes, exemplar_folder: Path, tmp_path: Path
+) -> None:
     with tarfile.open(tmp_path / "good.tar", "w") as opened:
         opened.add(exemplar_folder, "inside")
     archive = tmp_path / "benchmark.tar.bz2"
-    archive.write_bytes(bz2.compress(headers + (tmp_path / "good.tar").read_bytes()))
+    archive.write_bytes(bz2.compress(first + headers + (tmp_path / "good.tar").read_bytes()))
     with pytest.raises(UserError, match="more than 64 KiB of headers before a file"):
         fetch(from_("archive", archive), tmp_path)
 
@@ -145,6 +152,24 @@ def test_an_archive_beyond_the_limits_is_refused(
     monkeypatch.setattr(archives, limit, value)
     with pytest.raises(UserError, match="unpacks to more than"):
         fetch(from_("archive", zipped(exemplar_folder, tmp_path / "big.zip")), tmp_path)
+
+
+def test_an_archive_at_the_limits_is_unpacked(
+    exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = list(exemplar_folder.iterdir())
+    monkeypatch.setattr(archives, "MAX_FILES", len(files))
+    monkeypatch.setattr(archives, "MAX_BYTES", sum(path.stat().st_size for path in files))
+    archive = zipped(exemplar_folder, tmp_path / "big.zip")
+    assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_an_archive_with_two_folders_of_the_relation_is_refused(exemplar_folder: Path, tmp_path: Path) -> None:
+    archive = zipped(exemplar_folder, tmp_path / "two.zip", top="new/")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.write(exemplar_folder / "0.png", "old/inside/9.png")
+    with pytest.raises(UserError, match=r"two\.zip' has two folders of 'inside', new/inside and old/inside\."):
+        fetch(from_("archive", archive), tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["text.json", "2.png"])

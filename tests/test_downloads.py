@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from relinv.downloads import cache_folder
+from relinv.downloads import cache_folder, download
 from relinv.errors import UserError
 from tests.fetching import Server, fetch, fingerprint, from_
 
@@ -73,15 +73,13 @@ def test_a_download_that_breaks_off_starts_again_where_the_server_gives_no_parts
     assert fingerprint(folder) == fingerprint(exemplar_folder)
 
 
-def test_a_part_that_was_whole_when_the_run_was_killed_does_no_harm(
-    server: Server, exemplar_folder: Path, tmp_path: Path
-) -> None:
-    source = from_("archive", f"{server.address}/benchmark.zip")
-    cache = cache_folder(tmp_path / "scratch", source)
-    (cache / "archiveabcdefgh.part").write_bytes(server.content)
-    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+@pytest.mark.parametrize("name", ["archive", "cat [1].png"])
+def test_a_part_that_was_whole_when_the_run_was_killed_does_no_harm(name: str, server: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{name}abcdefgh.part").write_bytes(server.content)
+    download(f"{server.address}/benchmark.zip", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == server.content
     assert f"bytes={len(server.content)}-" in server.asked
-    assert not list(cache.glob("*.part"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_was(server: Server, exemplar_folder: Path, tmp_path: Path) -> None:

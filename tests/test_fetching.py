@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def _placed_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_placed_folder_is_copied_as_it_is(exemplar_folder: Path, tmp_path: Path) -> None:
     assert fingerprint(fetch(from_("folder", exemplar_folder.parent), tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_of_several_folders_of_the_relation_the_shallowest_is_taken(exemplar_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(varied(exemplar_folder, tmp_path), tmp_path / "given" / "a" / "backup" / "inside")
+    shutil.copytree(exemplar_folder, tmp_path / "given" / "b" / "inside")
+    assert fingerprint(fetch(from_("folder", tmp_path / "given"), tmp_path)) == fingerprint(exemplar_folder)
 
 
 def test_absent_folder_says_where_to_place_it(tmp_path: Path) -> None:
@@ -129,6 +136,16 @@ def test_checksums_are_recorded_once_and_kept_to(server: Server, exemplar_folder
     assert len(server.asked) == asked + 1  # what was wrong is not kept
 
 
+def test_an_archive_of_relations_that_are_fetched_in_parallel_is_downloaded_once(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    source = from_("archive", f"{server.address}/benchmark.zip")
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda name: fetch(source, tmp_path / name, tmp_path / "scratch"), ("one", "two")))
+    assert [fingerprint(folder) for folder in folders] == [fingerprint(exemplar_folder)] * 2
+    assert len(server.asked) == 1
+
+
 def test_masks_are_unpacked_and_held_to_the_checksums(server: Server, exemplar_folder: Path, tmp_path: Path) -> None:
     given = masked(exemplar_folder, tmp_path)
     server.content = zipped(given, tmp_path / "masked.zip").read_bytes()
@@ -150,6 +167,7 @@ def test_zips_of_a_folder_as_a_browser_gets_it_from_drive_are_placed(exemplar_fo
     downloads.mkdir()
     given = masked(exemplar_folder, tmp_path)
     (downloads / "inside_out.zip").write_bytes(b"of another kind")
+    (downloads / "._inside-20251125T101112Z-001.zip").write_bytes(b"what macOS writes beside it on other disks")
     part = Path(shutil.copytree(given, tmp_path / "part" / "inside"))
     (part / "text.json").unlink()
     zipped(part, downloads / "inside-20251125T101112Z-001.zip", top="")
@@ -158,7 +176,7 @@ def test_zips_of_a_folder_as_a_browser_gets_it_from_drive_are_placed(exemplar_fo
         match=r"nor a zip of it .*: complete it\. In inside-.*\.zip: It has no text\.json\.",
     ) as caught:
         place_exemplars("inside", downloads, source, tmp_path / "scratch")
-    assert "inside_out.zip' is damaged" in str(caught.value)
+    assert "inside_out.zip' is damaged" in str(caught.value) and "._inside" not in str(caught.value)
     with zipfile.ZipFile(downloads / "inside-20251125T101112Z-002.zip", "w") as opened:
         opened.write(given / "text.json", "inside/text.json")
     place_exemplars("inside", downloads, source, tmp_path / "scratch")
@@ -198,7 +216,7 @@ def test_files_placed_by_hand_take_the_place_of_any_source(kind: str, exemplar_f
     place_exemplars("inside", exemplar_folder.parent, source, tmp_path / "scratch")
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
     with pytest.raises(UserError, match="holds no folder 'hug'"):
-        place_exemplars("hug", exemplar_folder.parent, source, tmp_path / "scratch")
+        place_exemplars("hug", exemplar_folder, source, tmp_path / "scratch")
 
 
 def test_files_placed_by_hand_win_over_a_source_that_has_the_relation(
