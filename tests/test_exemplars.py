@@ -19,8 +19,11 @@ LEFT_RED = np.zeros((8, 8, 3), np.uint8)
 LEFT_RED[:, :4, 0] = 255
 
 
-def test_folder_is_read_in_name_order(exemplar_folder: Path) -> None:
-    found = read_exemplars(exemplar_folder)
+def test_folder_is_read_in_name_order(exemplar_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exemplar_folder, tmp_path / "inside"))
+    captions = json.loads((folder / "text.json").read_text())
+    (folder / "text.json").write_text(json.dumps(dict(reversed(captions.items()))))
+    found = read_exemplars(folder)
     assert found.relation == "inside"
     assert [exemplar.path.name for exemplar in found.exemplars] == ["0.png", "1.png", "2.png", "3.png"]
     assert found.exemplars[0].templates == ("cat {} box", "a photo of a cat {} a box in the snow")

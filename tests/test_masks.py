@@ -34,17 +34,17 @@ def test_masks_beside_pictures_are_framed_as_these_and_shown_with_them(
 ) -> None:
     folder = tmp_path / "inside"
     shutil.copytree(exemplar_folder, folder)
-    plain = read_exemplars(folder)
     (folder / "masks").mkdir()
     Image.new("RGB", (128, 64), "white").save(folder / "0.png")  # its left and right quarters are cut off
+    plain = read_exemplars(folder)
     stripes = Image.new("L", (32, 32))  # a segmenter's square: its middle half is what the picture keeps
-    stripes.paste(200, (0, 0, 16, 32))
+    stripes.paste(200, (0, 0, 12, 32))
     stripes.save(folder / "masks" / "0.png")
     Image.new("L", (64, 64)).save(folder / "masks" / "1.png")  # nothing found
     masked = read_exemplars(folder)
     mask = mask_of(base, masked.exemplars[0])
     assert mask is not None and mask.shape == (16, 16)
-    assert mask[:, :7].eq(1).all() and mask[:, 9:].eq(0).all()
+    assert mask[:, :3].eq(1).all() and mask[:, 5:].eq(0).all()
     assert mask_of(base, masked.exemplars[1]) is None and mask_of(base, masked.exemplars[2]) is None
     assert masked.fingerprint != plain.fingerprint
     settings = problem(base, exemplar_folder, "perfusion").settings

@@ -68,9 +68,9 @@ def _resave(
         change(opened.copy()).save(folder / f"{target}{end}")
 
 
-def _mask(folder: Path, mode: str) -> None:
+def _mask(folder: Path, mode: str, end: str = ".png") -> None:
     (folder / "masks").mkdir()
-    _resave(folder, lambda picture: picture.convert(mode), "0", "masks/0")
+    _resave(folder, lambda picture: picture.convert(mode), "0", "masks/0", end)
 
 
 def _animate(folder: Path) -> None:
@@ -89,6 +89,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "two slots": (lambda f: edit_captions(f, p0=["cat {} {} box"]), "of 0.png has 2 '{}': write exactly one"),
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
     "one brace": (lambda f: edit_captions(f, p0=["cat {} {box"]), "has braces besides its '{}': remove them"),
+    "another brace": (lambda f: edit_captions(f, p0=["cat {} box}"]), "has braces besides its '{}': remove them"),
     "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
     "another token": (lambda f: edit_captions(f, p0=["cat {} <box>"]), "of 0.png names <box>, as prompts do"),
     "deep mask": (lambda f: _mask(f, "I;16"), "masks/0.png: its mode is I;16: save it in 8-bit grey."),
@@ -106,6 +107,7 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "grey": (lambda f: _resave(f, lambda p: p.convert("L")), "0.png: its mode is L and is converted to RGB"),
     "transparent": (lambda f: _resave(f, lambda p: p.convert("RGBA")), "with transparency, which is laid on white"),
     "transparent mask": (lambda f: _mask(f, "RGBA"), "masks/0.png: what is transparent in it counts in full, as white"),
+    "unread mask": (lambda f: _mask(f, "L", ".jpg"), "masks/0.jpg is no picture's mask: name it as its picture"),
     "long picture": (lambda f: _resave(f, lambda p: p.resize((64, 160))), "more than twice as long as wide"),
     "moving": (_animate, "0.png: it holds 2 frames and only the first is used: save that one alone"),
     "enlarged": (lambda f: _resave(f, lambda p: p.resize((48, 48))), "has 48 pixels and is enlarged to 64"),
@@ -127,7 +129,7 @@ AT_A_LIMIT: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("change", AT_A_LIMIT.values(), ids=AT_A_LIMIT.keys())
 def test_what_is_just_allowed_is_no_matter(folder: Path, change: Callable[[Path], object]) -> None:
     change(folder)
-    verdict = judge(folder)
+    verdict = judge(folder, SETTINGS.model_copy(update={"minimum_side": 64}))  # as many pixels as the pictures have
     assert verdict.errors == verdict.warnings == []
 
 
@@ -168,7 +170,8 @@ def test_captions_may_begin_with_a_byte_order_mark(folder: Path) -> None:
 
 def test_hidden_files_are_no_matter(folder: Path) -> None:
     (folder / ".DS_Store").write_text("")
-    assert judge(folder).warnings == []
+    (folder / "._0.png").write_text("what macOS writes beside each file on other disks")
+    assert judge(folder).warnings == judge(folder).errors == []
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
