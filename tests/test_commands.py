@@ -32,6 +32,7 @@ from stages.score import score
 from tests.checkouts import ROOT, lay_out_checkout, run
 from tests.concepts import keep, made, read_token
 from tests.conftest import draw_exemplars
+from tests.fetching import renamed_by_an_old_camera
 
 SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="dpmpp", batch_size=3)
 
@@ -46,27 +47,36 @@ def checkout(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout: Path) -> None:
     (checkout / "pictures").mkdir()
     draw_exemplars(checkout / "pictures")
+    Image.new("L", (64, 64)).save(checkout / "pictures" / "4.png")
     for name in ("IMG_4.HEIC", "notes.txt", ".DS_Store"):
         (checkout / "pictures" / name).write_bytes(b"no picture that Pillow reads")
-    printed = run("new", "kissing", "pictures")
-    captions = checkout / "data/exemplars/own/kissing/text.json"
+    printed = run("new", "leaning_on", "pictures")
+    captions = checkout / "data/exemplars/own/leaning_on/text.json"
     assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
     assert "IMG_4.HEIC, notes.txt, text.json: left out, for only .bmp, .jpeg, .jpg" in printed
     assert "DS_Store" not in printed
-    assert "still to be filled in" in printed and "relation.yaml: say what stands between" in printed
-    relation = load_benchmark(checkout / "data/benchmark/miniature.yaml", captions.parent).relation("kissing")
-    assert '"HEAD kissing TAIL"' in captions.with_name("relation.yaml").read_text()
+    assert "still to be filled in" in printed and "4.png: its mode is L" in printed
+    assert "relation.yaml: say what stands between" in printed
+    relation = load_benchmark(checkout / "data/benchmark/miniature.yaml", captions.parent).relation("leaning_on")
+    assert '"HEAD leaning on TAIL"' in captions.with_name("relation.yaml").read_text()
     assert (relation.words, relation.heads, relation.tails, relation.own) == (
-        "kissing", ("cat", "dog"), ("box", "cup"), True
+        "leaning on", ("cat", "dog"), ("box", "cup"), True
     )  # fmt: skip
     assert "relation.yaml" not in run("new", "inside", "pictures")  # the benchmark has it
     assert not (checkout / "data/exemplars/own/inside/relation.yaml").exists()
     with pytest.raises(UserError, match="exists already"):
-        run("new", "kissing", "pictures")
+        run("new", "leaning_on", "pictures")
     with pytest.raises(UserError, match="no folder 'nowhere'"):
         run("new", "hugging", "nowhere")
     with pytest.raises(UserError, match=r"holds no pictures that can be read .* beside benchmark, exemplars: put four"):
         run("new", "hugging", "data")
+
+
+def test_pictures_under_a_name_that_is_not_utf8_are_not_laid_out(checkout: Path) -> None:
+    (checkout / "pictures").mkdir()
+    renamed_by_an_old_camera(draw_exemplars(checkout / "pictures") / "0.png")
+    with pytest.raises(UserError, match=r"'pictures' holds a name that is not UTF-8, 'caf\\udce9\.png': rename that"):
+        run("new", "kissing", "pictures")
 
 
 def test_nothing_is_laid_out_where_the_captions_could_not_be_counted(
