@@ -18,7 +18,7 @@ from transformers import T5Tokenizer
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
-from relinv.judge import Judge, load_judge
+from relinv.judge import Judge, check_judge, load_judge
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.scoring import Drawn, score_drawn
 from relinv.settings import JudgeSettings
@@ -49,7 +49,7 @@ def load(folder: Path | str, pretrained: str | None = None) -> Judge:
     return load_judge(JudgeSettings(model=str(folder), pretrained=pretrained, device="cpu"))
 
 
-def edit_config(folder: Path, tower: str, **changes: int) -> None:
+def edit_config(folder: Path, tower: str, **changes: float) -> None:
     path = folder / "open_clip_config.json"
     config = json.loads(path.read_text())
     config["model_cfg"][tower].update(changes)
@@ -91,6 +91,27 @@ def test_each_distinct_text_is_encoded_once(folder: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(first[0], first[2])
     np.testing.assert_array_equal(judge.encode_texts(["dog"])[0], first[1])
     assert encoded == ["cat", "dog"]
+
+
+def test_many_texts_are_all_encoded(folder: Path) -> None:
+    words = sorted({*WORDS, *PREPOSITIONS, *STOP_WORDS})
+    texts = [f"{first} {second}" for first in words for second in words][:300]  # more than go through at once
+    alone = np.concatenate([load(folder).encode_texts([texts[place]]) for place in (0, 255, 256, 299)])
+    np.testing.assert_allclose(load(folder).encode_texts(texts)[[0, 255, 256, 299]], alone, atol=1e-6)
+
+
+def test_patches_dropped_in_training_are_not_dropped_in_judging(broken: Path, judge: Judge) -> None:
+    edit_config(broken, "vision_cfg", patch_dropout=0.5)
+    np.testing.assert_array_equal(load(broken).encode_images(pictures(), 5), judge.encode_images(pictures(), 5))
+
+
+def test_a_judge_that_uses_open_clips_own_tokenizer_needs_none_in_its_folder(broken: Path) -> None:
+    path = broken / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    del config["model_cfg"]["text_cfg"]["hf_tokenizer_name"]
+    path.write_text(json.dumps(config))
+    (broken / "tokenizer.json").unlink()
+    assert check_judge(JudgeSettings(model=str(broken), pretrained=None, device="cpu")) == broken / WEIGHTS
 
 
 def test_the_checkpoint_itself_is_what_scores(broken: Path, judge: Judge) -> None:

@@ -157,15 +157,17 @@ def test_a_relation_of_the_same_words_does_not_compete() -> None:
 
 def test_same_grid_accuracy_asks_for_the_best_of_the_relations_between_the_same_entities() -> None:
     shake = replace(HUG, name="shake", words="shaking hands with", heads=HUG.heads[::-1])
+    beside = replace(HUG, name="beside", words="beside", tails=("cat", "box"))  # shares its heads alone
     right = {
-        "cat hugging dog": 0.5,
-        "cat shaking hands with dog": 0.4,
-        "cat inside dog": 0.6,
-    }  # another grid's: not asked
+        "cat hugging dog": 0.4,
+        "cat shaking hands with dog": 0.3,
+        "cat inside dog": 0.5,
+        "cat beside dog": 0.5,
+    }  # the last two, of other grids, are not asked
     wrong = {"cat hugging dog": 0.4, "cat shaking hands with dog": 0.5}
-    context = replace(hand_made(HUG, [("cat", "dog")] * 2, [right, wrong]), relations=(*RELATIONS, shake))
-    assert value("same_grid_accuracy", context) == [1, 0]
-    assert np.isnan(value("same_grid_accuracy", replace(context, relations=RELATIONS))).all()
+    found, others = hand_made(HUG, [("cat", "dog")] * 2, [right, wrong]), (*RELATIONS, beside)
+    assert value("same_grid_accuracy", replace(found, relations=(*others, shake))) == [1, 0]
+    assert np.isnan(value("same_grid_accuracy", replace(found, relations=others))).all()
 
 
 def test_entity_accuracy_replaces_head_or_tail_within_the_grid() -> None:
