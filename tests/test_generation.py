@@ -18,7 +18,7 @@ from relinv.benchmark import Scenario, load_benchmark
 from relinv.diffusion import conditioning, sampling
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
-from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.conditioning import Drawer, Encodings, in_use
 from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
 from relinv.generation import generate_folder, image_seed, plan, redraw
@@ -193,6 +193,16 @@ def test_several_images_of_a_scenario_differ_by_their_noise_alone(
     assert np.abs(drawn[[0, 3]] - pixels(straight)[:2]).max() <= 2  # the first of each, as if there were no more
     assert np.abs(drawn[0] - drawn[1]).max() > 2 and np.abs(drawn[1] - drawn[2]).max() > 2
     assert np.array_equal(np.asarray(redraw(base, concept, records[4], SCENARIOS[:2])), drawn[4])
+
+
+def test_an_image_is_redrawn_in_its_own_batch_which_decides_its_last_bits(
+    base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, drawn = Drawer.draw, []
+    monkeypatch.setattr(Drawer, "draw", lambda self, texts, seeds: (drawn.append(seeds), draw(self, texts, seeds))[1])
+    records = plan(base, concept, SCENARIOS, SETTINGS)
+    redraw(base, concept, records[3], SCENARIOS)
+    assert drawn == [[records[2].seed, records[3].seed]]
 
 
 def test_methods_share_seeds(base: Base, concept: Concept) -> None:

@@ -14,11 +14,13 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from relinv import generation
 from relinv.diffusion.sampling import SCHEDULERS
 from relinv.exemplars import OWN
 from relinv.fetching import PLACED
 from relinv.files import read_yaml
 from relinv.images import SAMPLERS
+from relinv.learning import inversion
 from relinv.params import load_params
 from relinv.plugins import plugin_names
 from relinv.report.story import as_yaml
@@ -133,6 +135,16 @@ def test_what_a_person_places_lies_below_what_fetching_depends_on(stages: dict[s
 def test_code_dependencies_exist(stages: dict[str, Any]) -> None:
     code = {dep.def_path for stage in stages.values() for dep in stage.deps if dep.def_path.startswith("relinv/")}
     assert [path for path in sorted(code) if not Path(path).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("invert@inside-reversion", inversion.CODE), ("generate@inside-reversion", generation.CODE)]
+)
+def test_an_unfinished_run_is_resumed_by_no_other_code_that_dvc_watches(
+    name: str, code: tuple[str, ...], stages: dict[str, Any]
+) -> None:
+    watched = [Path(dep.def_path) for dep in stages[name].deps if dep.def_path.startswith("relinv/")]
+    assert [path for path in watched if not any(path.is_relative_to(Path("relinv") / part) for part in code)] == []
 
 
 @pytest.mark.parametrize("name", EACH)
