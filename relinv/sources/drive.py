@@ -17,7 +17,6 @@ from relinv.downloads import (
     whole_folder,
 )
 from relinv.errors import UserError, reason
-from relinv.exemplars import CAPTIONS
 from relinv.files import read_json, write_json
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -53,8 +52,8 @@ def _fetch(relation: str, cache: Path, source: ExemplarSource) -> None:
             "correct its address to one that holds one of them."
         )
     wanted = {name.as_posix(): files[path] for path, (_, name) in places.items()}
-    missing = [name for name in wanted if not (cache / relation / name).is_file()]
-    missing.sort(key=lambda name: (name == CAPTIONS, name))  # last: a folder with them counts as complete, masks or not
+    # In this order masks come before text.json: a folder with that counts as complete, masks or not.
+    missing = sorted(name for name in wanted if not (cache / relation / name).is_file())
     for index, name in enumerate(missing):
         try:
             download(FILE.format(id=wanted[name]), cache / relation / name)
