@@ -193,5 +193,6 @@ def test_damaged_missing_and_other_archives_are_named(exemplar_folder: Path, tmp
     for name, reason in {"cut.zip": "damaged", "none.zip": "does not exist"}.items():
         with pytest.raises(UserError, match=reason):
             fetch(from_("archive", tmp_path / name), tmp_path)
+    assert (tmp_path / "cut.zip").exists()  # the user's own is never removed
     with pytest.raises(UserError, match="no folder 'hug'"):
         fetch_exemplars("hug", tmp_path / "hug", from_("archive", tmp_path / "good.zip"), SETTINGS, tmp_path)
