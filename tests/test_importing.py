@@ -41,7 +41,7 @@ def forms(values: torch.Tensor) -> dict[str, tuple[str, Any, str]]:
         "diffusers": ("learned_embeds.safetensors", {"<r>": values}, "<r>"),
         "diffusers of one row": ("two.safetensors", {"<r>": values[None]}, "<r>"),
         "half precision": ("half.safetensors", {"<r>": values.half()}, "<r>"),
-        "a1111": ("rel.pt", a1111, "rel"),
+        "a1111": ("renamed.pt", a1111, "rel"),
         "rinongal's textual inversion": ("embeddings.pt", rinongal, "embeddings"),
         "rinongal's by torch 1.11": ("old.pt", old, "old"),
         "early a1111's by torch 1.11": ("rel.pt", old | {"name": "rel", "step": 500}, "rel"),
@@ -119,6 +119,8 @@ def test_code_within_the_parameters_of_an_old_torch_is_never_run(tmp_path: Path)
         ("two.safetensors", {"<a>": torch.zeros(8), "<b>": torch.ones(8)}, "holds <a>, <b>"),
         ("xl.safetensors", {"clip_l": torch.zeros(1, 8), "clip_g": torch.ones(1, 9)}, "SDXL"),
         ("nan.bin", {"<R>": torch.full((8,), torch.nan)}, "not finite"),
+        ("inf.bin", {"<R>": torch.full((8,), torch.inf)}, "not finite"),
+        ("more.bin", {"<R>": torch.zeros(8), "step": 500}, "holds <R>, step, not one learned token"),
         ("text.bin", {"<R>": "cat"}, "not one learned token"),
         ("list.bin", [torch.zeros(8)], "a list"),
         ("empty.bin", OrderedDict(), "holds nothing"),
@@ -229,10 +231,11 @@ def test_an_imported_token_is_a_concept_like_any_other(base: Base, tmp_path: Pat
     assert concept.metadata["imported"]["token"] == "<R>"
 
 
-def test_a_token_of_another_width_is_refused(base: Base, tmp_path: Path) -> None:
-    write(tmp_path / "sd15.bin", {"<R>": row(768)})
-    with pytest.raises(UserError, match=f"768 numbers and the base .* takes {base.dim}"):
-        import_concept(tmp_path / "sd15.bin", "inside", "published", base, tmp_path / "concept")
+@pytest.mark.parametrize("width", [8, 768])
+def test_a_token_of_another_width_is_refused(width: int, base: Base, tmp_path: Path) -> None:
+    write(tmp_path / "other.bin", {"<R>": row(width)})
+    with pytest.raises(UserError, match=f"{width} numbers and the base .* takes {base.dim}"):
+        import_concept(tmp_path / "other.bin", "inside", "published", base, tmp_path / "concept")
     assert not (tmp_path / "concept").exists()
 
 
