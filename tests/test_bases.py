@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from relinv.diffusion import fingerprint
@@ -143,9 +144,10 @@ def test_a_tokenizer_of_two_lists_loads(padding: str, copied: Path, base: Base) 
     assert [load_token_counter(each)[0](caption) for each in (settings, base.settings)] == [words, words]
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["/nowhere", "nowhere", "data/no/where"])
+def test_a_missing_folder_is_refused(place: str) -> None:
     with pytest.raises(UserError, match="There is no base model folder"):
-        load_base(tiny_settings(tmp_path / "nowhere"))
+        load_base(tiny_settings(Path(place)))
 
 
 @pytest.mark.parametrize("first", [load_base, load_token_counter])
@@ -185,6 +187,7 @@ def test_a_missing_tokenizer_is_refused_and_not_made_up(copied: Path) -> None:
     (copied / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer' lacks tokenizer\.json, or vocab\.json and merges\.txt"):
         _ = load_base(tiny_settings(copied)).tokenizer
+    (copied / "tokenizer/vocab.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer' lacks tokenizer\.json"):
         load_token_counter(tiny_settings(copied))
 
@@ -232,6 +235,16 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
     with pytest.raises(UserError, match=f"is no Stable Diffusion 1 or 2 as this project runs them: {difference}"):
         load_base(tiny_settings(Path("some/model")))
     assert [pattern for (patterns,) in [fetched] for pattern in patterns if "safetensors" in pattern] == []
+
+
+def test_of_weights_on_the_hub_one_variant_is_fetched(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download = MagicMock(return_value=str(copied))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    _ = load_base(tiny_settings(Path("some/model"))).unet
+    there = [f"unet/diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16", ".non_ema")]
+    patterns = ("allow_patterns", "ignore_patterns")
+    calls = [{name: call.kwargs[name] for name in patterns} for call in download.call_args_list]
+    assert {name for call in calls for name in filter_repo_objects(there, **call)} == {UNET}
 
 
 def test_a_configuration_that_is_no_mapping_is_refused(copied: Path) -> None:
