@@ -116,6 +116,14 @@ def test_world_renders_ten_pictures_alike_each_time(tmp_path: Path, exemplar_set
     assert first.fingerprint == second.fingerprint
 
 
+@pytest.mark.parametrize(("kind", "name"), [("world", "inside"), ("objects", "koala")])
+def test_another_seed_renders_other_exemplars(kind: str, name: str, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        settings = ExemplarSettings(set="shared", seed=seed)
+        fetch_exemplars(name, tmp_path / str(seed) / name, from_(kind, None), settings, tmp_path)
+    assert fingerprint(tmp_path / "0" / name) != fingerprint(tmp_path / "1" / name)
+
+
 def test_checksums_are_recorded_once_and_kept_to(server: Server, exemplar_folder: Path, tmp_path: Path) -> None:
     source = from_("archive", f"{server.address}/benchmark.zip", tmp_path / "manifest")
     fetch(source, tmp_path)
@@ -342,7 +350,7 @@ def test_a_dataset_without_the_relation_is_named(hub: Hub, tmp_path: Path) -> No
     ("refused", "code", "reason"),
     [
         ("/api/", "RepoNotFound", "it has none of that name, or a private one: correct the name, or log in"),
-        ("/api/", "RevisionNotFound", "it has no such revision: correct that"),
+        ("/revision/v1", "RevisionNotFound", "it has no such revision: correct that"),
         ("/resolve/", "GatedRepo", "it is gated: accept its licence at https://huggingface.co/datasets/someone/"),
     ],
 )
