@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils import deterministic as settings
 
-from relinv.devices import deterministic
+from relinv.devices import deterministic, find_device
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.sampling import SCHEDULERS, Sampler, decode, denoise, initial_latents
+from relinv.errors import UserError
 from relinv.learning.training import take_step
 from tests.conftest import tiny_settings
 from tests.inverting import looping, problem
@@ -39,6 +40,8 @@ def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
 ) -> None:
     before = flags()
     with pytest.raises(KeyboardInterrupt), deterministic(torch.device(device), gradients):
+        with deterministic(torch.device(device)):
+            pass
         assert flags() == inside
         raise KeyboardInterrupt
     assert flags() == before
@@ -48,6 +51,17 @@ def test_a_cpu_is_left_as_it_is() -> None:
     before = flags()
     with deterministic(torch.device("cpu")):
         assert flags() == before
+
+
+def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", environment)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # else cuBLAS refuses to work in `deterministic`
+    with pytest.raises(UserError, match=r"'cuda:2' is not available on this machine \(it has 2 GPUs"):
+        find_device("cuda:2")
 
 
 @pytest.fixture
