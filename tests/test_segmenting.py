@@ -126,7 +126,7 @@ def test_the_mean_is_of_probabilities(model: Path, folder: Path, forward: Any) -
         return logits.view(-1, 1, 1).expand(-1, SIZE, SIZE)
 
     forward(by_prompt)
-    run("masks", str(folder), "cat", "--model", str(model))
+    assert "hardly found" not in run("masks", str(folder), "cat", "--model", str(model))
     assert len(texts[0].unique(dim=0)) == len(PROMPTS)
     mean = sum(1 / (1 + np.exp(-logits.double().numpy()))) / 5
     assert set(levels(folder / "masks/2.png").flat) == {round(255 * mean)}
@@ -163,12 +163,26 @@ def test_what_is_nowhere_found_is_said_and_weighs_nothing(model: Path, folder: P
     assert exemplar.mask == folder / "masks/0.png" and mask_of(base, exemplar) is None
 
 
+def test_what_is_hardly_found_is_said_with_its_brightness(model: Path, folder: Path, forward: Any) -> None:
+    forward(lambda pixel_values, **_: torch.full((len(pixel_values), SIZE, SIZE), -1.0))
+    printed = run("masks", str(folder), "cat", "--model", str(model))
+    assert "3.png: 'cat' was hardly found, at most 0.27." in printed
+
+
 def test_what_is_there_is_never_overwritten(model: Path, folder: Path) -> None:
     (folder / "masks").mkdir()
     (folder / "masks/1.png").write_bytes(b"painted by hand")
     with pytest.raises(UserError, match="holds masks already: move it away"):
         run("masks", str(folder), "cat", "--model", str(model))
     assert [path.read_bytes() for path in (folder / "masks").iterdir()] == [b"painted by hand"]
+
+
+def test_as_many_words_as_the_model_reads_fill_an_emptied_folder(model: Path, folder: Path) -> None:
+    (folder / "masks").mkdir()
+    tokenizer = CLIPSegProcessor.from_pretrained(model).tokenizer
+    count = TOKENS - max(len(tokenizer(prompt.format("")).input_ids) for prompt in PROMPTS)
+    run("masks", str(folder), " ".join(["cat"] * count), "--model", str(model))
+    assert len(list((folder / "masks").iterdir())) == 4
 
 
 def test_a_picture_that_cannot_be_read_leaves_no_masks(model: Path, folder: Path) -> None:
