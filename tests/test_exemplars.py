@@ -92,6 +92,9 @@ def test_whatever_a_decoder_raises_names_the_picture(tmp_path: Path, monkeypatch
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", MagicMock(side_effect=TypeError("no dimensions")))
     with pytest.raises(UserError, match=r"a\.png' cannot be read \(no dimensions\): replace it"):
         load_image(tmp_path / "a.png", 8)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", MagicMock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):  # not the picture's fault
+        load_image(tmp_path / "a.png", 8)
 
 
 def test_undecodable_picture_is_named(tmp_path: Path) -> None:

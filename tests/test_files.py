@@ -44,6 +44,17 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert target.read_text() == "old"
 
 
+def test_two_writers_of_one_file_do_not_get_in_each_others_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "result.txt"
+    with files.atomic_file(target) as stream:
+        stream.write(b"first")
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda: 0)  # another process
+            files.atomic_write_text(target, "second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+
+
 def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
@@ -52,6 +63,8 @@ def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         (folder / "new.txt").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "usual").mkdir()
+    assert target.stat().st_mode == (tmp_path / "usual").stat().st_mode  # others of the group may read it as usual
 
 
 def test_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -70,6 +83,16 @@ def test_hashes_follow_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").rename(tmp_path / "y")
     assert files.sha256_folder(tmp_path) != first
     (tmp_path / "y").rename(tmp_path / "x")
+    assert files.sha256_folder(tmp_path) == first
+
+
+def test_the_hash_of_a_folder_does_not_depend_on_how_its_files_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [_write(tmp_path / name, name) for name in "abc"]
+    monkeypatch.setattr(Path, "rglob", lambda *_: listed)
+    first = files.sha256_folder(tmp_path)
+    listed.reverse()
     assert files.sha256_folder(tmp_path) == first
 
 
@@ -92,8 +115,8 @@ def test_json_survives_a_round_trip(tmp_path: Path) -> None:
 def test_broken_files_are_named_with_the_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The verdict '.*v\.json' is not valid JSON .*line 2"):
         files.read_json(_write(tmp_path / "v.json", '{\n"a" 1}'), "verdict")
-    with pytest.raises(UserError, match=r"The benchmark '.*b\.yaml' is not valid YAML .*line"):
-        files.read_yaml(_write(tmp_path / "b.yaml", "a: 1\nb: [1\nc: 2\n"), "benchmark")
+    with pytest.raises(UserError, match=r"The benchmark '.*b\.yaml' is not valid YAML .*line 2\)"):
+        files.read_yaml(_write(tmp_path / "b.yaml", "a: 1\nb: ]\nc: 2\n"), "benchmark")
     with pytest.raises(UserError, match=r"The concept '.*none\.json' does not exist: learn it\."):
         files.read_json(tmp_path / "none.json", "concept", "learn it")
     with pytest.raises(UserError, match=r"The plan '.*none\.yaml' does not exist: write it\."):
