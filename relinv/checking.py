@@ -33,6 +33,8 @@ def _sentence(schema: Schema, problem: Mapping[str, Any], where: str, file: Path
     """Return one pydantic problem as one sentence."""
     location = [part for part in problem["loc"] if part != "[key]"]
     name = ".".join(str(part) for part in [*([where] if where else []), *location])
+    if problem["loc"][-1:] == ("[key]",):
+        return f"The name of '{name}' in {file} is not allowed: it must be text{_bounds(problem.get('ctx', {}))}."
     if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:  # from a model, from a dataclass
         siblings = _at(schema, location[:-1]).get("properties", {})
         return f"{unknown('parameter', str(location[-1]), siblings)} It stands in {file} as '{name}'."
