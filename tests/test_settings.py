@@ -89,13 +89,22 @@ def test_every_problem_is_told_in_its_own_sentence() -> None:
     assert [line.split("'")[1] for line in message.splitlines()] == ["sampling.steps", "sampling.batch_size"]
 
 
-def test_infinite_numbers_are_refused() -> None:
-    assert "sampling.guidance_scale" in refusal(SamplingSettings, {**SAMPLING, "guidance_scale": float("nan")})
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_without_an_end_are_refused_where_none_is_set_too(number: float) -> None:
+    class Rate(Settings):
+        rate: float
+
+    assert "'invert.rate' is" in refusal(Rate, {"rate": number}, "invert")
+
+
+def test_a_resolution_that_the_autoencoder_cannot_halve_three_times_is_refused() -> None:
+    assert refusal(NetworkSettings, {**MODEL, "resolution": 60}, "model").endswith("at most 2048 and a multiple of 8.")
 
 
 def test_scalars_and_lists_are_checked_too() -> None:
     assert refusal(Seed, -1, "invert.seed").startswith("Parameter 'invert.seed' is -1 in params.yaml")
     assert refusal(list[int], [1, "x"], "sizes").startswith("Parameter 'sizes.1' is 'x'")
+    assert refusal(dict[str, int], {3: 1}, "") == "The name of '3' in params.yaml is not allowed: it must be text."
 
 
 def test_params_remember_the_sections_read() -> None:
@@ -167,6 +176,15 @@ def test_committed_parameters_are_valid() -> None:
     params.section("report", ReportSettings)
 
 
+def test_a_base_is_trained_as_its_training_section_says_and_drawn_without() -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["bases"][values["base"]]["training"] = {"gradient_checkpointing": True, "samples_per_pass": 2}
+    params = Params(values, Path("params.yaml"))
+    trained, drawing = params.trained_model(), params.drawing_model()
+    assert (trained.gradient_checkpointing, trained.samples_per_pass) == (True, 2)
+    assert (drawing.gradient_checkpointing, drawing.samples_per_pass) == (False, None)
+
+
 class Sectioned(Settings):
     steps: int
     batch_size: int
@@ -181,6 +199,7 @@ def presets(tmp_path: Path, chosen: str | None, of_base: str | None) -> Params:
             "preset": chosen,
             "reversion": {"steps": 150, "batch_size": 8},
             "other": {"steps": 1, "batch_size": 1},
+            "plain": {},  # learns nothing, so that no preset has anything to say of it
         },
     }
     return Params(values, tmp_path / "params.yaml")
@@ -194,6 +213,7 @@ def test_a_preset_changes_a_methods_section(
 ) -> None:
     params = presets(tmp_path, chosen, of_base)
     assert params.method("reversion", Sectioned) == Sectioned(steps=steps, batch_size=8)
+    assert params.method("plain", Settings) == Settings()
     if chosen or of_base:  # a budget is not half of one preset and half of another's
         with pytest.raises(UserError, match=r"says nothing of 'other': add it to .*presets\.yaml"):
             params.method("other", Sectioned)
@@ -376,6 +396,10 @@ def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:
         ({"perfusion": {"betta": 0.5}}, "Unknown option of the adapter 'perfusion' 'betta'. Did you mean 'beta'"),
         ({"perfusion": {"beta": 50.0}}, r"'generate\.adapters\.perfusion\.beta' is 50\.0 .*at most 10"),
         ({"layout": {"scale": 1.0, "head": [0.1, 0.2]}}, r"'generate\.adapters\.layout\.head' is \[0\.1, 0\.2\]"),
+        (
+            {"Layout": {}},
+            r"name of 'generate\.adapters\.Layout' in .* is not allowed: it must be text matching \^\[a-z",
+        ),
         ({"perfusion": None}, r"'generate\.adapters\.perfusion' is None .*must be a section of"),
         ({"dreambooth": {"rank": 4}}, "The adapter 'dreambooth' has nothing to choose when it draws"),
     ],
