@@ -15,6 +15,7 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -246,6 +247,15 @@ def test_an_image_of_scenarios_that_are_no_more_is_not_made_again(checkout: Path
     generate_folder(base, made(base), scenarios, validation, checkout / "images", checkout / ".scratch")
     with pytest.raises(UserError, match=r"000\.png was drawn with another benchmark than is here now"):
         run("draw", "images/000.png", "again.png")
+
+
+def test_an_image_is_drawn_again_in_the_precision_that_is_set_for_drawing(checkout: Path) -> None:
+    apply_overrides(Path("params.yaml"), ["bases.miniature.sampling.precision=bf16"])
+    keep(checkout, made(load_base(load_params().model())))
+    run("imagine", "cat <r> box", "cat.png", "--use", "r=inside/reversion")
+    assert '"precision": "bf16"' in run("show", "cat.png")
+    run("draw", "cat.png", "again.png")
+    assert Path("again.png").read_bytes() == Path("cat.png").read_bytes()
 
 
 def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
