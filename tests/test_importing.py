@@ -18,7 +18,7 @@ from relinv.adapters import layout, vectors
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Encodings, in_use, prompt_at
-from relinv.diffusion.token_rows import ROWS
+from relinv.diffusion.token_rows import ROWS, stands_for
 from relinv.errors import UserError
 from relinv.importing import import_concept, read_published
 from relinv.params import load_params
@@ -253,7 +253,7 @@ def test_several_rows_follow_one_another_as_diffusers_reads_them(
     rows = torch.stack([row(base.dim), -row(base.dim), 2 * row(base.dim)])
     write(tmp_path / name, content(rows))
     import_concept(tmp_path / name, "inside", "published", base, tmp_path / "concept")
-    concept, prompts = load_concept(tmp_path / "concept", base), ["cat <r> box", "two <R>"]
+    concept, prompts = load_concept(tmp_path / "concept", base), ["cat <r> box", "two <R>", "<r> on <r>"]
     with in_use(base, [concept]) as adapters:
         ours = torch.cat([Encodings(base, adapters, prompts, [0]).of([prompt])(0) for prompt in prompts])
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
@@ -261,6 +261,11 @@ def test_several_rows_follow_one_another_as_diffusers_reads_them(
     texts = pipeline.maybe_convert_prompt([prompt.lower() for prompt in prompts], pipeline.tokenizer)
     ids = pipeline.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
     torch.testing.assert_close(ours, pipeline.text_encoder(ids).last_hidden_state.detach())
+
+
+def test_a_token_and_its_rows_are_told_from_tokens_that_begin_like_it() -> None:
+    assert stands_for("<r>", "<r>") and stands_for("<r|3|>", "<r>")
+    assert not any(stands_for(name, "<r>") for name in ("<r2>", "<red>", "<red|3|>"))
 
 
 def test_boxes_tell_head_from_tail_beside_several_rows(base: Base) -> None:

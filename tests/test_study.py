@@ -86,11 +86,17 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert differences.lines[1].cells[0] == (0, 0, 0)
 
     monkeypatch.chdir(repository)
-    study_command(plan=Path("study.yaml"), output=tmp_path / "tables", slots=2)  # all is finished: it writes the tables
-    assert "What skill adds" in (tmp_path / "tables" / "study.md").read_text(encoding="utf-8")
+    study_command(plan=Path("study.yaml"), slots=2)  # all is finished: it writes the tables, by default beside others
+    assert "What skill adds" in (repository / "reports" / "study" / "study.md").read_text(encoding="utf-8")
     compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")
     assert "score.skill: 0.6 | 0.9 | 0.6" in capsys.readouterr().out
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
+
+
+def test_every_parameter_that_is_seeded_gets_the_seed(repository: Path) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"seeded": ["invert.seed", "score.skill"]})
+    (trial,) = trials(repository, plan.model_copy(update={"seeds": [7]}), ["better"], [])
+    assert (trial.overrides["invert.seed"], trial.overrides["score.skill"]) == (7, 7)
 
 
 def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alone(repository: Path) -> None:
