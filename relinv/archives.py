@@ -133,9 +133,9 @@ class _Bounded:
         self.seek, self.tell, self.seekable, self._read = content.seek, content.tell, content.seekable, content.read
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes; TarError if `size` exceeds what is left or is negative."""
+        """Return the next bytes; TarError if `size` exceeds what is left. Streams themselves refuse a negative one."""
         self.left -= size
-        if size < 0 or self.left < 0:
+        if self.left < 0:
             raise tarfile.TarError(f"more than {MAX_HEADERS // 2**10} KiB of headers before a file")
         return self._read(size)
 
