@@ -103,6 +103,15 @@ def test_the_hash_of_files_is_that_of_their_listing_as_sha256sum_prints_it(tmp_p
     assert files.sha256_files(tmp_path, ["b", "a"]) == hashlib.sha256(listing.encode()).hexdigest()
 
 
+def test_the_hash_of_code_follows_python_and_yaml_alone(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    hashes = []
+    for name in ("a.py", "part/b.py", "part/c.yaml", "part/notes.txt"):
+        _write(tmp_path / name, "x")
+        hashes.append(files.code_hash(tmp_path, ["a.py", "part"]))
+    assert len(set(hashes)) == 3 and hashes[2] == hashes[3]
+
+
 def test_json_survives_a_round_trip(tmp_path: Path) -> None:
     files.write_json(tmp_path / "v.json", {"b": [1, None], "a": "é"})
     assert files.read_json(tmp_path / "v.json") == {"b": [1, None], "a": "é"}
