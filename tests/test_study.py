@@ -93,6 +93,12 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
 
 
+def test_an_arm_may_change_what_all_have_in_common(repository: Path) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"common": {"score.skill": 0.1}})
+    skills = {trial.arm: trial.overrides["score.skill"] for trial in trials(repository, plan, [], [])}
+    assert skills == {"plain": 0.1, "better": 0.9}
+
+
 def test_every_parameter_that_is_seeded_gets_the_seed(repository: Path) -> None:
     plan = load_plan(repository / "study.yaml").model_copy(update={"seeded": ["invert.seed", "score.skill"]})
     (trial,) = trials(repository, plan.model_copy(update={"seeds": [7]}), ["better"], [])
