@@ -77,7 +77,10 @@ class Judge:
         cut = (self._tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
         if cut.any():
             text = texts[int(cut.int().argmax())]
-            raise UserError(f"The judge '{self.name}' reads {length} tokens at most; shorten the entities in '{text}'.")
+            raise UserError(
+                f"The judge '{self.name}' reads {length} tokens at most: shorten the entities of '{text}', or its "
+                "relation's words."
+            )
         return tokens
 
 

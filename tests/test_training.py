@@ -118,8 +118,11 @@ def test_checkpoints_of_another_identity_are_not_taken_up(tmp_path: Path) -> Non
 
 def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "run", {})
-    checkpoints.save({"done": 3})
-    for damage in (b"", b"damaged", (checkpoints.folder / "state.pt").read_bytes()[:-40]):
+    checkpoints.save({"done": 3, "row": torch.ones(3)})
+    whole = (checkpoints.folder / "state.pt").read_bytes()
+    row = whole.index(torch.ones(3).numpy().tobytes())
+    flipped = whole[:row] + bytes([whole[row] ^ 1]) + whole[row + 1 :]
+    for damage in (b"", b"damaged", whole[:-40], flipped):
         (checkpoints.folder / "state.pt").write_bytes(damage)
         assert checkpoints.load() is None
 

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,9 @@ def load_state(path: Path) -> Any:
     import torch
 
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():  # torch itself does not compare the checksums it wrote
+                return None
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile):
         return None  # none yet, or damaged by a failing disk: start again
