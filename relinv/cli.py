@@ -72,6 +72,11 @@ def explain(error: Exception) -> str | None:
         return f"{remedy.format(place)} and run the same command again."
     if "InvalidCxxCompiler" in str(error):  # the name of PyTorch's error, which it wraps
         return "torch.compile needs a C++ compiler, such as g++: install one, or set compile to false in params.yaml."
+    if "is not owned by current user" in str(error):  # libgit2's words
+        return (
+            "The repository belongs to another user, so git does not trust it: run `git config --global --add "
+            f"safe.directory '{Path.cwd()}'`, then the same command again."
+        )
     if is_out_of_memory(error):  # code that knows its batch gives a better message itself
         return (
             "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or the "
