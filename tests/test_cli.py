@@ -47,7 +47,7 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
-        (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to another "),
+        (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to "),
         (RuntimeError("InvalidCxxCompiler: No working C++ compiler"), "Error: torch.compile needs a C++ compiler, "),
     ],
 )
