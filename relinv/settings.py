@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.errors import UserError
 
@@ -18,6 +18,13 @@ def _distinct(items: list[str]) -> list[str]:
     return items
 
 
+def _no_boolean(value: Any) -> Any:
+    """Refuse true and false, which pydantic would take for the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
 Text = TypeVar("Text", bound=str)
 Distinct = Annotated[
     list[Text], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
@@ -26,7 +33,7 @@ NAME = r"^[a-z0-9_]{1,100}$"  # of relations and methods: they name folders, and
 Name = Annotated[str, Field(pattern=NAME)]
 Names = Distinct[Name]
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_no_boolean)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, with ~ expanded, or an id
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
@@ -49,11 +56,8 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false, which YAML reads in "yes" and "on" too, where pydantic would take them for 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("true and false are no numbers")
-        return value
+    def _no_boolean_for_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+        return value if cls.model_fields[str(info.field_name)].annotation is bool else _no_boolean(value)
 
 
 class NetworkSettings(Settings):

@@ -50,6 +50,7 @@ def test_true_is_no_number() -> None:
     assert refusal(SamplingSettings, {**SAMPLING, "guidance_scale": True}) == (
         "Parameter 'sampling.guidance_scale' is True in params.yaml: it must be a number at least 0 and at most 50."
     )
+    assert refusal(Seed, True, "invert.seed").startswith("Parameter 'invert.seed' is True in params.yaml: it must be ")
     assert "fp16 or null" in refusal(DrawingSettings, {**SAMPLING, "precision": False})
     assert parse(NetworkSettings, {**MODEL, "compile": True}, "model").compile
 
