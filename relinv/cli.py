@@ -6,6 +6,7 @@ Also, how many cores it may use.
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import sys
@@ -52,7 +53,8 @@ def run(app: typer.Typer) -> None:
     status = run_forked()
     if status is not None:
         sys.exit(status)
-    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a Windows pipe has no code for ↑ or −
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None if closed, and a notebook has its own
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a Windows pipe has no code for ↑ or −
     try:
         app()
     except Exception as error:

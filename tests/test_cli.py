@@ -85,6 +85,16 @@ def test_what_the_output_has_no_code_for_is_written_as_an_escape() -> None:
     assert done.stdout.split() == [b"a", b"\\u2191", b"\\u2212", b"b"] and not done.stderr
 
 
+def test_an_output_that_is_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.argv", ["stage"])
+    app = cli.stage_app()
+    app.command()(lambda: print("said to nobody"))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(app)
+    assert ended.value.code == 0
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_told_with_the_file_that_did_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
