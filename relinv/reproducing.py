@@ -143,11 +143,10 @@ def _write(made: list[Any]) -> None:
 
 @contextmanager
 def _not_stopped() -> Iterator[None]:
-    """Put off Ctrl-C and `kill` until the block has ended: DVC empties dvc.lock, then takes a second to write it."""
+    """Put off Ctrl-C, `kill` and a closed terminal until the block ends: DVC empties dvc.lock, then fills it slowly."""
     came: list[int] = []
-    former = {
-        number: signal.signal(number, lambda *of: came.append(of[0])) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in stops}
     try:
         yield
     finally:

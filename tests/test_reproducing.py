@@ -173,16 +173,25 @@ def test_a_disk_that_is_full_for_dvc_is_told_with_what_to_do(project: Path, monk
         reproduce_share(project, ["fetch@a"])
 
 
-def test_ctrl_c_does_not_cut_dvc_lock_short() -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_stops_a_process_does_not_cut_dvc_lock_short(stop: signal.Signals) -> None:
     written = []
 
     def dump_stages(stages: list[object], update_pipeline: bool) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(stop)
         written.extend(stages)
 
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
     stage = SimpleNamespace(dvcfile=SimpleNamespace(dump_stages=dump_stages))
-    with pytest.raises(KeyboardInterrupt):
-        _write([stage])
+    former = signal.signal(stop, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _write([stage])
+        assert signal.getsignal(stop) is end
+    finally:
+        signal.signal(stop, former)
     assert written == [stage]
 
 
