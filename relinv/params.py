@@ -97,8 +97,8 @@ class Params:
                 changed.append(f"{PRESETS}:{method}.{preset}")
         if changed:
             raise UserError(
-                f"Parameters were changed in {self.file} while this ran ({', '.join(changed)}), so the result is not "
-                "theirs: run the same command again."
+                f"Parameters were changed while this ran, so the result is not theirs: {', '.join(changed)}. Run the "
+                "same command again."
             )
 
     def _value(self, name: str) -> Any:

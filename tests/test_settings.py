@@ -239,12 +239,12 @@ def test_a_change_while_a_stage_runs_is_told_if_it_had_read_what_changed(tmp_pat
     params.require_unchanged()
 
     file.write_text(text.replace("120", "60"))
-    with pytest.raises(UserError, match=r"changed in .*params\.yaml while this ran \(invert\.reversion\), so .*again"):
+    with pytest.raises(UserError, match=r"changed while this ran, .*: invert\.reversion\. Run .* again"):
         params.require_unchanged()
 
     file.write_text(text)
     (tmp_path / "presets.yaml").write_text("reversion: {short: {steps: 700}}\n")
-    with pytest.raises(UserError, match=r"\(presets\.yaml:reversion\.short\)"):
+    with pytest.raises(UserError, match=r": presets\.yaml:reversion\.short\. Run"):
         params.require_unchanged()
 
 
