@@ -39,7 +39,7 @@ def stage_app() -> typer.Typer:
 
 
 def cores() -> int:
-    """Return how many cores this process may use: of the machine's, or as many as its container has time on."""
+    """Return how many cores this process may use, or as many as its container may keep busy if those are fewer."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = map(int, CPU_LIMIT.read_text().split())

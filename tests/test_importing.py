@@ -6,6 +6,7 @@ import pickle
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,7 @@ def test_boxes_tell_head_from_tail_beside_several_rows(base: Base) -> None:
 
 def test_rows_that_no_prompt_has_room_for_are_refused(base: Base, tmp_path: Path) -> None:
     limit = base.tokenizer.model_max_length
-    bring = lambda: import_concept(tmp_path / "long.bin", "inside", "published", base, tmp_path / "concept")  # noqa: E731
+    bring = partial(import_concept, tmp_path / "long.bin", "inside", "published", base, tmp_path / "concept")
     write(tmp_path / "long.bin", {"<R>": torch.ones(limit - 3, base.dim)})
     with pytest.raises(UserError, match=f"takes {limit - 3} tokens of a prompt, and '.*' reads {limit}"):
         bring()

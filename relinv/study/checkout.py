@@ -75,7 +75,7 @@ def experiments(root: Path) -> dict[str, str]:
 
 
 def git(root: Path, *words: str, given: str = "") -> str:
-    """Return what a git command run in `root` prints, its line ends and bytes kept; UserError if it fails."""
+    """Return what a git command run in `root` prints, to the byte; UserError if it fails."""
     return _output(["git", *words], root, given)
 
 
