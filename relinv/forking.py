@@ -136,6 +136,7 @@ def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    sys.stdout = os.fdopen(1, "w", closefd=False)  # not the server's: a file's fails where a pipe has come in its place
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
