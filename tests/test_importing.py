@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from relinv.adapters import layout, vectors
+from relinv.diffusion.adapter import in_place
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Encodings, in_use, prompt_at
@@ -262,6 +263,15 @@ def test_several_rows_follow_one_another_as_diffusers_reads_them(
     texts = pipeline.maybe_convert_prompt([prompt.lower() for prompt in prompts], pipeline.tokenizer)
     ids = pipeline.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
     torch.testing.assert_close(ours, pipeline.text_encoder(ids).last_hidden_state.detach())
+
+
+def test_two_tokens_of_several_rows_stand_in_one_prompt(base: Base) -> None:
+    first, second = torch.stack([row(base.dim), -row(base.dim)]), torch.ones(3, base.dim)
+    adapters = [vectors.Adapter(base, "<r>", {ROWS: first}, {}), vectors.Adapter(base, "<s>", {ROWS: second}, {})]
+    with in_place(adapters):
+        ids = base.tokenize([prompt_at(adapters, "<s> cat <R> box", 0)])
+        (read,) = base.text_encoder.get_input_embeddings()(ids)  # (tokens, dim); the start token is at place 0
+    assert torch.equal(read[1:4], second) and torch.equal(read[5:7], first)
 
 
 def test_a_token_and_its_rows_are_told_from_tokens_that_begin_like_it() -> None:
