@@ -267,9 +267,9 @@ def test_several_rows_follow_one_another_as_diffusers_reads_them(
 
 def test_two_tokens_of_several_rows_stand_in_one_prompt(base: Base) -> None:
     first, second = torch.stack([row(base.dim), -row(base.dim)]), torch.ones(3, base.dim)
-    adapters = [vectors.Adapter(base, "<r>", {ROWS: first}, {}), vectors.Adapter(base, "<s>", {ROWS: second}, {})]
+    adapters = [vectors.Adapter(base, "<r>", {ROWS: first}, {}), vectors.Adapter(base, r"<\s>", {ROWS: second}, {})]
     with in_place(adapters):
-        ids = base.tokenize([prompt_at(adapters, "<s> cat <R> box", 0)])
+        ids = base.tokenize([prompt_at(adapters, r"<\s> cat <R> box", 0)])
         (read,) = base.text_encoder.get_input_embeddings()(ids)  # (tokens, dim); the start token is at place 0
     assert torch.equal(read[1:4], second) and torch.equal(read[5:7], first)
 

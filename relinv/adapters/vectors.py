@@ -30,4 +30,4 @@ class Adapter(TokenRowsAdapter):
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
         """Return the prompt with all rows in the token's place, at every timestep."""
-        return self._name.sub(self._rows, prompt)
+        return self._name.sub(lambda _: self._rows, prompt)  # not the text: re would read its backslashes
