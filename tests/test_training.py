@@ -122,7 +122,9 @@ def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     whole = (checkpoints.folder / "state.pt").read_bytes()
     row = whole.index(torch.ones(3).numpy().tobytes())
     flipped = whole[:row] + bytes([whole[row] ^ 1]) + whole[row + 1 :]
-    for damage in (b"", b"damaged", whole[:-40], flipped):
+    method = whole.index(b"PK\1\2") + 10  # how the first file is compressed: not at all, until this bit is flipped
+    deflated = whole[:method] + bytes([whole[method] ^ 8]) + whole[method + 1 :]
+    for damage in (b"", b"damaged", whole[:-40], flipped, deflated):
         (checkpoints.folder / "state.pt").write_bytes(damage)
         assert checkpoints.load() is None
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from relinv.files import atomic_file, atomic_write_bytes
 
 STATE = "state.pt"
 INTERVAL = 5.0  # seconds between two saves
+DAMAGE = (OSError, RuntimeError, EOFError, ValueError, LookupError,
+          pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 SHARE = 0.05  # of a training's time that saving may take: saving a whole UNet takes far longer than saving one row
 
 
@@ -85,5 +88,5 @@ def load_state(path: Path) -> Any:
             if archive.testzip():  # torch itself does not compare the checksums it wrote
                 return None
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except DAMAGE:
         return None  # none yet, or damaged by a failing disk: start again
