@@ -28,8 +28,7 @@ def invert(
     """
     params = load_params()
     problem = read_problem(params, relation, method, load_base)
-    invert_relation(problem, FOLDERS["invert"] / relation / method, Path(".scratch"))
-    params.require_unchanged()
+    invert_relation(problem, FOLDERS["invert"] / relation / method, Path(".scratch"), confirm=params.require_unchanged)
 
 
 if __name__ == "__main__":

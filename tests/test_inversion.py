@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import pytest
 
 from relinv.errors import UserError
 from relinv.files import read_yaml
+from relinv.learning import training
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.training import take_step
 from relinv.report.story import as_yaml
 from stages.invert import invert
 from tests.checkouts import lay_out_checkout
@@ -76,3 +81,24 @@ def test_a_bad_parameter_is_named(project: dict[str, Any], name: str, value: Any
     Path("params.yaml").write_text(as_yaml(project))
     with pytest.raises(UserError, match=message):
         invert("inside", "reversion")
+
+
+def test_a_training_whose_parameters_were_edited_meanwhile_can_be_finished_once_they_are_put_back(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Path("params.yaml").read_text()
+    steps: list[int] = []
+
+    def edit(loops: Sequence[Any], step: int) -> None:
+        steps.append(step)
+        Path("params.yaml").write_text(before.replace("steer_weight", "steer_wieght"))
+        take_step(loops, step)
+
+    monkeypatch.setattr(training, "take_step", edit)
+    monkeypatch.setattr("relinv.learning.inversion.Checkpoints", partial(Checkpoints, interval=0.0))
+    with pytest.raises(UserError, match=r"changed while this ran, .*: invert\.reversion"):
+        invert("inside", "reversion")
+    done = len(steps)
+    Path("params.yaml").write_text(before)
+    invert("inside", "reversion")
+    assert steps[done:] == []  # the last step's checkpoint was there

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,15 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
 
 
-def invert_relation(problem: Problem, folder: Path, scratch: Path) -> None:
+def invert_relation(problem: Problem, folder: Path, scratch: Path, confirm: Callable[[], None] = lambda: None) -> None:
     """Learn the relation and write its concept folder: concept.json, token, losses.csv and previews.
 
-    If it is killed and run again, it resumes from the last checkpoint below `scratch`, with byte-identical results.
+    If it is killed and run again, it resumes from the last checkpoint below `scratch`, with byte-identical results; so
+    it does if `confirm`, which is called at the end, raises an error.
     """
     task = _task(problem, scratch)
     learn(task, folder)
+    confirm()
     task.checkpoints.remove()
 
 
