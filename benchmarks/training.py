@@ -4,7 +4,8 @@ python -m benchmarks.training               the miniature on this machine's CPU,
 python -m benchmarks.training --sd15        the architecture of Stable Diffusion 1.5, random weights, on a GPU
 
 The fastest on a CPU with bf16 instructions:    --precision bf16 --attention eager --compile
-The smallest, as fast as the published:         the same, --checkpointing --samples-per-pass 1
+The same for four relations in one batch:       the same, --together 4
+The smallest, as fast as the published:         the first, --checkpointing --samples-per-pass 1
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main(
     compiled: Annotated[bool, typer.Option("--compile", help="Our UNet through torch.compile.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Our UNet recomputes activations.")] = False,
     samples_per_pass: Annotated[int | None, typer.Option(help="Of ours at once; else all of a step.")] = None,
+    together: Annotated[int, typer.Option(min=1, help="Relations of ours that share a step.")] = 1,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each; medians are over these.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in a turn.")] = 5,
 ) -> None:
@@ -68,15 +70,16 @@ def main(
         load = time.perf_counter() - began
         exemplars = render(Path(scratch) / RELATION)
         plain = load_base(model.model_copy(update={"precision": "fp32"}))
-        ours, theirs = our_steps(base, exemplars, Path(scratch)), PublishedTrainer(plain, exemplars)
-        with ours.method.attached():
-            times = in_turns(base, {"ours": stepping(ours), "published": theirs.step}, rounds, steps)
-            peaks = {"ours": peak_bytes(base, stepping(ours)), "published": peak_bytes(base, theirs.step)}
-        latents = ours.batches.latents
-        states = {"ours": state_bytes(ours.optimizer, latents.mean, latents.deviation),
+        loops = [our_steps(base, exemplars, Path(scratch), attached=together > 1) for _ in range(together)]
+        ours, theirs = stepping(*loops), PublishedTrainer(plain, exemplars)
+        with loops[0].method.attached() if together == 1 else nullcontext():
+            times = in_turns(base, {"ours": ours, "published": theirs.step}, rounds, steps)
+            peaks = {"ours": peak_bytes(base, ours), "published": peak_bytes(base, theirs.step)}
+        kept = [(loop.optimizer, loop.batches.latents.mean, loop.batches.latents.deviation) for loop in loops]
+        states = {"ours": sum(state_bytes(*each) for each in kept),
                   "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
-        show(base, times, states, peaks)
-        show_phases(base, exemplars, Path(scratch), ours, load, median(times["ours"]))
+        show(base, times, states, peaks, together)
+        show_phases(base, exemplars, Path(scratch), loops[0], load, median(times["ours"]))
         drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
         loops = [our_steps(base, exemplars, Path(scratch), attached=True) for _ in range(TOGETHER)]
         each = {1: stepping(*loops[:1]), TOGETHER: stepping(*loops)}
@@ -145,16 +148,19 @@ def peak_bytes(base: Base, step: Callable[[], object]) -> int:
     return max(accumulate(changes))
 
 
-def show(base: Base, times: dict[str, list[float]], states: dict[str, int], peaks: dict[str, int]) -> None:
-    """Print both steps, their ratio, and the memory of both."""
-    threads = torch.get_num_threads()
-    print(f"{base.id} on {base.gpu or 'CPU'}, {threads} threads, {base.settings.precision}; {SAMPLES} samples a step")
+def show(
+    base: Base, times: dict[str, list[float]], states: dict[str, int], peaks: dict[str, int], together: int
+) -> None:
+    """Print both steps, the ratio of their samples per second, and the memory of both; ours is of several relations."""
+    threads, samples = torch.get_num_threads(), {"ours": together * SAMPLES, "published": SAMPLES}
+    print(f"{base.id} on {base.gpu or 'CPU'}, {threads} threads, {base.settings.precision}")
+    print(f"{SAMPLES} samples a step for each relation; of ours, {together} together")
     print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}{'peak, MB':>12}")
     for name in times:
         seconds = median(times[name])
         state, peak = states[name] / 2**10, peaks[name] / 2**20
-        print(f"{name:12}{1000 * seconds:10.1f}{SAMPLES / seconds:12.1f}{state:12.0f}{peak:12.1f}")
-    ratios = sorted(b / a for a, b in zip(times["ours"], times["published"], strict=True))
+        print(f"{name:12}{1000 * seconds:10.1f}{samples[name] / seconds:12.1f}{state:12.0f}{peak:12.1f}")
+    ratios = sorted(together * b / a for a, b in zip(times["ours"], times["published"], strict=True))
     print(f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns)")
     print(f"and holds 1/{states['published'] / states['ours']:.1f} of the state; peak: what a step holds for a moment")
     needs = {name: states[name] + peaks[name] for name in times}

@@ -73,9 +73,12 @@ def test_the_benchmark_prints_what_it_compares(
     params, model = load_params(), tiny_settings(tiny_base)
     monkeypatch.setattr(params, "model", lambda: model)
     monkeypatch.setattr(training, "load_params", lambda: params)
-    training.main(rounds=2, steps=1)
+    training.main(rounds=2, steps=1, together=2)
     printed = capsys.readouterr().out
     assert re.search(r"ours is \d+\.\d\d times as fast \(\d+\.\d\d to \d+\.\d\d over 2 turns\)", printed)
+    for name, samples in (("ours", 16), ("published", 8)):
+        ms, rate = map(float, re.search(rf"^{name} +(\d+\.\d) +(\d+\.\d)", printed, re.MULTILINE).groups())
+        assert rate == pytest.approx(1000 * samples / ms, rel=0.01)
     assert re.search(r"all memory beyond the frozen weights: \d+\.\d\d of the published", printed)
     assert "encode 10 exemplars" in printed and "save the concept" in printed
     assert re.search(r"one step, 4 relations +\d+\.\d ms, \d+ % of that rate", printed)
