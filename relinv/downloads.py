@@ -19,6 +19,7 @@ from relinv.files import is_visible, require_utf8
 from relinv.settings import ExemplarSource
 
 T = TypeVar("T")
+ARCHIVE, LISTING = "archive", "listing.json"  # what a source's download has of all relations together
 RETRIES = 6  # before each, a random wait of up to 1, 2, 4, 8, 16 and 32 s
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # HTTP statuses that invite another try

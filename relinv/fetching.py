@@ -12,7 +12,7 @@ from filelock import FileLock
 from relinv.archives import unpack
 from relinv.benchmark import ENTRY
 from relinv.checking import parse
-from relinv.downloads import cache_folder, copy_files, fault_of, relation_folder, whole_folder
+from relinv.downloads import ARCHIVE, LISTING, cache_folder, copy_files, fault_of, relation_folder, whole_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, OWN
 from relinv.files import atomic_folder, read_json, sha256_file, write_json
@@ -148,5 +148,5 @@ def _discard(relation: str, cache: Path, wrong: dict[str, str]) -> None:
     for kept in list(cache.rglob(f"{relation}/")):
         for name in [*wrong, CAPTIONS]:  # a folder without captions never counts as complete
             (kept / name).unlink(missing_ok=True)
-    for of_all_relations in ("archive", "listing.json"):
+    for of_all_relations in (ARCHIVE, LISTING):
         (cache / of_all_relations).unlink(missing_ok=True)

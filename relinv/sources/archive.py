@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv.archives import unpack
-from relinv.downloads import cache_folder, download, fault_of, is_address, whole_folder
+from relinv.downloads import ARCHIVE, cache_folder, download, fault_of, is_address, whole_folder
 from relinv.errors import UserError
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -17,7 +17,7 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     """
     archive = Path(source.location())
     if is_address(source.location()):
-        archive = cache_folder(scratch, source) / "archive"
+        archive = cache_folder(scratch, source) / ARCHIVE
         download(source.location(), archive)
     try:
         if not unpack(archive, relation, folder):

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from relinv.checking import parse
 from relinv.downloads import (
+    LISTING,
     TIMEOUT,
     cache_folder,
     copy_files,
@@ -21,7 +22,6 @@ from relinv.files import read_json, write_json
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 FILE = "https://drive.google.com/uc?id={id}"
-LISTING = "listing.json"
 GONE = {403, 404}  # statuses that mean a file has been removed
 LIMIT = "Too many users"  # what Drive says if it has only been asked too often
 
