@@ -37,7 +37,11 @@ def _cuda_cause() -> str:
         return f" (it has {torch.cuda.device_count()} GPUs that may be used, counted from 0)"
     if torch.version.cuda is None:
         return f" (PyTorch {torch.__version__} is made without CUDA)"
-    return f" (there is no driver for CUDA {torch.version.cuda}, which PyTorch {torch.__version__} is made for)"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:  # tells a missing driver from one that is too old for this PyTorch, and what to do
+        return f" (PyTorch {torch.__version__} is made for CUDA {torch.version.cuda}, and says: {error})"
+    return ""
 
 
 def visible_gpus() -> list[str]:

@@ -64,6 +64,17 @@ def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch
         find_device("cuda:2")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_what_pytorch_says_of_the_driver_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.cuda.init", refuse)
+    with pytest.raises(UserError, match=r"is made for CUDA 13\.0, and says: The NVIDIA driver .* too old\): set that"):
+        find_device("cuda")
+
+
 @pytest.fixture
 def unreadable(tiny_base: Path) -> Base:
     """The tiny base on a device whose numbers cannot be read: where a GPU would be waited for, it raises an error."""

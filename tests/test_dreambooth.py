@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from relinv.adapters import custom_diffusion
-from relinv.adapters.dreambooth import Adapter, attention_layers, initial_tensors, own_weights
+from relinv.adapters.dreambooth import FILES, Adapter, attention_layers, initial_tensors, own_weights
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
@@ -118,7 +118,7 @@ def test_diffusers_loads_the_file_to_the_same_output(
 ) -> None:
     folder = learn(base, exemplar_folder, tmp_path, weights_learning_rate=0.03)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base)
-    pipeline.load_lora_weights(folder)
+    pipeline.load_lora_weights(folder, weight_name=FILES["lora"])
     theirs = answer(base, pipeline.unet)
     with in_use(base, [load_concept(folder, base)]):
         ours = answer(base)
