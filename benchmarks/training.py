@@ -191,9 +191,11 @@ def render(folder: Path) -> ExemplarSet:
 
 def build_sd15(folder: Path) -> ModelSettings:
     """Return a base of Stable Diffusion 1.5's architecture with random weights, on the GPU if there is one."""
-    device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     source = str(build_sd15_base(folder / "sd15", full=True))
-    return ModelSettings(source=source, revision=None, device=device, precision=precision, resolution=512)
+    return ModelSettings(
+        source=source, revision=None, device=device, precision="bf16" if device == "cuda" else "fp32", resolution=512
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from relinv.downloads import place_in_relation
 from relinv.errors import UserError, reason
@@ -27,7 +27,7 @@ MAX_BYTES = 8 * 2**30  # unpacked
 MAX_NAME = 255  # bytes in a file's name; no common file system allows more
 MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before a file; tarfile keeps them all in memory
 DRIVE = re.compile("[A-Za-z]:")
-COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by an archive's first bytes
+COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by first bytes
 BY_CONTENT = (None, errno.EINVAL)  # errnos of damage: decompressors set none; a bad header seeks to before the start
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
@@ -141,7 +141,7 @@ class _Bounded:
 
 
 def _tar_members(stream: _Bounded) -> Iterator[Member]:
-    opened = tarfile.TarFile(fileobj=stream)
+    opened: Any = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type]  # it only reads
     while (entry := opened.next()) is not None:
         if not entry.isdir():
             stream.left = math.inf  # a file's content is not limited

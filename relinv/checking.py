@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from relinv.errors import UserError, unknown
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
 T = TypeVar("T")
 Schema = Mapping[str, Any]  # a JSON schema, as pydantic writes it
 
 
-def parse(kind: type[T], values: Any, where: str, file: Path | str = "params.yaml") -> T:
+def parse(kind: TypeForm[T], values: Any, where: str, file: Path | str = "params.yaml") -> T:
     """Return `values` checked as a `kind` (a pydantic model or any annotated type).
 
     `where` is the dotted name of the values in `file`, "" for the whole file. Raises UserError with one

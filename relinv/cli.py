@@ -70,7 +70,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if remedy := REMEDIES.get(_number(error)):
-        place = f" '{error.filename}'" if getattr(error, "filename", None) else ""
+        place = f" '{path}'" if (path := getattr(error, "filename", None)) else ""
         return f"{remedy.format(place)} and run the same command again."
     if "InvalidCxxCompiler" in str(error):  # the name of PyTorch's error, which it wraps
         return "torch.compile needs a C++ compiler, such as g++: install one, or set compile to false in params.yaml."
@@ -87,7 +87,7 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def _number(error: Exception) -> int | None:
-    """Return an error's errno, inferred from its words if a library repeats only those; None if it has none."""
+def _number(error: Exception) -> int:
+    """Return an error's errno, inferred from its words if a library repeats only those; 0 if it has none."""
     hidden = (number for words, number in HIDDEN.items() if words in str(error))
-    return next(hidden, getattr(error, "errno", None))
+    return next(hidden, getattr(error, "errno", None) or 0)

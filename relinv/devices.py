@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
 
@@ -65,8 +65,8 @@ def deterministic(device: torch.device, gradients: bool = True) -> Iterator[None
     computed inside; if not, a GPU may use cuDNN's attention, the fastest there, whose forward is deterministic.
     """
     import torch
-    from torch.utils import deterministic as settings
 
+    settings: Any = torch.utils.deterministic  # which gets its attributes only at run time
     enabled, warn_only, fills = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

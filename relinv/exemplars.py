@@ -83,7 +83,7 @@ def _is_template_list(value: Any) -> bool:
 
 def orientation(picture: Image) -> int:
     """Return an opened picture's EXIF orientation, 1 (upright) to 8 (EXIF 2.3, section 4.6.4)."""
-    found = picture.getexif().get(EXIF_ORIENTATION)
+    found = picture.getexif().get(EXIF_ORIENTATION, 1)
     return int(found) if found in range(1, 9) else 1  # some programs write it as a fraction
 
 

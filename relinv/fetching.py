@@ -135,7 +135,7 @@ def _compare(relation: str, folder: Path, source: ExemplarSource) -> dict[str, s
 
 
 def _off_record(relation: str, source: ExemplarSource, wrong: dict[str, str], remedy: str) -> UserError:
-    manifest = source.manifest / f"{relation}.json"
+    manifest = f"{source.manifest}/{relation}.json"
     told = ", ".join(f"{name} ({how})" for name, how in wrong.items())
     return UserError(
         f"The exemplars of '{relation}' are not those on record in '{manifest}': {told}. {remedy}; if it is so on "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
@@ -24,6 +24,9 @@ from relinv.settings import (
     TrainingSettings,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
 T = TypeVar("T")
 PRESETS = "presets.yaml"  # beside params.yaml
 SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report")
@@ -42,7 +45,7 @@ class Params:
         self.file = file
         self.sections_read: set[str] = set()
 
-    def section(self, name: str, kind: type[T]) -> T:
+    def section(self, name: str, kind: TypeForm[T]) -> T:
         """Return the value at a dotted name ("generate", "invert.seed"), checked against `kind`.
 
         Raises UserError if it is missing or does not fit `kind`.

@@ -152,8 +152,8 @@ def _not_stopped() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for stop in came:
+            signal.raise_signal(stop)
 
 
 def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int, gpus: Sequence[str]) -> None:

@@ -105,5 +105,5 @@ def write_masks(pictures: list[Path], words: str, segmenter: Segmenter) -> dict[
         for path in tqdm(pictures, desc="masks", unit="picture"):
             mask = segmenter.find(open_upright(path), words)
             mask.save(new / f"{path.stem}.png")
-            brightest[path.name] = mask.getextrema()[1] / 255
+            brightest[path.name] = max(mask.tobytes()) / 255
     return brightest

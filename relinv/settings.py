@@ -91,7 +91,7 @@ class TrainingSettings(Settings):
 class ModelSettings(NetworkSettings, TrainingSettings):
     """All settings of a base's model: which it is, how it runs, and how it is trained."""
 
-    precision: Precision
+    precision: Precision  # type: ignore[assignment]  # wider than a network's: drawing may be in fp16
 
 
 class JudgeSettings(Settings):

@@ -93,7 +93,7 @@ def attention_layers(base: Base) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.endswith(ATTENTION_LAYERS)]
 
 
-def initial_tensors(base: Base, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def initial_tensors(base: Base, options: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
     """Return the tensors from which learning starts; they leave the UNet's output as it is.
 
     lora: each down projection is normal with standard deviation 1 / rank, from its own generator, and each up

@@ -50,7 +50,7 @@ class Adapter(TokenRowsAdapter):
     def forms(self) -> list[list[str]]:
         """Return one line per way to write the token, each from the finest resolution to the coarsest."""
         stem = str(self.token).removesuffix(">")
-        return [[f"{stem}{a}{n}{b}>" for n in range(self.count)] for a, b in KINDS]
+        return [[f"{stem}{kind[0]}{n}{kind[1]}>" for n in range(self.count)] for kind in KINDS]
 
     def _row_at(self, match: re.Match[str], now: int) -> str:
         """Return what replaces one form of the token at resolution `now`: a row's token, or nothing."""

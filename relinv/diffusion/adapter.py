@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.plugins import find_plugin
+from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
-    from relinv.settings import Settings
 
     # An adapter's guidance, which moves the latents before a sampling step (it is not classifier-free guidance):
     # (latents, timestep, share of the steps taken, encodings) to latents. The share means the same for any number of
@@ -37,7 +37,7 @@ class ConceptAdapter:
 
     FILE = "weights.safetensors"  # the file in a concept folder that holds `tensors`
     shares_unet = False  # whether it leaves the UNet unchanged, so that several trainings can share its passes
-    Drawing: type[Settings] | None = None  # the options that can be changed each time the concept is drawn
+    Drawing: type[Settings] = Settings  # the options that can be changed each time the concept is drawn
     addable = False  # whether concepts that were learned without it can be drawn with it; it has no tensors then
     replaces_layers = False  # whether it replaces modules or weights, which must happen before hooks are added
 
@@ -86,14 +86,14 @@ def drawing_adapter(name: str, options: Mapping[str, Any]) -> type[ConceptAdapte
     adapter without such options.
     """
     kind: type[ConceptAdapter] = find_plugin("relinv.adapters", name).Adapter
-    if not kind.Drawing:
-        raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
     fields = kind.Drawing.model_fields
+    if not fields:
+        raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
     for option, value in options.items():
         if option not in fields:
             raise unknown(f"option of the adapter '{name}'", option, fields)
         field = fields[option]
-        allowed = Annotated[field.annotation, *field.metadata, None]  # None, because without metadata it would fail
+        allowed: Any = Annotated[field.annotation, *field.metadata, None]  # None: without metadata it would fail
         parse(allowed, value, f"generate.adapters.{name}.{option}")
     return kind
 

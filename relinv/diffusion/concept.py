@@ -85,7 +85,7 @@ def save_concept(folder: Path, concept: Concept) -> None:
 
 def embedding_bytes(concept: Concept) -> bytes:
     """Return the learned row as a safetensors file: one 1-D tensor and the metadata; same concept, same bytes."""
-    return b"".join(_parts({str(concept.token): concept.embedding}, concept.metadata))
+    return b"".join(_parts({str(concept.token): concept.embedding}, concept.metadata))  # type: ignore[dict-item]  # it has one
 
 
 def _parts(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> tuple[bytes, memoryview]:

@@ -55,7 +55,7 @@ def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdap
     for index, token in enumerate(tokens):
         if token in tokens[:index]:
             raise UserError(f"The base knows the token '{token}' already, by another concept: use one of them.")
-    rows = {concept.token: concept.embedding for concept in concepts if concept.embedding is not None}
+    rows = {concept.token: concept.embedding for concept in concepts if concept.token and concept.embedding is not None}
     adapters = [adapter for concept in concepts for adapter in _adapters_of(base, concept)]
     with PlaceholderTokens(base, rows).applied(), in_place(adapters):
         yield adapters

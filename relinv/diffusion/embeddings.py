@@ -37,7 +37,7 @@ class PlaceholderTokens:
             rows[index] = row.detach()
         self.rows = torch.nn.Parameter(rows)
         self._extensions: tuple[Any, Any] = (None, None)  # the last tokenizer seen, and a copy that knows the names
-        self._ids: torch.Tensor | None = None  # the names' ids in that copy, (names,)
+        self._ids: torch.Tensor  # the names' ids in that copy, (names,)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

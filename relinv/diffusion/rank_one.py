@@ -35,7 +35,8 @@ def orthonormal_basis(inputs: torch.Tensor, directions: torch.Tensor) -> tuple[t
     """
     import torch
 
-    basis, duals = [], []
+    basis: list[torch.Tensor] = []
+    duals: list[torch.Tensor] = []
     for vector, dual in zip(inputs, directions, strict=True):
         for known, known_dual in zip(basis, duals, strict=True):
             share = known_dual @ vector  # of what is left after earlier subtractions, which is numerically stable

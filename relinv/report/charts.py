@@ -48,9 +48,9 @@ def bars(
         y = top + pitch * row
         parts.append(_text(LABEL - 8, y + thickness * len(series) / 2 + 4, label, anchor="end"))
         for place, (name, intervals) in enumerate(series.items()):
-            if intervals[row] is not None:
-                note = f"{label}, {name}: {_words(intervals[row])}"
-                parts.append(_bar(x, y + place * thickness, thickness - 1.5, intervals[row], place, note))
+            if (interval := intervals[row]) is not None:
+                note = f"{label}, {name}: {_words(interval)}"
+                parts.append(_bar(x, y + place * thickness, thickness - 1.5, interval, place, note))
     return _svg(title, height, parts)
 
 

@@ -74,7 +74,7 @@ def environment() -> jinja2.Environment:
     """Return the templates' environment: HTML is escaped, and a missing name is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
-        autoescape=lambda name: bool(name) and ".html" in name,
+        autoescape=lambda name: name is not None and ".html" in name,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,

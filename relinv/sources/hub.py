@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from relinv.downloads import TIMEOUT, cache_folder, copy_files, relation_folder, whole_folder
@@ -24,9 +25,11 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
         # asked first, because a snapshot that is refused looks complete if its folder already has files
         commit = HfApi().dataset_info(name, revision=revision or None, timeout=TIMEOUT).sha
         patterns = [f"{relation}/*", f"*/{relation}/*"]
-        options = {"repo_type": "dataset", "revision": commit, "allow_patterns": patterns, "local_dir": cache}
-        snapshot_download(name, ignore_patterns=f"*{CAPTIONS}", **options)
-        snapshot_download(name, **options)  # captions last: a folder with them counts as complete, masks or not
+        download = partial(
+            snapshot_download, name, repo_type="dataset", revision=commit, allow_patterns=patterns, local_dir=cache
+        )
+        download(ignore_patterns=f"*{CAPTIONS}")
+        download()  # captions last: a folder with them counts as complete, masks or not
     placed = relation_folder(cache, relation)
     if placed is None:
         raise UserError(

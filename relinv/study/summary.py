@@ -75,7 +75,7 @@ def draw(table: Table) -> str:
     """Return the contrasts as one SVG document, one panel per metric."""
     panels, headings = [], []
     for place, metric in enumerate(HEADLINE):
-        entries = [(line.name, line.cells[place]) for line in table.lines if line.cells[place] is not None]
+        entries = [(line.name, cell) for line in table.lines if (cell := line.cells[place]) is not None]
         if entries:
             panels.append(charts.differences(f"Differences in {READINGS[metric].title}", entries))
             headings.append(f"{READINGS[metric].title}, difference")
