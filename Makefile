@@ -29,6 +29,7 @@ endif
 
 test: $(INSTALLED)
 	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
 	.venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest file, of few tests, starts last
 
 search: $(INSTALLED)
