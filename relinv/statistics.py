@@ -48,7 +48,7 @@ def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootst
     rows = rows.dropna(subset=[metric])
     if rows.empty:
         return Interval(np.nan, np.nan, np.nan)
-    mean, resampled = _means(rows, metric, bootstrap)
+    mean, resampled = _means(rows, metric, bootstrap, float(rows[metric].iloc[0]))
     return _interval(mean, resampled, bootstrap)
 
 
@@ -67,8 +67,10 @@ def paired_difference(
         raise UserError(
             f"No scenario has a '{metric}' score under both '{method_a}' and '{method_b}'; score both first."
         )
-    mean_a, resampled_a = _means(a[a.index.isin(shared)], metric, bootstrap)
-    mean_b, resampled_b = _means(b[b.index.isin(shared)], metric, bootstrap)
+    a, b = a[a.index.isin(shared)], b[b.index.isin(shared)]
+    origin = float(a[metric].iloc[0])  # of both: from two, equal means would differ by rounding, and zero be excluded
+    mean_a, resampled_a = _means(a, metric, bootstrap, origin)
+    mean_b, resampled_b = _means(b, metric, bootstrap, origin)
     return _interval(mean_a - mean_b, resampled_a - resampled_b, bootstrap)
 
 
@@ -80,10 +82,11 @@ def _of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
     return chosen
 
 
-def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap) -> tuple[float, np.ndarray]:
-    """Return the mean over `rows` and the mean of each resample, shape (resamples,)."""
-    # Measured from one of the values, constant data gives exactly that value, without rounding noise.
-    origin = float(rows[metric].iloc[0])
+def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float) -> tuple[float, np.ndarray]:
+    """Return the mean over `rows` and the mean of each resample, shape (resamples,).
+
+    Values are measured from `origin`, one of them: constant data then gives exactly that value, without rounding noise.
+    """
     offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in CLUSTER])
     sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index
     sizes = tuple(int(size) for size in counts.groupby(level=0).size())

@@ -111,6 +111,15 @@ def test_a_constant_lead_has_no_width_however_much_scenarios_differ() -> None:
     assert back == pytest.approx((-mean, -high, -low))
 
 
+def test_rounding_excludes_no_zero() -> None:
+    theirs = np.array([[0.0, 0, 0], [1, 1, 1], [1, 1, 1]])[..., None]
+    ours = theirs.copy()
+    ours[0, 0] = 1  # resamples without this scenario have a lead of exactly zero, and so has the interval's lower end
+    rows = pd.concat([rows_of(ours, "a"), rows_of(theirs, "b")])
+    found = paired_difference(rows, "a", "b", "score", Bootstrap(400, fixed_relations=True))
+    assert (found.low, found.high) == pytest.approx((0, 1 / 3)) and found.low <= 0
+
+
 def test_pairing_ignores_the_order_of_rows_and_unshared_scenarios() -> None:
     values = np.random.default_rng(0).normal(size=(4, 25, 1))
     a, b = rows_of(values + 0.5, "a"), rows_of(values, "b")
