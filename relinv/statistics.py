@@ -5,6 +5,8 @@ are not independent. The cluster bootstrap (Davison & Hinkley, "Bootstrap Method
 1997, section 3.8) respects both: it draws relations with replacement and, within each drawn relation,
 scenarios with replacement; every image of a drawn scenario is included, whatever its seed. Its interval is about
 relations in general; if the question is about these relations only, they are fixed and only scenarios are drawn.
+Both take trainings as they were. How far a difference depends on their luck (exemplars, noise) is told by drawing,
+of each relation, trainings.
 Methods are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
 """
 
@@ -20,6 +22,7 @@ import pandas as pd
 from relinv.errors import UserError, unknown
 
 CLUSTER = ["relation", "index"]
+TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under one seed
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,16 @@ class Bootstrap:
     """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %.
 
     fixed_relations: whether each resample has every relation once, and draws only scenarios.
+    trainings: whether each resample has every relation once, with all its scenarios, and draws trainings, one fewer
+        than each relation has: of the few there are, as many would vary too little (Rao & Wu, "Resampling inference
+        with complex survey data", JASA 1988). Every relation needs the same number of them, two at least.
     """
 
     resamples: int = 2000
     seed: int = 0
     level: float = 0.95
     fixed_relations: bool = False
+    trainings: bool = False
 
 
 class Interval(NamedTuple):
@@ -87,8 +94,9 @@ def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float)
 
     Values are measured from `origin`, one of them: constant data then gives exactly that value, without rounding noise.
     """
-    offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in CLUSTER])
-    sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index
+    columns = TRAINING if bootstrap.trainings else CLUSTER
+    offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in columns])
+    sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index or trial
     sizes = tuple(int(size) for size in counts.groupby(level=0).size())
     weights = resample_weights(sizes, bootstrap)  # (resamples, clusters)
     resampled = (weights @ sums.to_numpy()) / (weights @ counts.to_numpy())
@@ -106,18 +114,18 @@ def _interval(mean: float, resampled: np.ndarray, bootstrap: Bootstrap) -> Inter
 def resample_weights(sizes: tuple[int, ...], bootstrap: Bootstrap) -> np.ndarray:
     """Return how often each cluster is drawn in each resample, shape (resamples, sum of sizes).
 
-    `sizes` holds the number of scenarios of each relation. A relation drawn m times, with n draws from its n
-    scenarios each time, has m * n draws in all, so counts are multinomial and need no loop over resamples.
+    `sizes` holds the number of scenarios (or trainings) of each relation. A relation drawn m times, with n draws from
+    its n scenarios each time, has m * n draws in all, so counts are multinomial and need no loop over resamples.
     The same arguments give the same draws, which is what pairs methods.
     """
     generator = np.random.default_rng(bootstrap.seed)
     relations = len(sizes)
-    if bootstrap.fixed_relations:
+    if bootstrap.fixed_relations or bootstrap.trainings:
         times = np.ones((bootstrap.resamples, relations), dtype=int)  # (resamples, relations)
     else:
         times = generator.multinomial(relations, np.full(relations, 1 / relations), size=bootstrap.resamples)
     draws = [
-        generator.multinomial(times[:, i] * size, np.full(size, 1 / size))  # (resamples, size)
+        generator.multinomial(times[:, i] * (size - bootstrap.trainings), np.full(size, 1 / size))  # (resamples, size)
         for i, size in enumerate(sizes)
     ]
     return np.concatenate(draws, axis=1).astype(float)

@@ -85,6 +85,19 @@ def test_fixed_relations_come_once_each_and_their_scenarios_are_drawn() -> None:
     assert mean_interval(rows, "score", QUICK)[1:] == (0.0, 1.0)
 
 
+def test_drawn_trainings_vary_as_much_as_their_mean() -> None:
+    generator = np.random.default_rng(0)
+    values = np.repeat(generator.normal(size=(2, 1, 3)), 10, axis=1)  # only trainings vary
+    rows = rows_of(values).rename(columns={"seed": "trial"})
+    weights = resample_weights((3, 3), Bootstrap(20_000, trainings=True))
+    assert (weights.reshape(-1, 2, 3).sum(axis=2) == 2).all()  # each relation comes once, with one training fewer
+    means = weights @ values[:, 0].ravel() / 4
+    assert np.var(means) == pytest.approx(values[:, 0].var(axis=1, ddof=1).sum() / 3 / 4, rel=0.03)
+    mean, low, high = mean_interval(rows, "score", Bootstrap(20_000, trainings=True))
+    assert (mean, low, high) == pytest.approx((values.mean(), *np.quantile(means, [0.025, 0.975])))
+    assert mean_interval(rows, "score", Bootstrap(fixed_relations=True)) == pytest.approx((mean, mean, mean))
+
+
 def test_seeds_of_a_scenario_are_one_cluster() -> None:
     generator = np.random.default_rng(0)
     values = generator.normal(size=(1, 100, 1))

@@ -226,6 +226,28 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
     large, these = page.partition("The same with the relations as they are")[::2]
     assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in large
     assert "| What skill adds | **+0.500** (+0.500 … +0.500) |" in these
+    assert "one seed cannot say" in page and "trainings drawn" not in page
+
+
+def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(repository: Path, tmp_path: Path) -> None:
+    contrast = {"title": "What skill adds", "left": "better/reversion", "right": "plain/reversion"}
+    plan = load_plan(repository / "study.yaml").model_copy(update={"contrasts": [Contrast(**contrast)]})
+    rows = pd.DataFrame(
+        [
+            {"arm": arm, "trial": trial, "relation": relation, "method": "reversion", "index": index, "held_out": False}
+            | dict.fromkeys(["scene_accuracy", "relation_accuracy", "entity_accuracy"], float(right))
+            | {"leakage": 0.0}
+            for relation in ("inside", "hug")
+            for trial in (0, 1)
+            for arm, right in (("plain", trial == 0), ("better", True))
+            for index in range(10)
+        ]
+    )
+    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    page = (tmp_path / "study.md").read_text(encoding="utf-8")
+    these, others = page.partition("The same with relations and scenarios as they are, trainings drawn")[::2]
+    assert "trained again" in these and these.count("| What skill adds | **+0.500** (+0.500 … +0.500) |") == 2
+    assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in others
 
 
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:

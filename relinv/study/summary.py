@@ -38,6 +38,11 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     table = _contrast_table(pooled, contrasts, bootstrap, "Paired differences, relations and scenarios drawn")
     fixed = replace(bootstrap, fixed_relations=True)
     within = _contrast_table(pooled, contrasts, fixed, "The same with the relations as they are, scenarios drawn")
+    tables = [table, within]
+    if rows["trial"].nunique() > 1:
+        again = replace(bootstrap, trainings=True)
+        caption = "The same with relations and scenarios as they are, trainings drawn"
+        tables.append(_contrast_table(pooled, contrasts, again, caption))
     atomic_write_text(folder / "study.csv", as_csv(rows))
     if contrasts:
         atomic_write_text(folder / "study.svg", draw(table))
@@ -49,7 +54,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
         verdicts=_verdicts(contrasts, table, bootstrap),
-        contrasts=[table, within],
+        contrasts=tables,
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
     )
