@@ -4,9 +4,9 @@ The images of one scenario share its prompt, and the scenarios of one relation s
 are not independent. The cluster bootstrap (Davison & Hinkley, "Bootstrap Methods and their Application",
 1997, section 3.8) respects both: it draws relations with replacement and, within each drawn relation,
 scenarios with replacement; every image of a drawn scenario is included, whatever its seed. Its interval is about
-relations in general; if the question is about these relations only, they are fixed and only scenarios are drawn.
-Both take trainings as they were. How far a difference depends on their luck (exemplars, noise) is told by drawing,
-of each relation, trainings.
+relations in general. If the question is about these relations only, they are fixed, and either only scenarios are drawn
+(how certain is the difference between these trainings?) or only trainings (would others, on other exemplars and noise,
+show it again?).
 Methods are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ import pandas as pd
 from relinv.errors import UserError, unknown
 
 CLUSTER = ["relation", "index"]
+Drawn = Literal["relations", "scenarios", "trainings"]
 TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under one seed
 
 
@@ -29,17 +30,15 @@ TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under 
 class Bootstrap:
     """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %.
 
-    fixed_relations: whether each resample has every relation once, and draws only scenarios.
-    trainings: whether each resample has every relation once, with all its scenarios, and draws trainings, one fewer
-        than each relation has: of the few there are, as many would vary too little (Rao & Wu, "Resampling inference
-        with complex survey data", JASA 1988). Every relation needs the same number of them, two at least.
+    drawn: relations, then scenarios of each; or, of each relation once, scenarios or trainings. Of trainings one fewer
+        is drawn than a relation has, two at least, since as many of so few would vary too little (Rao & Wu, "Resampling
+        inference with complex survey data", JASA 1988).
     """
 
     resamples: int = 2000
     seed: int = 0
     level: float = 0.95
-    fixed_relations: bool = False
-    trainings: bool = False
+    drawn: Drawn = "relations"
 
 
 class Interval(NamedTuple):
@@ -94,7 +93,7 @@ def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float)
 
     Values are measured from `origin`, one of them: constant data then gives exactly that value, without rounding noise.
     """
-    columns = TRAINING if bootstrap.trainings else CLUSTER
+    columns = TRAINING if bootstrap.drawn == "trainings" else CLUSTER
     offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in columns])
     sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index or trial
     sizes = tuple(int(size) for size in counts.groupby(level=0).size())
@@ -120,12 +119,13 @@ def resample_weights(sizes: tuple[int, ...], bootstrap: Bootstrap) -> np.ndarray
     """
     generator = np.random.default_rng(bootstrap.seed)
     relations = len(sizes)
-    if bootstrap.fixed_relations or bootstrap.trainings:
-        times = np.ones((bootstrap.resamples, relations), dtype=int)  # (resamples, relations)
-    else:
+    if bootstrap.drawn == "relations":
         times = generator.multinomial(relations, np.full(relations, 1 / relations), size=bootstrap.resamples)
+    else:
+        times = np.ones((bootstrap.resamples, relations), dtype=int)  # (resamples, relations)
+    fewer = int(bootstrap.drawn == "trainings")
     draws = [
-        generator.multinomial(times[:, i] * (size - bootstrap.trainings), np.full(size, 1 / size))  # (resamples, size)
+        generator.multinomial(times[:, i] * (size - fewer), np.full(size, 1 / size))  # (resamples, size)
         for i, size in enumerate(sizes)
     ]
     return np.concatenate(draws, axis=1).astype(float)

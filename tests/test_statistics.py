@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from relinv.errors import UserError
+from relinv.report.pages import NARROW
 from relinv.statistics import Bootstrap, mean_interval, paired_difference, resample_weights
 
 QUICK = Bootstrap(resamples=400)
@@ -72,7 +73,7 @@ def test_weights_have_the_variance_of_the_two_step_draw() -> None:
 
 
 def test_fixed_relations_come_once_each_and_their_scenarios_are_drawn() -> None:
-    fixed = Bootstrap(20_000, fixed_relations=True)
+    fixed = Bootstrap(20_000, drawn="scenarios")
     weights = resample_weights((40, 60), fixed)
     assert (weights[:, :40].sum(axis=1) == 40).all() and (weights[:, 40:].sum(axis=1) == 60).all()
     # Constant within relations, so nothing varies; within them, each relation's p (1 - p) / n by its share squared.
@@ -85,17 +86,26 @@ def test_fixed_relations_come_once_each_and_their_scenarios_are_drawn() -> None:
     assert mean_interval(rows, "score", QUICK)[1:] == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(("relations", "held"), [(10, 0.90), (5, 0.83), (3, 0.75)])
+def test_intervals_over_few_relations_are_too_narrow_by_as_much_as_the_report_says(relations: int, held: float) -> None:
+    leads = np.random.default_rng(0).normal(size=(4000, relations))  # whose true mean is 0
+    weights = resample_weights((1,) * relations, Bootstrap(1000))  # (resamples, relations)
+    low, high = np.quantile(leads @ weights.T / relations, [0.025, 0.975], axis=1)
+    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(held, abs=0.015)
+    assert f"{100 * held:.0f} for" in NARROW or f"in {100 * held:.0f} of 100" in NARROW
+
+
 def test_drawn_trainings_vary_as_much_as_their_mean() -> None:
     generator = np.random.default_rng(0)
     values = np.repeat(generator.normal(size=(2, 1, 3)), 10, axis=1)  # only trainings vary
     rows = rows_of(values).rename(columns={"seed": "trial"})
-    weights = resample_weights((3, 3), Bootstrap(20_000, trainings=True))
+    weights = resample_weights((3, 3), Bootstrap(20_000, drawn="trainings"))
     assert (weights.reshape(-1, 2, 3).sum(axis=2) == 2).all()  # each relation comes once, with one training fewer
     means = weights @ values[:, 0].ravel() / 4
     assert np.var(means) == pytest.approx(values[:, 0].var(axis=1, ddof=1).sum() / 3 / 4, rel=0.03)
-    mean, low, high = mean_interval(rows, "score", Bootstrap(20_000, trainings=True))
+    mean, low, high = mean_interval(rows, "score", Bootstrap(20_000, drawn="trainings"))
     assert (mean, low, high) == pytest.approx((values.mean(), *np.quantile(means, [0.025, 0.975])))
-    assert mean_interval(rows, "score", Bootstrap(fixed_relations=True)) == pytest.approx((mean, mean, mean))
+    assert mean_interval(rows, "score", Bootstrap(drawn="scenarios")) == pytest.approx((mean, mean, mean))
 
 
 def test_seeds_of_a_scenario_are_one_cluster() -> None:
@@ -129,7 +139,7 @@ def test_rounding_excludes_no_zero() -> None:
     ours = theirs.copy()
     ours[0, 0] = 1  # resamples without this scenario have a lead of exactly zero, and so has the interval's lower end
     rows = pd.concat([rows_of(ours, "a"), rows_of(theirs, "b")])
-    found = paired_difference(rows, "a", "b", "score", Bootstrap(400, fixed_relations=True))
+    found = paired_difference(rows, "a", "b", "score", Bootstrap(400, drawn="scenarios"))
     assert (found.low, found.high) == pytest.approx((0, 1 / 3)) and found.low <= 0
 
 

@@ -226,7 +226,7 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
     large, these = page.partition("The same with the relations as they are")[::2]
     assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in large
     assert "| What skill adds | **+0.500** (+0.500 … +0.500) |" in these
-    assert "two in three for three" in page  # how far to trust intervals over so few relations
+    assert "75 for three" in page  # how far to trust intervals over so few relations
     assert "one seed cannot say" in page and "trainings drawn" not in page
 
 

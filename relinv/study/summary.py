@@ -15,7 +15,7 @@ from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenario_count, verdict
 from relinv.scoring import as_csv
-from relinv.statistics import Bootstrap
+from relinv.statistics import Bootstrap, Drawn
 from relinv.study.plan import Contrast, Plan, Trial
 
 COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
@@ -35,17 +35,16 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
     contrasts = [contrast for contrast in plan.contrasts if {contrast.left, contrast.right} <= set(pooled["method"])]
-    table = _contrast_table(pooled, contrasts, bootstrap, "Paired differences, relations and scenarios drawn")
-    fixed = replace(bootstrap, fixed_relations=True)
-    within = _contrast_table(pooled, contrasts, fixed, "The same with the relations as they are, scenarios drawn")
-    tables = [table, within]
+    drawn: dict[Drawn, str] = {
+        "relations": "Paired differences, relations and scenarios drawn",
+        "scenarios": "The same with the relations as they are, scenarios drawn",
+    }
     if rows["trial"].nunique() > 1:
-        again = replace(bootstrap, trainings=True)
-        caption = "The same with relations and scenarios as they are, trainings drawn"
-        tables.append(_contrast_table(pooled, contrasts, again, caption))
+        drawn["trainings"] = "The same with relations and scenarios as they are, trainings drawn"
+    tables = [_contrast_table(pooled, contrasts, replace(bootstrap, drawn=what), drawn[what]) for what in drawn]
     atomic_write_text(folder / "study.csv", as_csv(rows))
     if contrasts:
-        atomic_write_text(folder / "study.svg", draw(table))
+        atomic_write_text(folder / "study.svg", draw(tables[0]))
     page = fill(
         "study.md.jinja",
         plan=name,
@@ -53,7 +52,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         relations=rows["relation"].nunique(),
         scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
-        verdicts=_verdicts(contrasts, table, bootstrap),
+        verdicts=_verdicts(contrasts, tables[0], bootstrap),
         contrasts=tables,
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
