@@ -9,8 +9,8 @@ INSTALLED := .venv/.installed
 
 # For what the stages start. Recipes name the folder themselves: macOS's make looks up their commands in the old PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# the miniature needs no network
-export HF_HUB_OFFLINE ?= 1
+# the miniature needs no network; another base downloads what is not here yet, unless you say HF_HUB_OFFLINE=1
+export HF_HUB_OFFLINE ?= $(if $(BASE),0,1)
 
 # If this allocator is installed, a CPU runs up to a quarter faster; no result depends on it.
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
@@ -19,7 +19,6 @@ TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib6
 
 ifdef BASE
 # use another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
-reproduce: export HF_HUB_OFFLINE = 0
 reproduce: $(INSTALLED)
 	.venv/bin/dvc exp run --set-param base=$(BASE)
 else
