@@ -22,7 +22,8 @@ def find_device(name: str) -> torch.device:
     if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         cause = _cuda_cause() if kind == "cuda" else ""
         raise UserError(
-            f"The device '{name}' is not available on this machine{cause}: set that device to cpu in params.yaml."
+            f"The device '{name}' is not available on this machine{cause}: run this where it is, or set that device to "
+            "cpu in params.yaml."
         )
     if kind == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; cuBLAS reads it at first use

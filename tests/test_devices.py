@@ -71,7 +71,7 @@ def test_what_pytorch_says_of_the_driver_is_passed_on(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setattr("torch.cuda.init", refuse)
-    with pytest.raises(UserError, match=r"is made for CUDA 13\.0, and says: The NVIDIA driver .* too old\): set that"):
+    with pytest.raises(UserError, match=r"is made for CUDA 13\.0, and says: The NVIDIA driver .* too old\): run "):
         find_device("cuda")
 
 
