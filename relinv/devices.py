@@ -45,6 +45,22 @@ def _cuda_cause() -> str:
     return ""
 
 
+def require_precision(device: torch.device, precision: str) -> None:
+    """Raise UserError if `precision` is bf16 and the device a GPU without it.
+
+    PyTorch would imitate it without saying so, slower than fp32.
+    """
+    import torch
+
+    if precision != "bf16" or device.type != "cuda" or torch.version.hip:  # AMD counts its capabilities otherwise
+        return
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        raise UserError(
+            f"The GPU '{torch.cuda.get_device_name(device)}' is too old for bf16, which NVIDIA's have from Ampere on: "
+            "set the base's model.precision to fp32, and its sampling.precision to fp16."
+        )
+
+
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, named as CUDA_VISIBLE_DEVICES names them."""
     import torch

@@ -288,6 +288,18 @@ def test_a_missing_device_is_told_before_anything_is_downloaded(monkeypatch: pyt
     assert not download.called
 
 
+def test_a_gpu_too_old_for_the_precision_is_told_before_anything_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    download = MagicMock()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("relinv.diffusion.bases.find_device", torch.device)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    changes = {"device": "cuda", "precision": "bf16"}
+    with pytest.raises(UserError, match="The GPU 'Tesla T4' is too old for bf16"):
+        load_base(tiny_settings(Path("some/model")).model_copy(update=changes))
+    assert not download.called
+
+
 def test_too_little_memory_is_not_laid_to_the_folder(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusers.UNet2DConditionModel.from_pretrained", MagicMock(side_effect=torch.OutOfMemoryError))
     with pytest.raises(torch.OutOfMemoryError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils import deterministic as settings
 
-from relinv.devices import deterministic, find_device
+from relinv.devices import deterministic, find_device, require_precision
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.sampling import SCHEDULERS, Sampler, decode, denoise, initial_latents
 from relinv.errors import UserError
@@ -73,6 +74,21 @@ def test_what_pytorch_says_of_the_driver_is_passed_on(monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.cuda.init", refuse)
     with pytest.raises(UserError, match=r"is made for CUDA 13\.0, and says: The NVIDIA driver .* too old\): run "):
         find_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "refused"),
+    [((7, 0), "bf16", True), ((7, 5), "bf16", True), ((7, 5), "fp16", False), ((8, 0), "bf16", False)],
+)
+def test_a_gpu_that_would_only_imitate_bf16_is_refused(
+    capability: tuple[int, int], precision: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    told = pytest.raises(UserError, match=r"The GPU 'Tesla T4' is too old for bf16, .* set the base's model\.precision")
+    with told if refused else nullcontext():
+        require_precision(torch.device("cuda"), precision)
+    require_precision(torch.device("cpu"), precision)
 
 
 @pytest.fixture

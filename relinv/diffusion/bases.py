@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.devices import find_device
+from relinv.devices import find_device, require_precision
 from relinv.diffusion.base_files import check_weights, locate, model_files
 from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
@@ -210,10 +210,11 @@ class Base:
 def load_base(settings: ModelSettings) -> Base:
     """Return the base model that `settings` names; its components are loaded on demand.
 
-    Raises UserError if the device, the folder, the hub id or a weight file is missing, or a weight file is damaged.
+    Raises UserError if the device, the folder, the hub id or a weight file is missing, the device is too old for the
+    precision, or a weight file is damaged.
     """
     if settings.device != "cpu":  # which is always available, and a method without steps does not need PyTorch
-        find_device(settings.device)  # before gigabytes are downloaded for it
+        require_precision(find_device(settings.device), settings.precision)  # before gigabytes are downloaded for it
     folder = locate(settings.source, settings.revision)
     files = model_files(folder)
     check_weights(folder, files)
