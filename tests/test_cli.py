@@ -46,7 +46,12 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
+        (
+            torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asy"),
+            "Error: The GPU failed (CUDA error: uncorrectable ECC error encountered): run the same command again, ",
+        ),
         (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to "),
         (RuntimeError("InvalidCxxCompiler: No working C++ compiler"), "Error: torch.compile needs a C++ compiler, "),
     ],
@@ -184,7 +189,10 @@ def test_relations_that_stand_are_not_learned_again(
     assert trained == [first, second, *others]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("a shape is wrong")])
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError(), RuntimeError("a shape is wrong"), torch.AcceleratorError("CUDA error: device-side assert")],
+)
 def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(type(error)):
         run_command(error, monkeypatch)
