@@ -84,6 +84,23 @@ def masks(
             print(f"  {name}: '{words}' was hardly found, at most {level:.2f}.")
 
 
+@app.command(epilog="Example: relinv download")
+def download() -> None:
+    """Download the model and the judge of the base in use, for machines without internet access. It needs no GPU.
+
+    Both come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
+    checked: dvc repro --glob 'validate@*'
+    """
+    from relinv.diffusion.bases import load_base
+    from relinv.judge import load_judge
+
+    params = load_params()
+    on_cpu = {"device": "cpu"}  # loaded as the stages do, which shows that all is there
+    base = load_base(params.model().model_copy(update=on_cpu))
+    judge = load_judge(params.judge().model_copy(update=on_cpu))
+    print(f"{base.id} and {judge.name} are here: with HF_HUB_OFFLINE=1, nothing asks for the internet now.")
+
+
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
 def import_(
     file: Annotated[

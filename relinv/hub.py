@@ -8,6 +8,8 @@ from pathlib import Path
 
 from relinv.errors import UserError, reason
 
+OFFLINE = "Without internet access here, run `relinv download` first where there is some."
+
 
 def find_model(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the folder `source`, or one with those files of the hub id `source` that match `patterns`.
@@ -35,17 +37,18 @@ def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Pat
     from huggingface_hub import snapshot_download
 
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
-    with asking_hub(f"The base model '{source}' is no folder, and the hub does not give it", source):
+    with asking_hub(f"The base model '{source}' is no folder, and the hub does not give it", source, OFFLINE):
         return Path(
             snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=variants)
         )
 
 
 @contextmanager
-def asking_hub(refusal: str, page: str) -> Iterator[None]:
+def asking_hub(refusal: str, page: str, offline: str = "") -> Iterator[None]:
     """Turn any error of the hub's client in the block into a UserError: `refusal` and the reason.
 
-    page: the path on the hub of what is asked for, such as "owner/model" or "datasets/owner/name".
+    page: the path on the hub of what is asked for, such as "owner/model" or "datasets/owner/name". offline: what to do
+    without internet access.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -62,4 +65,4 @@ def asking_hub(refusal: str, page: str) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise UserError(f"{refusal}, for it has no such revision: correct that.") from error
     except Exception as error:  # the client raises many kinds: no network, a broken answer
-        raise UserError(f"{refusal}: {reason(error)}") from error
+        raise UserError(f"{refusal}: {reason(error).rstrip('.')}. {offline}".rstrip()) from error

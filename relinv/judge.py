@@ -12,6 +12,7 @@ from relinv.checking import parse
 from relinv.devices import deterministic, find_device
 from relinv.errors import UserError, is_out_of_memory, reason, unknown
 from relinv.files import read_json
+from relinv.hub import OFFLINE
 from relinv.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in its own way
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
-        raise UserError(f"The judge '{name}' cannot be loaded: {reason(error)}") from error
+        remedy = f". {OFFLINE}" if settings.pretrained else ""
+        raise UserError(f"The judge '{name}' cannot be loaded: {reason(error).rstrip('.')}{remedy}") from error
     return Judge(name, model.eval().requires_grad_(False), preprocess, tokenizer, device)
 
 

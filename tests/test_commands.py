@@ -268,6 +268,18 @@ def test_a_second_moment_is_measured_and_kept(checkout: Path) -> None:
     assert len(list((checkout / ".scratch/second_moment").iterdir())) == 2
 
 
+def test_a_model_and_a_judge_are_downloaded_where_there_is_no_gpu(
+    checkout: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"model.source": "some/model", "model.device": "cuda:99", "judge.device": "cuda:99"}
+    changes |= {"judge.model": str(ROOT / "data/miniature/judge")}
+    apply_overrides(Path("params.yaml"), [f"bases.miniature.{name}={value}" for name, value in changes.items()])
+    from_hub = MagicMock(return_value=str(tiny_base))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", from_hub)
+    assert "some/model and " in run("download")
+    assert "unet/*.safetensors" in from_hub.call_args.kwargs["allow_patterns"]
+
+
 # Concepts from several files in one prompt
 
 INSIDE, KOALA = ("--use", "r=inside/reversion"), ("--use", "koala=koala/reversion")

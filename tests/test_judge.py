@@ -187,6 +187,13 @@ def test_wrong_names_are_refused_before_any_download(model: str, pretrained: str
         load(model, pretrained)
 
 
+def test_weights_that_are_not_here_yet_are_told_how_to_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    unreachable = MagicMock(side_effect=RuntimeError("Failed to download weights for tag 'openai'"))
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", unreachable)
+    with pytest.raises(UserError, match=r"'RN50-quickgelu/openai' cannot be loaded: Failed .*, run `relinv download`"):
+        load("RN50-quickgelu", "openai")
+
+
 def test_a_tag_beside_a_folder_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="set its 'pretrained' to null"):
         load(folder, "openai")

@@ -9,7 +9,7 @@ from typing import Any
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import read_json
-from relinv.hub import find_model
+from relinv.hub import OFFLINE, find_model
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 CONFIGURATIONS = ("model_index.json", *(f"{name}/*.json" for name in COMPONENTS))
@@ -36,7 +36,8 @@ def locate(source: str, revision: str | None) -> Path:
     folder = find_model(source, revision, FILES)
     missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
     if missing:
-        raise UserError(f"The base model folder '{folder}' lacks {', '.join(missing)}: restore it.")
+        remedy = "restore it." if folder == Path(source) else f"restore it. {OFFLINE}"
+        raise UserError(f"The base model folder '{folder}' lacks {', '.join(missing)}: {remedy}")
     return folder
 
 
