@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from relinv.errors import UserError, reason
 
+OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no fault of the hub
 OFFLINE = "Without internet access here, run `relinv download` first where there is some."
 
 
@@ -45,7 +47,7 @@ def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Pat
 
 @contextmanager
 def asking_hub(refusal: str, page: str, offline: str = "") -> Iterator[None]:
-    """Turn any error of the hub's client in the block into a UserError: `refusal` and the reason.
+    """Turn any error of the hub's client in the block, except a disk's, into a UserError: `refusal` and the reason.
 
     page: the path on the hub of what is asked for, such as "owner/model" or "datasets/owner/name". offline: what to do
     without internet access.
@@ -65,4 +67,6 @@ def asking_hub(refusal: str, page: str, offline: str = "") -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise UserError(f"{refusal}, for it has no such revision: correct that.") from error
     except Exception as error:  # the client raises many kinds: no network, a broken answer
+        if isinstance(error, OSError) and error.errno in OF_DISKS:
+            raise  # the command line says what to do
         raise UserError(f"{refusal}: {reason(error).rstrip('.')}. {offline}".rstrip()) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -314,6 +316,15 @@ def test_a_gated_model_says_how_to_get_access(first: Callable[..., Any], monkeyp
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(UserError, match=r"gated: accept its licence at https://huggingface\.co/some/model, then"):
         first(tiny_settings(Path("some/model")))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_disk_that_cannot_take_a_model_is_not_laid_to_the_hub(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = MagicMock(side_effect=OSError(number, os.strerror(number)))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(OSError) as caught:
+        load_base(tiny_settings(Path("some/model")))
+    assert caught.value.errno == number
 
 
 def test_a_model_of_the_hub_that_is_here_in_part_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
