@@ -19,7 +19,7 @@ from relinv.benchmark import load_benchmark
 from relinv.cli import explain
 from relinv.devices import find_device
 from relinv.diffusion.adapter import drawing_adapter
-from relinv.errors import UserError
+from relinv.errors import UserError, reason
 from relinv.exemplars import OWN
 from relinv.judge import check_judge
 from relinv.logged import FAILED, run_logged
@@ -124,7 +124,7 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
                 except Exception as error:  # of any kind: from DVC, a missing file, a full disk
                     if isinstance(error, StageCmdFailedError):
                         print(f"{FAILED}{name}", flush=True)
-                    raise UserError(f"'{name}' could not be reproduced: {explain(error) or error}") from error
+                    raise UserError(f"'{name}' could not be reproduced: {explain(error) or reason(error)}") from error
                 print(f"{ENDED}{name}", flush=True)
                 if time.monotonic() - written > WRITE_EVERY:
                     _write(made)

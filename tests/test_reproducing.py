@@ -173,6 +173,23 @@ def test_a_disk_that_is_full_for_dvc_is_told_with_what_to_do(project: Path, monk
         reproduce_share(project, ["fetch@a"])
 
 
+def test_a_stage_that_another_process_is_making_is_told_in_one_line_with_that_process(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, because the last of a share's log is what is passed on."""
+    monkeypatch.chdir(project)
+    (project / "wait-a").touch()
+    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "fetch@a"], cwd=project, stdout=subprocess.PIPE)
+    lock = project / ".dvc/tmp/rwlock"
+    wait_until(lambda: lock.exists() and str(other.pid) in lock.read_text())
+    try:
+        with pytest.raises(UserError, match=rf"^'fetch@a' could .* is busy, .* by: \(PID {other.pid}\)"):
+            reproduce_share(project, ["fetch@a"])
+    finally:
+        (project / "wait-a").unlink()
+        other.communicate(timeout=120)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_stops_a_process_does_not_cut_dvc_lock_short(stop: signal.Signals) -> None:
     written = []
