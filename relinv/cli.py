@@ -84,8 +84,8 @@ def explain(error: Exception) -> str | None:
             "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or the "
             "batch_size of what ran (bases.NAME.sampling, invert.METHOD, score), or set the device to cpu."
         )
-    if type(error).__name__ == "AcceleratorError" and "assert" not in str(error):  # PyTorch's; an assert is a bug here
-        said = str(error).partition("\n")[0]  # more follows, for those who debug kernels
+    said = str(error).partition("\n")[0]  # PyTorch adds lines on debugging, which speak of asserts too
+    if type(error).__name__ == "AcceleratorError" and "assert" not in said:  # an assert that fails is a bug here
         return f"The GPU failed ({said}): run the same command again, and if it fails again, on another GPU."
     return None
 

@@ -19,6 +19,10 @@ from relinv.params import Params, load_params
 from stages.invert_together import invert_together
 
 NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or "
+FOR_DEBUGGING = (  # what PyTorch 2.8 adds to every error of a GPU
+    "CUDA kernel errors might be asynchronously reported at some other API call\n"
+    "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
 
 
 def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,10 +50,10 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
-        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous"), NO_MEMORY),
+        (torch.AcceleratorError(f"CUDA error: out of memory\n{FOR_DEBUGGING}"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
         (
-            torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asy"),
+            torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered\n{FOR_DEBUGGING}"),
             "Error: The GPU failed (CUDA error: uncorrectable ECC error encountered): run the same command again, ",
         ),
         (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to "),
@@ -191,7 +195,11 @@ def test_relations_that_stand_are_not_learned_again(
 
 @pytest.mark.parametrize(
     "error",
-    [ZeroDivisionError(), RuntimeError("a shape is wrong"), torch.AcceleratorError("CUDA error: device-side assert")],
+    [
+        ZeroDivisionError(),
+        RuntimeError("a shape is wrong"),
+        torch.AcceleratorError(f"CUDA error: device-side assert triggered\n{FOR_DEBUGGING}"),
+    ],
 )
 def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(type(error)):
