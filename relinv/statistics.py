@@ -30,9 +30,9 @@ TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under 
 class Bootstrap:
     """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %.
 
-    drawn: relations, then scenarios of each; or, of each relation once, scenarios or trainings. Of trainings one fewer
-        is drawn than a relation has, two at least, since as many of so few would vary too little (Rao & Wu, "Resampling
-        inference with complex survey data", JASA 1988).
+    drawn: relations, then scenarios of each; or, of each relation once, scenarios or trainings. Of a relation's
+        trainings, two at least, one fewer is drawn than there are, since as many of so few would vary too little (Rao &
+        Wu, "Resampling inference with complex survey data", JASA 1988).
     """
 
     resamples: int = 2000
