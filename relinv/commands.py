@@ -98,7 +98,7 @@ def download() -> None:
     on_cpu = {"device": "cpu"}  # loaded as the stages do, which shows that all is there
     base = load_base(params.model().model_copy(update=on_cpu))
     judge = load_judge(params.judge().model_copy(update=on_cpu))
-    print(f"{base.id} and {judge.name} are here: with HF_HUB_OFFLINE=1, nothing asks for the internet now.")
+    print(f"{base.id} and {judge.name} are here: with HF_HUB_OFFLINE=1, the hub is not asked for them.")
 
 
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
