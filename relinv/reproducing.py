@@ -17,7 +17,7 @@ from typing import Any
 
 from relinv.benchmark import load_benchmark
 from relinv.cli import explain
-from relinv.devices import find_device
+from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError, reason
 from relinv.exemplars import OWN
@@ -50,9 +50,12 @@ def check_params(params: Params) -> None:
     params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
         params.section(section, kind)
-    for device in {params.model().device, params.judge().device} - {"cpu"}:
-        find_device(device)
-    check_judge(params.judge())
+    for model in (params.model(), params.drawing_model()):
+        if model.device != "cpu":
+            require_precision(find_device(model.device), model.precision)
+    if (judge := params.judge()).device != "cpu":
+        find_device(judge.device)
+    check_judge(judge)
     for adapter, options in params.generation().adapters.items():
         drawing_adapter(adapter, options)
     for relation in params.relations():

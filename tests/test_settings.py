@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dvc.utils.hydra import apply_overrides
 
 from relinv.checking import parse
@@ -373,6 +374,21 @@ def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(
     values = read_yaml(Path("params.yaml"))
     values["bases"][values["base"]][section][name] = value
     with pytest.raises(UserError, match=said):
+        check_params(Params(values, Path("params.yaml")))
+
+
+@pytest.mark.parametrize(("training", "drawing"), [("bf16", "fp16"), ("fp32", "bf16")])
+def test_a_gpu_too_old_for_a_precision_is_told_before_the_first_stage(
+    training: str, drawing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relinv.reproducing.find_device", torch.device)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    values = read_yaml(Path("params.yaml"))
+    base = values["bases"][values["base"]]
+    base["model"] |= {"device": "cuda", "precision": training}
+    base["sampling"]["precision"] = drawing
+    with pytest.raises(UserError, match="'Tesla T4' is too old for bf16"):
         check_params(Params(values, Path("params.yaml")))
 
 
