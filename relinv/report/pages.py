@@ -35,8 +35,9 @@ NARROW = (
 METRICS_NOTE = (
     "Arrows show which direction is better. The best mean of a column is bold, which says nothing about whether its "
     "lead is certain; a difference is bold if its own interval excludes zero, however many there are beside it. "
-    f"{NARROW} Similarities and the margin are plain cosines; leakage is the similarity to the exemplars beyond that "
-    "of plain text-to-image."
+    f"{NARROW} All take the trainings as they were: how much other exemplars or noise would change them, only a study "
+    "over seeds tells. Similarities and the margin are plain cosines; leakage is the similarity to the exemplars "
+    "beyond that of plain text-to-image."
 )
 LEAKAGE = (
     "Exemplar similarity minus that of the plain relation words on the same scenario and seed: how much of the "
