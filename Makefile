@@ -17,14 +17,9 @@ TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib6
 
 .PHONY: reproduce test search study budgets compare-methods miniature
 
-ifdef BASE
-# use another entry of `bases` in params.yaml, as a DVC experiment: make reproduce BASE=sd15
+# BASE=sd15: another entry of `bases` in params.yaml, where this changes `base`
 reproduce: $(INSTALLED)
-	.venv/bin/dvc exp run --set-param base=$(BASE)
-else
-reproduce: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.reproduce
-endif
+	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.reproduce $(if $(BASE),--set-param base=$(BASE))
 
 test: $(INSTALLED)
 	.venv/bin/python -m ruff check .

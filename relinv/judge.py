@@ -12,7 +12,7 @@ from relinv.checking import parse
 from relinv.devices import deterministic, find_device
 from relinv.errors import UserError, is_out_of_memory, reason, unknown
 from relinv.files import read_json
-from relinv.hub import OFFLINE
+from relinv.hub import OFFLINE, asking_hub
 from relinv.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def load_judge(settings: JudgeSettings) -> Judge:
     """
     weights = check_judge(settings)
     if weights is None:
+        _download(settings)
         return _load(settings, settings.model, f"{settings.model}/{settings.pretrained}")
     judge = _load(settings, f"local-dir:{weights.parent}", settings.model)
     _check_shapes(judge, weights)
@@ -105,12 +106,16 @@ def load_judge(settings: JudgeSettings) -> Judge:
 def check_judge(settings: JudgeSettings) -> Path | None:
     """Return the weights file of a judge in a folder, None for a judge given by name; loads and downloads nothing.
 
-    Raises UserError for an unknown name or tag, an activation function that does not match the weights, and an
-    incomplete folder.
+    Raises UserError for an unknown name or tag, an activation function that does not match the weights, an incomplete
+    folder, and weights to be downloaded while the hub is not to be asked (HF_HUB_OFFLINE).
     """
+    from huggingface_hub import constants
+
     folder = Path(settings.model)
     if not folder.is_dir():
         _check_name(settings)
+        if constants.HF_HUB_OFFLINE:
+            _download(settings)  # which then only looks whether they are here
         return None
     if settings.pretrained is not None:
         raise UserError(f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null.")
@@ -130,9 +135,23 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in its own way
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
-        remedy = f". {OFFLINE}" if settings.pretrained else ""
-        raise UserError(f"The judge '{name}' cannot be loaded: {reason(error).rstrip('.')}{remedy}") from error
+        raise UserError(f"The judge '{name}' cannot be loaded: {reason(error)}") from error
     return Judge(name, model.eval().requires_grad_(False), preprocess, tokenizer, device)
+
+
+def _download(settings: JudgeSettings) -> None:
+    """Download the weights of a judge given by name, unless they are here; UserError if they cannot be had."""
+    import open_clip
+
+    name, tag = settings.model, settings.pretrained
+    weights = open_clip.get_pretrained_cfg(name, tag)
+    page = weights["hf_hub"].rpartition("/")[0]  # owner/name/file, the file's name often empty
+    refusal = f"The weights of the judge '{name}/{tag}' are not here, and the hub does not give them"
+    with asking_hub(refusal, page, OFFLINE):
+        try:
+            open_clip.download_pretrained(weights)
+        except FileNotFoundError as error:  # repeats only the words of the hub's error
+            raise error.__context__ or error from None
 
 
 def _weights(folder: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relinv.checking import parse
-from relinv.errors import UserError, unknown
+from relinv.errors import UserError, reason, unknown
 from relinv.files import read_yaml
 from relinv.plugins import plugin_names
 from relinv.settings import (
@@ -193,3 +194,30 @@ def load_params(file: Path | str = "params.yaml") -> Params:
     for base in params.names("bases"):
         params.require_known(f"bases.{base}", BaseSettings.model_fields)
     return params
+
+
+@contextmanager
+def changed_params(root: Path, changes: Sequence[str]) -> Iterator[None]:
+    """Change parameters of the checkout at `root`, and change them back if the block raises an error.
+
+    changes: as `dvc exp run --set-param` takes them, [FILE:]NAME=VALUE. Raises UserError for one that cannot be made.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.cli_parse import to_path_overrides
+    from dvc.utils.hydra import apply_overrides
+
+    by_file = {root / name: of_file for name, of_file in to_path_overrides(changes).items()}
+    former = {file: file.read_bytes() for file in by_file if file.is_file()}
+    try:
+        for file, of_file in by_file.items():
+            read_yaml(file, "parameter file")
+            try:
+                apply_overrides(file, of_file)
+            except DvcException as error:
+                told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+                raise UserError(f"Parameters cannot be changed in '{file}': {told}") from error
+        yield
+    except BaseException:
+        for file, content in former.items():
+            file.write_bytes(content)
+        raise

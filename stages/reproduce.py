@@ -1,4 +1,4 @@
-"""Command `reproduce`: what `dvc repro` does, several stages at a time."""
+"""Command `reproduce`: what `dvc repro` does, several stages at a time, with changed parameters if wanted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.params import load_params
+from relinv.params import changed_params, load_params
 
 app = cli.stage_app()
 
 
-@app.command(epilog="Example: python -m stages.reproduce --slots 4")
+@app.command(epilog="Example: python -m stages.reproduce --slots 4 -S invert.reversion.steer_weight=0.1")
 def reproduce(
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set-param", "-S", metavar="[FILE:]NAME=VALUE", help="Change a parameter first, as DVC does."),
+    ] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="How many stages run at a time; default: one per core, or one per GPU.")
     ] = None,
@@ -25,8 +29,9 @@ def reproduce(
     from relinv.forking import fork_server
     from relinv.reproducing import check_params, reproduce
 
-    params = load_params()
-    check_params(params)
+    with changed_params(Path(), changes or []):
+        params = load_params()
+        check_params(params)
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}
     gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # "cuda:1" already names one

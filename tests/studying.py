@@ -48,8 +48,12 @@ pathlib.Path("reports/report.html").write_text(f"<p>skill {params['score']['skil
 pathlib.Path("reports/grids").mkdir(exist_ok=True)
 pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['score']['skill']}")
 """
-REPRODUCE = """import subprocess, sys
-assert sys.argv[1:] == ["--slots", "2"]
+REPRODUCE = """import pathlib, subprocess, sys
+from relinv.params import changed_params
+*changes, slots, two = sys.argv[1:]
+assert set(changes[::2]) <= {"--set-param"} and [slots, two] == ["--slots", "2"]
+with changed_params(pathlib.Path(), changes[1::2]):
+    pass
 sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"], timeout=120).returncode)
 """
 PLAN = """common: {report.seed: 0}

@@ -56,6 +56,10 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
             torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered\n{FOR_DEBUGGING}"),
             "Error: The GPU failed (CUDA error: uncorrectable ECC error encountered): run the same command again, ",
         ),
+        (
+            torch.AcceleratorError(f"CUDA error: no kernel image is available for execution\n{FOR_DEBUGGING}"),
+            "Error: This PyTorch has no code for this GPU (CUDA error: no kernel image is available for execution): ",
+        ),
         (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to "),
         (RuntimeError("InvalidCxxCompiler: No working C++ compiler"), "Error: torch.compile needs a C++ compiler, "),
     ],

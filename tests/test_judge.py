@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -187,10 +189,25 @@ def test_wrong_names_are_refused_before_any_download(model: str, pretrained: str
         load(model, pretrained)
 
 
-def test_weights_that_are_not_here_yet_are_told_how_to_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    unreachable = MagicMock(side_effect=RuntimeError("Failed to download weights for tag 'openai'"))
-    monkeypatch.setattr("open_clip.create_model_from_pretrained", unreachable)
-    with pytest.raises(UserError, match=r"'RN50-quickgelu/openai' cannot be loaded: Failed .*, run `relinv download`"):
+def test_weights_that_are_not_here_are_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = r"'RN50-quickgelu/openai' are not here, and the hub does not give them: .*, run `relinv download` first"
+    with pytest.raises(UserError, match=said):
+        check_judge(JudgeSettings(model="RN50-quickgelu", pretrained="openai", device="cpu"))
+    with pytest.raises(UserError, match=said):
+        load("RN50-quickgelu", "openai")
+
+
+def test_a_hub_that_may_be_asked_is_asked_only_for_the_weights_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    full = MagicMock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr("open_clip.pretrained.hf_hub_download", full)
+    assert check_judge(JudgeSettings(model="RN50-quickgelu", pretrained="openai", device="cpu")) is None
+    full.assert_not_called()
+    with pytest.raises(OSError, match="No space left on device"):  # which the command line explains
         load("RN50-quickgelu", "openai")
 
 

@@ -29,3 +29,16 @@ def test_the_hub_is_asked_for_another_base_unless_the_user_forbids_it(
         text=True,
     )
     assert done.stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize(("base", "changes"), [([], []), (["BASE=sd15"], ["--set-param", "base=sd15"])])
+def test_another_base_is_reproduced_like_the_miniature(base: list[str], changes: list[str]) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old", ".venv/.installed", *base, "reproduce"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split()[1:] == [".venv/bin/python", "-m", "stages.reproduce", *changes]

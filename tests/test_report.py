@@ -22,6 +22,7 @@ from PIL import Image
 from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
+from relinv.files import read_yaml
 from relinv.images import FORMS
 from relinv.params import load_params
 from relinv.report import charts
@@ -229,6 +230,17 @@ def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> Non
     line = sheet.panels[0].lines[0]
     sheet.panels[0].lines[0] = dataclasses.replace(line, tail="riding on a wooden horse")  # not to be drawn over
     assert Image.open(io.BytesIO(render(sheet))).width > picture.width
+
+
+def test_an_object_is_not_called_what_its_plain_words_say(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    benchmark = tmp_path / "data/benchmark/miniature.yaml"
+    entries = read_yaml(benchmark, "benchmark file")
+    entries["relations"]["hug"] |= {"words": "bear", "heads": [""], "asymmetric": False}
+    benchmark.write_text(json.dumps(entries))  # which YAML includes
+    run = collect(tmp_path, params)
+    assert build(run, "hug").title == "hug (plain words: bear)"
+    assert build(run, "inside").title == "inside"
 
 
 @pytest.mark.parametrize("change", ["seed", "rows"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from relinv import cli
 from relinv.errors import UserError
+from relinv.params import load_params, load_preset
 from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, _write, reproduce, reproduce_share, stale_stages
 from stages import reproduce as command
 from tests.waiting import wait_until
@@ -126,6 +128,57 @@ def test_a_wrong_name_is_told_before_anything_runs(
         cli.run(command.app)
     assert exit_.value.code == 1
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder to work in with the committed parameters."""
+    for name in ("params.yaml", "presets.yaml"):
+        shutil.copy(HERE / name, tmp_path)
+    (tmp_path / "data").symlink_to(HERE / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relinv.reproducing.reproduce", MagicMock())
+    monkeypatch.setattr(
+        "sys.argv",
+        ["reproduce", "-S", "relations=[hug, on]", "-S", "presets.yaml:reversion.official.steer_weight=0.2",
+         "--set-param", "invert.reversion.steps=7"],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(command.app)
+    assert exit_.value.code == 0
+    params = load_params()
+    assert params.relations() == ["hug", "on"]
+    assert params.section("invert.reversion.steps", int) == 7
+    assert load_preset("official", Path("presets.yaml"))["reversion"]["steer_weight"] == 0.2
+    kept = "# What `dvc repro` computes."
+    assert (pipeline / "params.yaml").read_text().startswith(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("relations=[insde]", "Error: Unknown relation 'insde'. Did you mean 'inside'?"),
+        ("base=sd155", "Error: Unknown base 'sd155'. Did you mean 'sd15'?"),
+        ("invert.reversion.steer=1", "Error: Parameters cannot be changed in 'params.yaml': Could not override 'inv"),
+        ("base", "Error: Parameters cannot be changed in 'params.yaml': Error parsing override 'base' missing EQUAL"),
+        ("param.yaml:base=sd15", "Error: The parameter file 'param.yaml' does not exist"),
+    ],
+)
+def test_a_wrong_change_is_told_and_no_file_is_changed(
+    change: str, said: str, pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("relinv.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("sys.argv", ["reproduce", "-S", "invert.reversion.steps=7", "-S", change])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(command.app)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith(said)
+    assert (pipeline / "params.yaml").read_bytes() == (HERE / "params.yaml").read_bytes()
+    assert not (pipeline / "param.yaml").exists()
 
 
 def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:

@@ -54,6 +54,7 @@ class Sheet:
     """All that the contact sheet of a relation shows."""
 
     relation: str
+    title: str
     words: str
     methods: list[str]  # as words
     exemplars: list[Path]
@@ -74,11 +75,13 @@ def build(run: Run, relation: str) -> Sheet:
         "scenarios": held_out.isna(),
     }
     panels = [Panel(words, _lines(run, rows[chosen])) for words, chosen in kinds.items() if chosen.any()]
-    words = run.benchmark.relation(relation).words
+    concept = run.benchmark.relation(relation)
+    # an object, which has no heads, is not what its plain words say
+    title = concept.words if any(concept.heads) else f"{label(relation)} (plain words: {concept.words})"
     pictures = {method: run.images / relation / method / FORMS for method in run.methods}
     forms = {method: path for method, path in pictures.items() if path.is_file()}
     exemplars = [exemplar.path for exemplar in run.exemplars[relation].exemplars]
-    return Sheet(relation, words, [label(method) for method in run.methods], exemplars, panels, forms)
+    return Sheet(relation, title, concept.words, [label(method) for method in run.methods], exemplars, panels, forms)
 
 
 def _lines(run: Run, rows: pd.DataFrame) -> list[Line]:
@@ -119,7 +122,7 @@ def render(sheet: Sheet) -> bytes:
     rows = max((len(panel.lines) for panel in sheet.panels), default=0)
     image = Image.new("RGB", (width, top + 44 + rows * (CELL + GAP) + 26), PAPER)
     draw = ImageDraw.Draw(image)
-    _write(draw, (GAP * 2, 8), sheet.words, 20)
+    _write(draw, (GAP * 2, 8), sheet.title, 20)
     _write(draw, (GAP * 2, 36), "exemplars", 12, QUIET)
     for place, path in enumerate(sheet.exemplars):
         image.paste(load_image(path, strip), (GAP * 2 + place * (strip + GAP), 54))

@@ -51,11 +51,9 @@ def run_experiment(
     with its progress bars on stderr and its other output in `log`, and inherits the descriptor `lock`. Raises
     UserError if it fails.
     """
-    from dvc.utils.hydra import apply_overrides
-
-    apply_overrides(checkout / "params.yaml", list(overrides))
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "stages.reproduce", *(["--slots", str(slots)] if slots else [])]
+    changes = [word for override in overrides for word in ("--set-param", override)]
+    command = [sys.executable, "-m", "stages.reproduce", *changes, *(["--slots", str(slots)] if slots else [])]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, cwd=checkout, stdout=stream, pass_fds=[lock], check=False).returncode
     if code:
