@@ -14,7 +14,7 @@ from relinv.benchmark import ENTRY
 from relinv.checking import parse
 from relinv.downloads import ARCHIVE, LISTING, cache_folder, copy_files, fault_of, relation_folder, whole_folder
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, OWN
+from relinv.exemplars import CAPTIONS, OWN, open_upright, read_exemplars
 from relinv.files import atomic_folder, read_json, sha256_file, write_json
 from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
@@ -30,8 +30,9 @@ def fetch_exemplars(
 
     A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source; then
     what `place_exemplars` stored in the source's place, then what an earlier download left below `scratch`. If `source`
-    names a `manifest` folder, the relation's file there records each file's SHA-256: written if missing, and enforced
-    from then on. Raises UserError if the exemplars are unavailable or differ from the record.
+    names a `manifest` folder, the relation's file there records each file's SHA-256: written if missing and all
+    pictures can be read, and enforced from then on. Raises UserError if the exemplars are unavailable, unreadable when
+    they are to be recorded, or differ from the record.
     """
     plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
@@ -60,8 +61,8 @@ def fetch_exemplars(
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
     """Store the relation's files found at `given`: in a folder at or below it, or in zips as a browser gets from Drive.
 
-    They replace what `source` has. Raises UserError if they are incomplete, differ from the record, or would not be
-    used.
+    They replace what `source` has. Raises UserError if they are incomplete, cannot be recorded, differ from the record,
+    or would not be used.
     """
     if (OWN / relation).is_dir():
         raise UserError(
@@ -117,13 +118,18 @@ def _downloads(relation: str, given: Path) -> list[list[Path]]:
 
 
 def _compare(relation: str, folder: Path, source: ExemplarSource) -> dict[str, str]:
-    """Return {file: how it differs from the relation's manifest}; write a manifest if there is none."""
+    """Return {file: how it differs from the relation's manifest}; if there is none, write it.
+
+    But write none for what a broken download may have left: then return {file: "unreadable"}.
+    """
     if source.manifest is None:
         return {}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     sums = {name: sha256_file(folder / name) for name in names}
     manifest = source.manifest / f"{relation}.json"
     if not manifest.is_file():
+        if unreadable := _unreadable(folder):
+            return dict.fromkeys(unreadable, "unreadable")
         write_json(manifest, sums)
         return {}
     known = parse(dict[str, str], read_json(manifest, "manifest"), "", manifest)
@@ -134,9 +140,23 @@ def _compare(relation: str, folder: Path, source: ExemplarSource) -> dict[str, s
     }
 
 
+def _unreadable(folder: Path) -> list[str]:
+    """Return the pictures and masks of a relation's folder that cannot be decoded."""
+    found = []
+    for exemplar in read_exemplars(folder).exemplars:
+        for path in filter(None, (exemplar.path, exemplar.mask)):
+            try:
+                open_upright(path)
+            except UserError:
+                found.append(path.relative_to(folder).as_posix())
+    return found
+
+
 def _off_record(relation: str, source: ExemplarSource, wrong: dict[str, str], remedy: str) -> UserError:
     manifest = f"{source.manifest}/{relation}.json"
     told = ", ".join(f"{name} ({how})" for name, how in wrong.items())
+    if set(wrong.values()) == {"unreadable"}:
+        return UserError(f"The exemplars of '{relation}' are damaged: {told}. {remedy}.")
     return UserError(
         f"The exemplars of '{relation}' are not those on record in '{manifest}': {told}. {remedy}; if it is so on "
         f"purpose, delete '{manifest}' and run this again."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -77,11 +79,24 @@ def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:
     If stopped at any moment and run again, it resumes. Raises UserError, naming the log to read, if a stage fails; the
     other slots still finish their stages.
     """
+    _require_locks(root)
     for group in GROUPS:
         if stale := stale_stages(root, group):
             _reproduce_group(root, group, stale, slots, gpus)
     if subprocess.run([*DVC, "repro"], cwd=root, check=False).returncode:
         raise UserError("`dvc repro` failed, as it says above: put that right and run the same command again.")
+
+
+def _require_locks(root: Path) -> None:
+    """Raise UserError if the file system of `root` has no file locks: DVC would wait for ever, saying nothing."""
+    with tempfile.TemporaryFile(dir=root) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"Files cannot be locked in '{root.resolve()}' ({reason(error)}): keep the checkout on a file system "
+                "that has flock, or ask for it to be mounted so."
+            ) from error
 
 
 def stale_stages(root: Path, group: str) -> list[str]:

@@ -144,6 +144,25 @@ def test_checksums_are_recorded_once_and_kept_to(server: Server, exemplar_folder
     assert len(server.asked) == asked + 1  # what was wrong is not kept
 
 
+def test_a_download_with_a_picture_that_cannot_be_read_is_not_recorded(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    good, broken = server.content, masked(exemplar_folder, tmp_path)
+    for name in ("1.png", "masks/0.png"):
+        (broken / name).write_bytes(b"<html>Too many requests</html>")
+    server.content = zipped(broken, tmp_path / "broken.zip").read_bytes()
+    source = from_("archive", f"{server.address}/benchmark.zip", tmp_path / "manifest")
+    damaged = r"exemplars of 'inside' are damaged: masks/0\.png \(unreadable\), 1\.png \(unreadable\)\. "
+    with pytest.raises(UserError, match=f"{damaged}Fetch them again"):
+        fetch(source, tmp_path)
+    with pytest.raises(UserError, match=f"{damaged}Place the right ones"):
+        place_exemplars("inside", broken, source, tmp_path / "scratch")
+    assert not (tmp_path / "manifest").exists()
+    server.content = good
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)  # asked for again
+    assert (tmp_path / "manifest" / "inside.json").is_file()
+
+
 def test_an_archive_of_relations_that_are_fetched_in_parallel_is_downloaded_once(
     server: Server, exemplar_folder: Path, tmp_path: Path
 ) -> None:

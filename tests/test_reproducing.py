@@ -181,6 +181,15 @@ def test_a_wrong_change_is_told_and_no_file_is_changed(
     assert not (pipeline / "param.yaml").exists()
 
 
+def test_a_file_system_without_locks_is_told_instead_of_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    monkeypatch.setattr("fcntl.flock", MagicMock(side_effect=unknown))
+    with pytest.raises(UserError, match=r"Files cannot be locked in '.*' \(.*Function not implemented\): keep the"):
+        reproduce(tmp_path, slots=1)
+
+
 def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
     (project / "wait-c").touch()
     said = project / "said.txt"
