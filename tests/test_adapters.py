@@ -12,17 +12,16 @@ import torch
 from relinv.adapters import dreambooth, perfusion
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.token_rows import TokenRowsAdapter
 from tests.conftest import tiny_settings
-from tests.inverting import build, problem
+from tests.inverting import FORMS, METHODS, build, problem
 from tests.unets import answer
 
-# What puts one part of several in its place, by the methods whose adapters do so, and at which call it is to fail.
-INSTALLS: dict[str, tuple[Any, str, int]] = {
-    "custom_diffusion": (torch.nn.Module, "register_forward_hook", 3),
-    "dreambooth": (dreambooth, "_low_rank", 3),
-    "dreambooth+full": (torch.nn.Module, "register_parameter", 3),
-    "multires": (torch.nn.Module, "register_forward_hook", 1),  # after the tokenizer and another hook
-    "perfusion": (torch.nn.Module, "register_forward_hook", 3),
+HOOK = (torch.nn.Module, "register_forward_hook")
+# What puts one part of several in its place, for those methods whose adapters do it otherwise than by hooks.
+INSTALLS: dict[str, tuple[Any, str]] = {
+    "dreambooth": (dreambooth, "_low_rank"),
+    "dreambooth+full": (torch.nn.Module, "register_parameter"),
 }
 
 
@@ -36,13 +35,13 @@ def fittings(base: Base) -> list[Any]:
     return found
 
 
-def failing(function: Callable[..., Any], call: int) -> Callable[..., Any]:
-    """Return `function`, in which one call of those to come fails."""
-    calls: list[int] = []
+def failing(function: Callable[..., Any], call: int, calls: list[int] | None = None) -> Callable[..., Any]:
+    """Return `function`, in which one call of those to come fails; `calls` gets an item at each."""
+    made = [] if calls is None else calls
 
     def limited(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == call:
+        made.append(1)
+        if len(made) == call:
             raise MemoryError("there is no more room")
         return function(*arguments, **options)
 
@@ -55,20 +54,29 @@ def adapter_of(base: Base, exemplar_folder: Path, name: str) -> ConceptAdapter:
     return adapter
 
 
-@pytest.mark.parametrize("name", INSTALLS)
+@pytest.mark.parametrize("name", [*METHODS, *FORMS])
 def test_one_that_fails_on_the_way_in_leaves_the_base_as_it_was(
     name: str, base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter, plain, before = adapter_of(base, exemplar_folder, name), answer(base), fittings(base)
-    owner, function, call = INSTALLS[name]
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, function, failing(getattr(owner, function), call))
-        with pytest.raises(MemoryError), adapter.applied():
+    for adapter in build(problem(base, exemplar_folder, name)).adapters:
+        plain, before = answer(base), fittings(base)
+        otherwise = INSTALLS.get(name.removesuffix("+rows"), HOOK)
+        owner, function = HOOK if isinstance(adapter, TokenRowsAdapter) else otherwise
+        calls: list[int] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, function, failing(getattr(owner, function), 0, calls))
+            with adapter.applied():
+                changed, last = fittings(base) != before, len(calls)
+        assert changed == bool(last), "name in INSTALLS what puts its parts in place"
+        for call in {1, last} if last else ():
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, function, failing(getattr(owner, function), call))
+                with pytest.raises(MemoryError), adapter.applied():
+                    pass
+            assert fittings(base) == before
+        with adapter.applied():
             pass
-    assert fittings(base) == before
-    with adapter.applied():
-        assert fittings(base) != before
-    assert fittings(base) == before and torch.equal(answer(base), plain)
+        assert fittings(base) == before and torch.equal(answer(base), plain)
 
 
 def test_a_unet_of_low_precision_gets_its_forward_back(

@@ -167,8 +167,11 @@ def test_a_missing_component_is_named(copied: Path) -> None:
 
 
 def test_missing_weights_are_named(copied: Path) -> None:
-    (copied / UNET).unlink()
-    with pytest.raises(UserError, match="weights of unet are missing"):
+    weights = (copied / UNET).rename((copied / UNET).with_suffix(".fp16.safetensors"))
+    with pytest.raises(UserError, match=rf"weights of unet are missing .* variant {weights.name} is not loaded, so re"):
+        load_base(tiny_settings(copied))
+    weights.unlink()
+    with pytest.raises(UserError, match=r"weights of unet are missing .*: restore them"):
         load_base(tiny_settings(copied))
 
 

@@ -35,11 +35,11 @@ def drawn(base: Base, *concepts: Concept) -> np.ndarray:
 
 
 def turned(concept: Concept) -> Concept:
-    """Return a concept whose token's row, or rows by timestep, point the other way."""
+    """Return a concept whose token's row, or all that it has instead of one, points the other way."""
     if concept.embedding is not None:
         return replace(concept, embedding=-concept.embedding)
-    rows = {name: -tensor for name, tensor in concept.weights["multires"].items()}
-    return replace(concept, weights={**concept.weights, "multires": rows})
+    weights = {adapter: {name: -tensor for name, tensor in own.items()} for adapter, own in concept.weights.items()}
+    return replace(concept, weights=weights)
 
 
 @pytest.mark.parametrize("pair", list(combinations(LEARNING, 2)), ids="-".join)

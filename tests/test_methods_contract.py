@@ -18,7 +18,7 @@ from PIL import Image
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import REQUIRED, load_concept
-from relinv.diffusion.conditioning import Drawer
+from relinv.diffusion.conditioning import Drawer, Encodings
 from relinv.diffusion.sampling import Sampler, initial_latents, to_pictures
 from relinv.errors import UserError
 from relinv.files import sha256_folder
@@ -176,6 +176,22 @@ def test_saved_and_loaded_it_draws_what_training_left(
     bare = drawn(InversionMethod(base, task.words, task.settings))
     assert (apart(bare, trained).min() > 2) == bool(concept.token)
     assert all(torch.equal(one, other) for one, other in zip(answers(base), before, strict=True))
+
+
+@each_form
+@pytest.mark.parametrize("timestep", [0, 250, 500, 999])
+def test_a_prompt_is_encoded_for_drawing_as_for_training(
+    name: str, timestep: int, base: Base, exemplar_folder: Path
+) -> None:
+    method, generator = build(problem(base, exemplar_folder, name)), torch.Generator().manual_seed(0)
+    for tensor in (tensor for group in method.groups() for tensor in group["params"]):
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)  # no two rows or layers are equal then
+    with method.attached(), torch.no_grad():
+        caption = method.caption("cat {} box", timestep, generator)
+        trained = method.conditioning(base.tokenize([caption]))
+        prompt = method.template.format(head="cat", tail="box")
+        drawn = Encodings(base, method.adapters, [prompt], [timestep]).of([prompt])(timestep)
+    assert torch.equal(trained, drawn)
 
 
 def drawn(method: InversionMethod) -> np.ndarray:

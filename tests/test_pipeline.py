@@ -138,7 +138,11 @@ def test_code_dependencies_exist(stages: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("invert@inside-reversion", inversion.CODE), ("generate@inside-reversion", generation.CODE)]
+    ("name", "code"),
+    [
+        ("invert@inside-reversion", (*inversion.CODE, "methods/reversion.py")),
+        ("generate@inside-reversion", generation.CODE),
+    ],
 )
 def test_an_unfinished_run_is_resumed_by_no_other_code_that_dvc_watches(
     name: str, code: tuple[str, ...], stages: dict[str, Any]

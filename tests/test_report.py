@@ -167,7 +167,7 @@ def test_a_metric_added_since_rows_were_written_is_undefined_for_them(
     assert parse_rows(format_rows(rows), "scores.csv")["sharpness"].isna().all()
 
 
-def test_leads_need_the_subject(rows: pd.DataFrame) -> None:
+def test_leads_are_the_subjects(rows: pd.DataFrame) -> None:
     table = leads(rows, METHODS, ["leakage"], FEW)
     assert [line.name for line in table.lines] == [
         "reversion − relation words",
@@ -178,7 +178,9 @@ def test_leads_need_the_subject(rows: pd.DataFrame) -> None:
     turned = leads(rows.assign(leakage=-rows["leakage"]), METHODS, ["leakage"], FEW)
     assert turned.lines[1].bold == [True] and turned.lines[1].cells[0].mean == -table.lines[1].cells[0].mean
     assert table.lines[0].bold == turned.lines[0].bold == [False]  # of one distribution
-    assert leads(rows, METHODS[:2], ["leakage"], FEW) is None
+    (line,) = leads(rows, METHODS[:2], ["leakage"], FEW).lines  # without ReVersion, the last method's
+    assert line.name == "textual inversion − relation words"
+    assert leads(rows, METHODS[:1], ["leakage"], FEW) is None
 
 
 def test_a_difference_is_told_honestly() -> None:
@@ -383,6 +385,21 @@ def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_noth
         text = (tmp_path / "reports" / page).read_text()
         assert "on 1 relation of the" in text.replace("\n", " ") and "data/miniature/judge" in text
         assert "The 12 validation scenarios of 1 relation" in text and "It was not tested on kissing: look" in text
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        (METHODS, ["invert.reversion.steer_weight=0.1", "reversion is"]),
+        (["relation_words", "textual_inversion", "multires"], ["invert.multires.steps=60", "of multires differs"]),
+        (["textual_inversion", "relation_words"], ["generate.seed=1", "relation words − textual inversion"]),
+    ],
+)
+def test_the_page_tells_only_of_what_ran(methods: list[str], told: list[str], tmp_path: Path) -> None:
+    write_report(tmp_path, write_run(tmp_path, methods=methods))
+    text = (tmp_path / "reports/report.md").read_text()
+    assert all(words in text for words in told)
+    assert ("steer_weight=0.1" in text) == ("reversion" in methods)
 
 
 def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_path: Path) -> None:

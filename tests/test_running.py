@@ -216,6 +216,24 @@ def test_a_run_is_never_finished_as_another(
     assert known not in (another_version, inversion.identity(task))
 
 
+def test_only_an_edit_of_its_own_method_ends_a_run(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relinv.learning import inversion
+
+    package = Path(inversion.__file__).parents[1]
+    copied = Path(shutil.copytree(package, tmp_path / "relinv", ignore=shutil.ignore_patterns("__pycache__")))
+    monkeypatch.setattr(inversion, "__file__", str(copied / "learning/inversion.py"))
+    task = problem(base, exemplar_folder, "reversion")
+    known = inversion.identity(task)
+    with (copied / "methods/multires.py").open("a") as other:
+        other.write("# edited")
+    assert inversion.identity(task) == known
+    with (copied / "methods/reversion.py").open("a") as own:
+        own.write("# edited")
+    assert inversion.identity(task) != known
+
+
 def test_in_bf16_the_row_and_its_loss_stay_fp32(
     tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,6 @@ import torch
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.randomness import generator
-from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
@@ -25,7 +24,7 @@ from relinv.learning.checkpoints import Checkpoints, save_state
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.training import Loop
-from tests.inverting import looping, problem, stopping
+from tests.inverting import METHODS, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
 
 
@@ -139,8 +138,8 @@ def test_a_second_writer_may_remove_the_folder_first(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["textual_inversion", "reversion", "multires", "compositional"])
-def test_relations_trained_together_come_out_as_alone(
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "relation_words"])
+def test_relations_trained_together_come_out_as_alone_or_are_refused(
     method: str, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     """One relation has more steps than the others, and each its own seed."""
@@ -148,6 +147,10 @@ def test_relations_trained_together_come_out_as_alone(
     for seed, name in enumerate(["inside", "on", "hug"]):
         folder = Path(shutil.copytree(exemplar_folder, tmp_path / "relations" / name))
         problems.append(problem(base, folder, method, seed, steps=8 if name == "on" else 6))
+    if not all(adapter.shares_unet for adapter in build(problems[0]).adapters):
+        with pytest.raises(UserError, match="cannot share one pass"):
+            invert_together(problems, tmp_path / "scratch")
+        return
     for each in problems:
         invert_relation(each, tmp_path / "alone" / each.exemplars.relation, tmp_path / "scratch")
     before = weights(base)
@@ -165,9 +168,11 @@ def test_relations_trained_together_come_out_as_alone(
 
 
 def learned(folder: Path, base: Base) -> torch.Tensor:
-    """Return the row of a concept, or its rows."""
+    """Return what a concept's token has learned."""
     concept = load_concept(folder, base)
-    return concept.weights["multires"][ROWS] if concept.embedding is None else concept.embedding
+    if concept.embedding is not None:
+        return concept.embedding
+    return torch.cat([tensor.flatten() for own in concept.weights.values() for tensor in own.values()])
 
 
 def other(name: str) -> str:

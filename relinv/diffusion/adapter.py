@@ -36,7 +36,7 @@ class ConceptAdapter:
     """
 
     FILE = "weights.safetensors"  # the file in a concept folder that holds `tensors`
-    shares_unet = False  # whether it leaves the UNet unchanged, so that several trainings can share its passes
+    shares_unet = False  # whether neither the UNet nor the encodings' width changes: trainings can then share passes
     Drawing: type[Settings] = Settings  # the options that can be changed each time the concept is drawn
     addable = False  # whether concepts that were learned without it can be drawn with it; it has no tensors then
     replaces_layers = False  # whether it replaces modules or weights, which must happen before hooks are added
@@ -71,7 +71,11 @@ class ConceptAdapter:
         return []
 
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
-        """Return the UNet's conditioning, (prompts, tokens, dim or more); `plain` gives the text encodings."""
+        """Return the UNet's conditioning, (prompts, tokens, dim or more); `plain` gives the text encodings.
+
+        What is beyond `dim` is read by the adapter's own hooks. Adapters of one kind may share it, but two kinds that
+        add to it cannot be in use together. A method trains with the same encodings, by its `conditioning`.
+        """
         return plain(prompts)
 
     def guidance(self, prompts: Sequence[str]) -> Guidance | None:

@@ -88,7 +88,9 @@ def check_weights(folder: Path, files: Sequence[Path]) -> None:
     weights = [path for path in files if path.suffix == ".safetensors"]
     for name in ("text_encoder", "vae", "unet"):
         if not any(path.parent.name == name for path in weights):
-            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): restore them.")
+            variants = sorted(path.name for path in (folder / name).glob("*.*.safetensors"))
+            remedy = f"the variant {variants[0]} is not loaded, so rename it" if variants else "restore them"
+            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.")
     for path in weights:
         try:
             with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it

@@ -22,7 +22,7 @@ class TokenRowsAdapter(ConceptAdapter):
     """Puts a token's rows in place; an adapter overrides `prompt_at` to choose which of them a prompt uses."""
 
     FILE = "rows.safetensors"
-    shares_unet = True
+    shares_unet = True  # a subclass that changes the UNet, or the encodings' width, sets this back to False
 
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from relinv.learning.method import InversionMethod
 
 LIBRARIES = ("torch", "diffusers", "transformers")
-# The code that determines the result: a checkpoint is never resumed by different code.
-CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning", "methods")
+# The code that determines the result, besides the method's: a checkpoint is never resumed by different code.
+CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning")
 
 
 def invert_relation(problem: Problem, folder: Path, scratch: Path, confirm: Callable[[], None] = lambda: None) -> None:
@@ -120,7 +120,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "run": problem.base.settings.model_dump(exclude={"source", "revision"}),
         "gpu": problem.base.gpu,
         "versions": versions(),
-        "code": code_hash(Path(__file__).parents[1], CODE),
+        "code": code_hash(Path(__file__).parents[1], [*CODE, f"methods/{problem.method}.py"]),
     }
 
 

@@ -124,7 +124,8 @@ class InversionMethod:
         """Return the encodings of token `ids`, (prompts, tokens) to (prompts, tokens, dim).
 
         A prompt that several samples of a batch share is encoded once, so anything that depends on the timestep must be
-        in the caption: equal prompts always have equal conditionings.
+        in the caption: equal prompts always have equal conditionings. Drawing does not call this: what its adapters'
+        `prompt_at` and `encode` make of a prompt must be the same, as the contract test checks.
         """
         return self.base.encode(ids)
 

@@ -44,7 +44,7 @@ LEAKAGE = (
     "exemplars’ own look came along with the relation. It cannot say which part of the look."
 )
 REPRODUCE = """make reproduce{base}      # environment, then dvc repro: everything, or only what changed
-dvc exp run -S {section}.steer_weight=0.1      # another setting: re-runs only what depends on it
+dvc exp run -S {change}      # another setting: re-runs only what depends on it
 python -m stages.compare HEAD workspace      # two revisions or experiments beside each other"""
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
-from relinv.report.rows import READINGS, SUBJECT
+from relinv.report.rows import READINGS, SUBJECT, subject_of
 from relinv.report.sheets import Sheet, build
 from relinv.report.tables import (
     HEADLINE,
@@ -116,21 +116,23 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _again(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return how `make` is told the base, and the name under which DVC sets the subject's parameters."""
-    base = parameters["base"]
+    """Return how `make` is told the base, and a change of the subject's parameters as DVC takes it."""
+    base, subject = parameters["base"], subject_of(parameters["methods"])
     preset = parameters["invert"]["preset"] or parameters["bases"][base]["preset"]
-    if preset:
-        return {"base": f" BASE={base}", "section": f"presets.yaml:{SUBJECT}.{preset}"}
-    return {"base": "", "section": f"invert.{SUBJECT}"}
+    section = f"presets.yaml:{subject}.{preset}" if preset else f"invert.{subject}"
+    change = f"{section}.steer_weight=0.1" if subject == SUBJECT else f"{section}.steps=60"
+    learns = parameters["invert"][subject]  # the plain words have no setting
+    return {"base": f" BASE={base}" if preset else "", "change": change if learns else "generate.seed=1"}
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
     """Return in words how the subject compares with its rival on each headline metric."""
-    if not {SUBJECT, RIVAL} <= set(run.methods):
+    subject = subject_of(run.methods)
+    if subject == RIVAL or RIVAL not in run.methods:
         return []
-    found = {metric: difference(run.rows, SUBJECT, RIVAL, metric, bootstrap) for metric in HEADLINE}
+    found = {metric: difference(run.rows, subject, RIVAL, metric, bootstrap) for metric in HEADLINE}
     return [
-        verdict(label(SUBJECT), label(RIVAL), READINGS[metric].title, interval, bootstrap.level)
+        verdict(label(subject), label(RIVAL), READINGS[metric].title, interval, bootstrap.level)
         for metric, interval in found.items()
         if interval is not None
     ]

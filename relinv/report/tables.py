@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from relinv.benchmark import Benchmark
-from relinv.report.rows import READINGS, SUBJECT
+from relinv.report.rows import READINGS, subject_of
 from relinv.statistics import CLUSTER, Bootstrap, Interval, mean_interval, paired_difference
 
 HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
@@ -130,12 +130,13 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
 def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bootstrap: Bootstrap) -> Table | None:
     """Return the subject minus each other method, paired by scenario, bold if the interval excludes zero.
 
-    None if the subject did not run, or if no other method did.
+    None if no other method ran.
     """
-    others = [method for method in methods if method != SUBJECT]
-    if SUBJECT not in methods or not others:
+    subject = subject_of(methods)
+    others = [method for method in methods if method != subject]
+    if not others:
         return None
-    pairs = {f"{label(SUBJECT)} − {label(other)}": (SUBJECT, other) for other in others}
+    pairs = {f"{label(subject)} − {label(other)}": (subject, other) for other in others}
     return between(rows, pairs, metrics, bootstrap, "Paired differences on the same scenarios")
 
 
