@@ -71,5 +71,5 @@ def drawn(base: Base, sampler: Sampler, batch: int) -> None:
     with torch.inference_mode():
         encodings = base.encode(base.tokenize(["cat inside box", ""]))  # (2, tokens, dim)
     prompt, empty = (encoding.expand(batch, -1, -1) for encoding in encodings)
-    with deterministic(base.device, gradients=False):
+    with deterministic(base.device, backward=False):
         to_pictures(sample(base, prompt, empty, initial_latents(base, range(batch)), sampler))

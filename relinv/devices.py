@@ -75,11 +75,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def deterministic(device: torch.device, gradients: bool = True) -> Iterator[None]:
+def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]:
     """Inside the block, `device` is deterministic, and a GPU's fp32 is fp32 in convolutions too.
 
-    A CPU is deterministic anyway; an Apple GPU is as far as PyTorch has such kernels. `gradients`: whether any are
-    computed inside; if not, a GPU may use cuDNN's attention, the fastest there, whose forward is deterministic.
+    A CPU is deterministic anyway; an Apple GPU is as far as PyTorch has such kernels. `backward`: whether gradients
+    are to be so too; if not, a GPU may use the fastest attention, cuDNN's among others, whose forward is deterministic.
     """
     import torch
 
@@ -91,9 +91,9 @@ def deterministic(device: torch.device, gradients: bool = True) -> Iterator[None
     )
     tf32 = torch.backends.cudnn.allow_tf32
     if device.type != "cpu":
-        # not warn_only for gradients on CUDA: its fused attention's backward would sum in any order; in return,
-        # without warn_only PyTorch does without cuDNN's attention altogether
-        torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not gradients)
+        # with warn_only, the backward of CUDA's fused attention sums in any order; without, PyTorch does without
+        # cuDNN's attention altogether
+        torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not backward)
         torch.backends.cudnn.allow_tf32 = False
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:

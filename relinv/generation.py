@@ -100,7 +100,7 @@ def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
     """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`."""
     concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
-    with deterministic(base.device, gradients=False), in_use(base, concepts) as adapters:
+    with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
         drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
         return to_pictures(drawer.draw([prompt], [seed]))[0]
 
@@ -193,7 +193,7 @@ def generate(
     """
     prompts = [record.prompt for record in records]
     used = [drawn_with(concept, settings.adapters)]
-    with deterministic(base.device, gradients=False), in_use(base, used) as adapters:
+    with deterministic(base.device, backward=False), in_use(base, used) as adapters:
         drawer = Drawer(base, adapters, prompts, Sampler.of(settings))
         for start in range(0, len(records), settings.batch_size):
             batch = records[start : start + settings.batch_size]

@@ -78,14 +78,17 @@ class NetworkSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How a base is trained in less memory, at the cost of time; drawing does not use these settings.
+    """How a base is trained; drawing does not use these settings.
 
-    gradient_checkpointing: whether activations are recomputed instead of kept. samples_per_pass: how many samples of a
-    step go through the UNet at once, forward and backward, before the next ones; null: all of them.
+    Two take less memory, and more time. gradient_checkpointing: whether activations are recomputed instead of kept.
+    samples_per_pass: how many samples of a step go through the UNet at once, forward and backward, before the next
+    ones; null: all of them. deterministic: whether a GPU learns the same to the last bit each time; if not, its
+    attention may add gradients in any order, which is faster.
     """
 
     gradient_checkpointing: bool = False
     samples_per_pass: Positive | None = None
+    deterministic: bool = True
 
 
 class ModelSettings(NetworkSettings, TrainingSettings):

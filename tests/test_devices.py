@@ -29,7 +29,7 @@ def flags() -> tuple[bool, bool, bool, bool]:
 
 
 @pytest.mark.parametrize(
-    ("device", "gradients", "inside"),
+    ("device", "backward", "inside"),
     [
         ("cuda", True, (True, False, False, False)),
         ("cuda", False, (True, True, False, False)),  # cuDNN's attention may be used, whose forward is deterministic
@@ -37,10 +37,10 @@ def flags() -> tuple[bool, bool, bool, bool]:
     ],
 )
 def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
-    device: str, gradients: bool, inside: tuple[bool, ...]
+    device: str, backward: bool, inside: tuple[bool, ...]
 ) -> None:
     before = flags()
-    with pytest.raises(KeyboardInterrupt), deterministic(torch.device(device), gradients):
+    with pytest.raises(KeyboardInterrupt), deterministic(torch.device(device), backward):
         with deterministic(torch.device(device)):
             pass
         assert flags() == inside

@@ -81,7 +81,7 @@ def test_a_gpu_may_draw_with_the_attention_whose_forward_alone_is_deterministic(
     base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(generation, "deterministic", lambda device, gradients: nullcontext(asked.append(gradients)))
+    monkeypatch.setattr(generation, "deterministic", lambda device, backward: nullcontext(asked.append(backward)))
     list(generation.generate(base, concept, plan(base, concept, SCENARIOS[:1], SETTINGS), SETTINGS))
     generation.imagine(base, [concept], "cat <r> box", SETTINGS, seed=1)
     assert asked == [False, False]

@@ -59,7 +59,9 @@ def test_relations_trained_together_come_out_as_alone(base: Base, exemplar_folde
         assert torch.nn.functional.cosine_similarity(joint, alone, dim=0) > 0.99
 
 
-@pytest.mark.parametrize("way", [{"compile": True}, {"gradient_checkpointing": True}, {"attention": "eager"}])
+@pytest.mark.parametrize(
+    "way", [{"compile": True}, {"gradient_checkpointing": True}, {"attention": "eager"}, {"deterministic": False}]
+)
 def test_other_ways_to_run_it_work(
     way: dict[str, object], model: ModelSettings, exemplar_folder: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,14 @@ def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> Non
 
 
 @pytest.mark.parametrize(
-    "other", [{"attention": "eager"}, {"gradient_checkpointing": True}, {"samples_per_pass": 1}, {"precision": "bf16"}]
+    "other",
+    [
+        {"attention": "eager"},
+        {"gradient_checkpointing": True},
+        {"samples_per_pass": 1},
+        {"precision": "bf16"},
+        {"deterministic": False},
+    ],
 )
 def test_a_run_is_never_finished_in_another_way(
     other: dict[str, Any], tiny_base: Path, base: Base, exemplar_folder: Path
@@ -214,6 +222,18 @@ def test_a_run_is_never_finished_as_another(
     monkeypatch.undo()
     monkeypatch.setattr(inversion, "code_hash", lambda root, parts: "another")
     assert known not in (another_version, inversion.identity(task))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_gradients_are_deterministic_unless_the_base_says_otherwise(
+    kept: bool, tiny_base: Path, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "relinv.learning.training.deterministic", lambda device, backward: nullcontext(asked.append(backward))
+    )
+    learned(run(tiny_base, deterministic=kept), exemplar_folder, tmp_path)
+    assert asked == [kept]
 
 
 def test_only_an_edit_of_its_own_method_ends_a_run(

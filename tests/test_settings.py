@@ -180,11 +180,15 @@ def test_committed_parameters_are_valid() -> None:
 
 def test_a_base_is_trained_as_its_training_section_says_and_drawn_without() -> None:
     values = read_yaml(Path("params.yaml"))
-    values["bases"][values["base"]]["training"] = {"gradient_checkpointing": True, "samples_per_pass": 2}
+    values["bases"][values["base"]]["training"] = {
+        "gradient_checkpointing": True,
+        "samples_per_pass": 2,
+        "deterministic": False,
+    }
     params = Params(values, Path("params.yaml"))
     trained, drawing = params.trained_model(), params.drawing_model()
-    assert (trained.gradient_checkpointing, trained.samples_per_pass) == (True, 2)
-    assert (drawing.gradient_checkpointing, drawing.samples_per_pass) == (False, None)
+    assert (trained.gradient_checkpointing, trained.samples_per_pass, trained.deterministic) == (True, 2, False)
+    assert (drawing.gradient_checkpointing, drawing.samples_per_pass, drawing.deterministic) == (False, None, True)
 
 
 class Sectioned(Settings):

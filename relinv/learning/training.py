@@ -45,7 +45,8 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
     if len(tasks) > 1 and not all(adapter.shares_unet for adapter in adapters):
         raise UserError("This method changes the UNet, so its relations cannot share one pass: train each alone.")
     with ExitStack() as stack:
-        stack.enter_context(deterministic(tasks[0].method.base.device))
+        base = tasks[0].method.base
+        stack.enter_context(deterministic(base.device, backward=base.settings.deterministic))
         loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
         if len(tasks) == 1:
             stack.enter_context(tasks[0].method.attached())
