@@ -98,10 +98,14 @@ class ModelSettings(NetworkSettings, TrainingSettings):
 
 
 class JudgeSettings(Settings):
-    """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag."""
+    """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag.
+
+    revision: for a folder, any word, to be changed when its weights change: the scores are then made anew.
+    """
 
     model: Place
     pretrained: str | None
+    revision: str | None = None
     device: Device
 
 

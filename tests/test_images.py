@@ -109,7 +109,7 @@ def saying(path: Path, text: str) -> Path:
     [
         ({"settings": {}}, r"Parameter 'record\.settings\.pairs' is missing from .*one of all, validation, test"),
         ({"settings": None}, r"Parameter 'record\.settings' is None in .*a section of named values"),
-        ({"settings": SETTINGS | {"scheduler": "euler"}}, r"'record\.settings\.scheduler' is 'euler' .*ddim, pndm"),
+        ({"settings": SETTINGS | {"scheduler": "fast"}}, r"'record\.settings\.scheduler' is 'fast' .*ddim, pndm"),
         ({"settings": SETTINGS | {"base_sha256": 7}}, r"'record\.settings\.base_sha256' is 7 in .*must be text"),
         ({"settings": SETTINGS | {"concepts": ["r"]}}, r"'record\.settings\.concepts' is \['r'\] in"),
         ({"seed": 2**32}, r"'record\.seed' is 4294967296 in .*below 4294967296"),

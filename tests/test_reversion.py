@@ -78,7 +78,8 @@ def test_weights_are_the_settings(base: Base, exemplar_folder: Path) -> None:
 @pytest.mark.parametrize("term", ["steer", "anchor"])
 def test_each_term_beside_denoising_teaches_the_only_row(term: str, base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, resolutions=1, initializer_token="red", anchor_weight=1.0)
-    learner.losses(visit(["cat <r> box"]))[term].value.backward()
+    with learner.attached():
+        learner.losses(visit(["cat <r> box"]))[term].value.backward()
     (row,) = learner.state().values()
     assert row.grad is not None and row.grad.any()
 

@@ -135,6 +135,13 @@ def test_each_step_is_guided_once_and_each_move_counts(base: Base, scheduler: st
         with torch.inference_mode():
             return denoise(base, words, words, noise, sampler, guidance), timesteps, progress
 
+    seen: list[torch.Tensor] = []
+    hook = base.unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    guided: list[torch.Tensor] = []
+    with torch.inference_mode():
+        denoise(base, words, words, noise, sampler, lambda latents, *_: guided.append(latents) or latents)
+    hook.remove()
+    assert torch.equal(guided[0], seen[0]) and torch.equal(guided[-1], seen[-1])  # what the UNet is given, unscaled
     still, timesteps, progress = moved(None)
     assert timesteps == list(dict.fromkeys(sampler.timesteps(base)))
     assert progress == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])

@@ -20,7 +20,7 @@ from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import open_checkout
-from relinv.study.plan import Contrast, load_plan, overridden, trials
+from relinv.study.plan import Contrast, Trial, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
@@ -121,6 +121,24 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert runner(checkout)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
     assert not (repository / ".dvc/config.local").exists()
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
+
+
+def test_a_new_file_is_in_a_study_as_long_as_git_has_it(repository: Path) -> None:
+    def trial_of(skill: float) -> Trial:
+        plan = load_plan(repository / "study.yaml").model_copy(update={"arms": {"new": {"score.skill": skill}}})
+        (trial,) = trials(repository, plan.model_copy(update={"contrasts": []}), [], [])
+        return trial
+
+    def files(trial: Trial) -> str:
+        commits = run_pending(repository, [trial], slots=2)
+        return runner(repository)("git", "ls-tree", "-r", "--name-only", commits[trial.name])
+
+    new = "relinv/metrics.py"
+    (repository / new).touch()
+    runner(repository)("git", "add", new)
+    assert new in files(trial_of(0.11)) and new in files(trial_of(0.12))
+    runner(repository)("git", "rm", "--quiet", "--force", new)
+    assert new not in files(trial_of(0.13)) and not (repository / LOGS / "checkout" / new).exists()
 
 
 @pytest.mark.parametrize("content", [b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode()])

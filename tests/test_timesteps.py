@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relinv.learning.timesteps import importance, sample_timesteps
+from relinv.learning.timesteps import importance, require_probabilities, sample_timesteps
 
 TOTAL = 1000
 
@@ -45,3 +45,18 @@ def test_a_batch_covers_the_whole_range() -> None:
 def test_the_same_generator_gives_the_same_draws() -> None:
     first, second = (sample_timesteps(importance(TOTAL, 0.5), 8, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        torch.full((1000,), float("nan")),
+        torch.full((1000,), 0.1),
+        torch.full((500,), 1 / 500),
+        torch.tensor([1.5, -0.5, *[0.0] * 998]),
+    ],
+)
+def test_a_law_that_is_none_is_refused(law: torch.Tensor) -> None:
+    require_probabilities(importance(1000, 0.5), 1000)
+    with pytest.raises(ValueError, match="must be 1000 probabilities that sum to 1"):
+        require_probabilities(law, 1000)

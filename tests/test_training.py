@@ -23,7 +23,9 @@ from relinv.learning.batches import visits
 from relinv.learning.checkpoints import Checkpoints, save_state
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import invert_relation, invert_together
+from relinv.learning.losses import Term
 from relinv.learning.training import Loop
+from relinv.learning.training_log import TrainingLog
 from tests.inverting import METHODS, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
 
@@ -126,6 +128,16 @@ def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     for damage in (b"", b"damaged", whole[:-40], flipped, deflated):
         (checkpoints.folder / "state.pt").write_bytes(damage)
         assert checkpoints.load() is None
+
+
+def test_a_term_that_comes_and_goes_is_refused() -> None:
+    log, one = TrainingLog(), Term(1.0, torch.tensor(0.5))
+    log.add({"denoise": one})
+    log.add({"denoise": one})
+    with pytest.raises(
+        ValueError, match=r"same at every step, not \['denoise', 'total'\], then \['denoise', 'steer'\]"
+    ):
+        log.add({"denoise": one, "steer": one})
 
 
 def test_a_second_writer_may_remove_the_folder_first(tmp_path: Path) -> None:

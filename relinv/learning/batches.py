@@ -14,7 +14,7 @@ import torch
 from relinv.devices import to_device
 from relinv.diffusion.randomness import generator
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures
-from relinv.learning.timesteps import sample_timesteps
+from relinv.learning.timesteps import require_probabilities, sample_timesteps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,7 @@ class Batches:
         self.latents: ExemplarLatents = encode_pictures(self.base, [picture.image for picture in pictures])
         self.masks = self._stacked_masks()
         self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
+        require_probabilities(self.law, self.base.scheduler.config.num_train_timesteps)
         self.ids: dict[str, torch.Tensor] = {}  # token ids of each prompt, computed once
 
     def check_captions(self) -> None:

@@ -133,7 +133,8 @@ class InversionMethod:
         """Return the loss terms of a step by the names they are logged under. Default: denoising alone.
 
         If a step takes several passes of the UNet, this is called once per pass. So one sample's contribution must not
-        depend on another's prediction; the visit's generator gives the same numbers in each call.
+        depend on another's prediction; the visit's generator gives the same numbers in each call. The names are the
+        same at every step; a weight may change. A term of the prompts' encodings makes them anew, by `conditioning`.
         """
         return {"denoise": Term(1.0, denoising(visit.prediction, visit.target))}
 

@@ -21,6 +21,15 @@ def importance(total: int, alpha: float) -> torch.Tensor:
     return density / density.sum()
 
 
+def require_probabilities(law: torch.Tensor, total: int) -> None:
+    """Raise ValueError, a method's mistake, unless `law` holds the probabilities of `total` timesteps.
+
+    Timesteps would be drawn by anything else too, and training would go on with the wrong ones.
+    """
+    if law.shape != (total,) or not (law >= 0).all() or abs(float(law.sum()) - 1) > 1e-6:  # NaN fails too
+        raise ValueError(f"A method's timestep_law must be {total} probabilities that sum to 1, not {law}")
+
+
 def sample_timesteps(probabilities: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Return `count` timesteps, (count,) int64, each distributed by `probabilities`, (total,).
 

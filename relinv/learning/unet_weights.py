@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -84,5 +84,5 @@ class UnetWeightsMethod(ResolutionRowsMethod):
     def own(self, visit: Visit) -> Visit:
         """Return a visit's exemplars alone, which come first."""
         count = len(visit.prompts) - self.prior_batch_size
-        names = ("prompts", "timesteps", "prediction", "target", "masks")
+        names = [field.name for field in fields(visit) if field.name != "generator"]  # what has a part of each sample
         return replace(visit, **{name: getattr(visit, name)[:count] for name in names})

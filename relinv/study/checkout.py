@@ -31,6 +31,7 @@ def open_checkout(root: Path, folder: Path) -> Path:
                 if value := git(root, "config", "--default", "", name).strip():
                     git(clone, "config", name, value)
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
+    git(folder, "clean", "--quiet", "--force", "-d")  # saving an experiment leaves files it added, untracked
     cache = _output([*DVC, "cache", "dir"], root).strip()
     _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
     if changes := git(root, *PLAIN_DIFF, "HEAD"):
