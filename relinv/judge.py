@@ -28,8 +28,10 @@ TEXTS_AT_ONCE = 256
 class Judge:
     """A loaded open_clip model with its preprocessing and tokenizer."""
 
-    def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: torch.device) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, fingerprint: str, model: Any, preprocess: Any, tokenizer: Any, device: torch.device
+    ) -> None:
+        self.name, self.fingerprint = name, fingerprint
         self._model, self._preprocess, self._tokenizer, self._device = model, preprocess, tokenizer, device
         self._texts: dict[str, np.ndarray] = {}
 
@@ -136,7 +138,7 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
         raise UserError(f"The judge '{name}' cannot be loaded: {reason(error)}") from error
-    return Judge(name, model.eval().requires_grad_(False), preprocess, tokenizer, device)
+    return Judge(name, settings.fingerprint(), model.eval().requires_grad_(False), preprocess, tokenizer, device)
 
 
 def _download(settings: JudgeSettings) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 METRICS = "relinv.metrics"
 KEYS = ["relation", "method", "index", "head", "tail", "held_out", "seed", "file"]
+JUDGE = "judge"  # the column, the last, that holds the fingerprint of the judge that scored
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def load_metric(name: str) -> ModuleType:
     """Return the metric of that file name; UserError if there is none, or another score column has its name."""
-    if name in (*KEYS, "leakage"):
+    if name in (*KEYS, JUDGE, "leakage"):
         raise UserError(f"A metric cannot be called '{name}', as another column of score files is: rename its file.")
     return find_plugin(METRICS, name)
 
@@ -110,7 +111,7 @@ def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
 
 
 def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int) -> pd.DataFrame:
-    """Return one row per image: what it shows, then every metric there is.
+    """Return one row per image: what it shows, then every metric there is, then which judge scored.
 
     Raises UserError if the benchmark lacks the relation or the records' entities.
     """
@@ -127,7 +128,7 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
         encode_texts=judge.encode_texts,
         pictures=drawn.pictures,
     )
-    return score_rows(records, context)
+    return score_rows(records, context).assign(**{JUDGE: judge.fingerprint})
 
 
 def _require_known(records: Sequence[ImageRecord], relation: Relation) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.errors import UserError
+from relinv.files import sha256_folder
 
 
 def _distinct(items: list[str]) -> list[str]:
@@ -107,6 +108,11 @@ class JudgeSettings(Settings):
     pretrained: str | None
     revision: str | None = None
     device: Device
+
+    def fingerprint(self, root: Path = Path()) -> str:
+        """Return what tells a judge from others: a hash of its folder (below `root`), or its name and tag."""
+        folder = root / self.model
+        return sha256_folder(folder)[:16] if folder.is_dir() else f"{self.model}/{self.pretrained}"
 
 
 class ExemplarSource(Settings):

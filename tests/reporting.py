@@ -98,6 +98,7 @@ def score_table(relation: str, method: str, seed: int = 0) -> pd.DataFrame:
     rows["relation_margin"] = generator.normal(0.05, 0.02, count)
     rows["relation_score"] = generator.normal(0.35, 0.02, count)
     rows["scene_accuracy"] = rows["entity_accuracy"] * rows["relation_accuracy"]
+    rows["judge"] = ""  # not known: by an earlier version
     return rows.assign(**{name: generator.random(count) for name in FURTHER if name not in rows})
 
 

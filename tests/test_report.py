@@ -273,7 +273,7 @@ def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
     assert all(list(values) == list(READINGS) for values in metrics.values())
     assert metrics["relation_words"]["leakage"] == 0
     scores = pd.read_csv(reports / "scores.csv")
-    assert len(scores) == 2 * 3 * 12 and scores.columns[-1] == "leakage"
+    assert len(scores) == 2 * 3 * 12 and list(scores.columns[-2:]) == ["leakage", "judge"]
     for method, values in metrics.items():
         own = scores[scores["method"] == method]
         for name, value in values.items():
@@ -446,6 +446,19 @@ def test_missing_scores_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hug/reversion\.csv' do not exist: run `dvc repro`"):
         write_report(tmp_path, params)
     assert not (tmp_path / "reports").exists()
+
+
+def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    scores = tmp_path / "data/scores/hug/reversion.csv"
+    rows = parse_rows(scores.read_text(), "hug")
+    fingerprint = params.judge().fingerprint(tmp_path)
+    rows.assign(judge=fingerprint).to_csv(scores, index=False)
+    write_report(tmp_path, params)
+    assert fingerprint in (tmp_path / "reports/report.md").read_text()
+    rows.assign(judge="0123456789abcdef").to_csv(scores, index=False)
+    with pytest.raises(UserError, match=r"'hug' by 'reversion' are by another judge than 'data/.*' is now: change the"):
+        write_report(tmp_path, params)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"warnings": 3}'])

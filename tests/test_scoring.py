@@ -22,7 +22,7 @@ from relinv.exemplars import load_image
 from relinv.images import ImageWriter, read_records, write_records
 from relinv.judge import Judge, load_judge
 from relinv.plugins import plugin_names
-from relinv.scoring import KEYS, METRICS, read_drawn, score_drawn, write_scores
+from relinv.scoring import JUDGE, KEYS, METRICS, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
 from tests.concepts import keep, made
@@ -77,7 +77,8 @@ def test_a_row_for_each_image_with_every_metric(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
 ) -> None:
     rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
-    assert rows.columns.tolist() == [*KEYS, *plugin_names(METRICS)]
+    assert rows.columns.tolist() == [*KEYS, *plugin_names(METRICS), JUDGE]
+    assert set(rows[JUDGE]) == {judge.fingerprint}
     assert rows[["relation", "method", "index", "seed"]].drop_duplicates().shape == (4, 4)
     np.testing.assert_allclose(rows["exemplar_similarity"], 1, atol=1e-4)  # each is an exemplar
     assert rows["direction"].isna().tolist() == [False, False, True, False]  # box inside box

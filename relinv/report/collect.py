@@ -14,10 +14,11 @@ from relinv.checking import parse
 from relinv.diffusion.concept import read_metadata
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
-from relinv.files import read_json, sha256_folder
+from relinv.files import read_json
 from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
+from relinv.scoring import JUDGE
 from relinv.settings import BaseSettings, JudgeSettings, ReportSettings
 
 SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed beside the base, relations and methods
@@ -41,7 +42,7 @@ class Run:
     concepts: dict[Arm, Mapping[str, Any]]
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
-    judge: dict[str, Any]  # model, pretrained, sha256 (None for a hub model), scenes, accuracy ({} if unknown)
+    judge: dict[str, Any]  # model, pretrained, fingerprint, scenes, accuracy ({} if unknown)
 
 
 def collect(root: Path, params: Params) -> Run:
@@ -52,13 +53,15 @@ def collect(root: Path, params: Params) -> Run:
     concepts = {arm: folders["invert"] / arm[0] / arm[1] for arm in arms}
     base = params.section(f"bases.{params.base()}", BaseSettings)
     sets = {relation: read_exemplars(folders["fetch"] / relation) for relation in relations}
+    judge, rows = judge_facts(Path(root), base.judge), read_arms(folders["score"], relations, methods)
+    _require_scored_by(judge, rows)
     return Run(
         relations=relations,
         methods=methods,
         benchmark=load_benchmark(Path(root) / base.benchmark, *(folders["fetch"] / relation for relation in relations)),
         settings=params.section("report", ReportSettings),
         parameters=used_parameters(params),
-        rows=with_exemplar_pairs(read_arms(folders["score"], relations, methods), sets),
+        rows=with_exemplar_pairs(rows, sets),
         exemplars=sets,
         warnings={name: read_warnings(folders["validate"] / f"{name}.json") for name in relations},
         concepts={arm: read_metadata(folder, MAKE) for arm, folder in concepts.items()},
@@ -68,7 +71,7 @@ def collect(root: Path, params: Params) -> Run:
             if (folder / "losses.csv").is_file()
         },
         images=folders["generate"],
-        judge=judge_facts(Path(root), base.judge),
+        judge=judge,
     )
 
 
@@ -116,13 +119,23 @@ def read_losses(path: Path) -> pd.DataFrame:
 
 def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     """Return which judge scored, and, if its folder says, its accuracy on held-out real scenes and their number."""
-    folder = root / settings.model
-    local, file = folder.is_dir(), folder / "accuracy.json"
+    file = root / settings.model / "accuracy.json"
     accuracy = parse(dict[str, float], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
         "model": settings.model,
         "pretrained": settings.pretrained,
-        "sha256": sha256_folder(folder) if local else None,
+        "fingerprint": settings.fingerprint(root),
         "scenes": int(accuracy.pop("scenes", 0)) or None,
         "accuracy": accuracy,
     }
+
+
+def _require_scored_by(judge: Mapping[str, Any], rows: pd.DataFrame) -> None:
+    """Raise UserError if rows say that another judge scored them: DVC does not watch every judge's folder."""
+    others = rows[(rows[JUDGE] != "") & (rows[JUDGE] != judge["fingerprint"])]
+    if len(others):
+        relation, method = others[["relation", "method"]].iloc[0]
+        raise UserError(
+            f"The scores of '{relation}' by '{method}' are by another judge than '{judge['model']}' is now: change the "
+            "revision of the base's judge in params.yaml, and run `dvc repro`."
+        )

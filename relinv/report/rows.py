@@ -13,7 +13,7 @@ import pandas as pd
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet
 from relinv.plugins import plugin_names
-from relinv.scoring import KEYS, METRICS, as_csv, load_metric
+from relinv.scoring import JUDGE, KEYS, METRICS, as_csv, load_metric
 
 BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
 SUBJECT = "reversion"  # if it ran, the method whose lead over each other method is printed
@@ -71,7 +71,7 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
 
 def parse_rows(text: str, where: str) -> pd.DataFrame:
     """Return the rows in CSV `text`, NaN for a blank metric; UserErrors call the text `where`."""
-    names, metrics = ["relation", "method", "head", "tail", "file"], [*REQUIRED, *FURTHER, "leakage"]
+    names, metrics = ["relation", "method", "head", "tail", "file", JUDGE], [*REQUIRED, *FURTHER, "leakage"]
     try:
         rows = pd.read_csv(
             io.StringIO(text),
@@ -85,8 +85,9 @@ def parse_rows(text: str, where: str) -> pd.DataFrame:
     if missing or rows.empty:
         fault = f"lack the column '{missing[0]}'" if missing else "hold no row"
         raise UserError(f"The scores '{where}' {fault}: delete them and run `dvc repro`.")
-    # A metric added since these rows were written is undefined for them.
-    return rows.assign(**{column: float("nan") for column in FURTHER if column not in rows.columns})
+    # A metric added since these rows were written is undefined for them, and so was the judge's column once.
+    later = dict.fromkeys(FURTHER, float("nan")) | {JUDGE: ""}
+    return rows.assign(**{column: value for column, value in later.items() if column not in rows.columns})
 
 
 def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
@@ -117,8 +118,9 @@ def shows(exemplars: ExemplarSet, head: str, tail: str) -> bool:
 
 
 def format_rows(rows: pd.DataFrame) -> str:
-    """Return `rows` as CSV text: keys, metrics, leakage last."""
-    columns = KEYS + [column for column in rows.columns if column not in [*KEYS, "leakage"]] + ["leakage"]
+    """Return `rows` as CSV text: keys, metrics, leakage, judge."""
+    last = ["leakage", JUDGE]
+    columns = KEYS + [column for column in rows.columns if column not in [*KEYS, *last]] + last
     return as_csv(rows[columns])
 
 

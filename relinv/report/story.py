@@ -197,8 +197,7 @@ def _hashes(run: Run) -> list[tuple[str, str]]:
     for (relation, _), concept in run.concepts.items():
         found[f"base {concept['base']}"] = concept["base_hash"]
         found[f"exemplars {relation}"] = concept["exemplars_hash"]
-    judge = run.judge
-    found[f"judge {judge['model']}"] = judge["sha256"] or f"pretrained {judge['pretrained']}"
+    found[f"judge {run.judge['model']}"] = run.judge["fingerprint"]
     return sorted(found.items(), key=lambda item: (item[0].startswith("exemplars"), item[0]))
 
 
