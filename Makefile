@@ -1,6 +1,6 @@
 # make reproduce: set up, then rebuild every result.  make test: set up, then run the tests.
 # make search: choose settings on the validation scenarios.  make study: compare over seeds and settings.
-# make compare-methods: run every method on every relation, and on objects.
+# make compare-methods: run every method on every relation over three seeds, and on objects.
 # make budgets: measure what the published budget, a short one and early stopping cost in quality.
 # make miniature: retrain the miniature itself (takes hours).
 # All use .venv, with the packages pinned in constraints.txt. To choose an interpreter: make reproduce PYTHON=python3.12
@@ -33,7 +33,7 @@ study: $(INSTALLED)
 	for plan in plans/study*.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
 
 compare-methods: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan plans/methods.yaml
+	for plan in plans/methods.yaml plans/objects.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
 
 budgets: $(INSTALLED)
 	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan plans/budgets.yaml
