@@ -117,7 +117,7 @@ def check_judge(settings: JudgeSettings) -> Path | None:
     if not folder.is_dir():
         _check_name(settings)
         if constants.HF_HUB_OFFLINE:
-            _download(settings)  # which then only looks whether they are here
+            _download(settings)  # which then only looks whether all is here
         return None
     if settings.pretrained is not None:
         raise UserError(f"The judge '{folder}' is a folder with weights of its own: set its 'pretrained' to null.")
@@ -142,18 +142,19 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
 
 
 def _download(settings: JudgeSettings) -> None:
-    """Download the weights of a judge given by name, unless they are here; UserError if they cannot be had."""
+    """Download the weights and tokenizer of a judge given by name, unless they are here; UserError if that fails."""
     import open_clip
 
     name, tag = settings.model, settings.pretrained
     weights = open_clip.get_pretrained_cfg(name, tag)
     page = weights["hf_hub"].rpartition("/")[0]  # owner/name/file, the file's name often empty
-    refusal = f"The weights of the judge '{name}/{tag}' are not here, and the hub does not give them"
+    refusal = f"The judge '{name}/{tag}' is not here, and the hub does not give all of it"
     with asking_hub(refusal, page, OFFLINE):
         try:
             open_clip.download_pretrained(weights)
         except FileNotFoundError as error:  # repeats only the words of the hub's error
             raise error.__context__ or error from None
+        open_clip.get_tokenizer(name)
 
 
 def _weights(folder: Path) -> Path:

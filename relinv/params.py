@@ -205,15 +205,19 @@ def changed_params(root: Path, changes: Sequence[str]) -> Iterator[None]:
     from dvc.exceptions import DvcException
     from dvc.utils.cli_parse import to_path_overrides
     from dvc.utils.hydra import apply_overrides
+    from omegaconf.errors import OmegaConfBaseException
+    from ruamel.yaml import YAMLError
 
-    by_file = {root / name: of_file for name, of_file in to_path_overrides(changes).items()}
+    by_file: dict[Path, list[str]] = {}
+    for name, of_file in to_path_overrides(changes).items():
+        by_file.setdefault(root / name, []).extend(of_file)
     former = {file: file.read_bytes() for file in by_file if file.is_file()}
     try:
         for file, of_file in by_file.items():
             read_yaml(file, "parameter file")
             try:
                 apply_overrides(file, of_file)
-            except DvcException as error:
+            except (DvcException, OmegaConfBaseException, YAMLError) as error:
                 told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
                 raise UserError(f"Parameters cannot be changed in '{file}': {told}") from error
         yield

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.errors import UserError
-from relinv.files import sha256_folder
+from relinv.files import sha256_files
 
 
 def _distinct(items: list[str]) -> list[str]:
@@ -98,6 +98,9 @@ class ModelSettings(NetworkSettings, TrainingSettings):
     precision: Precision  # type: ignore[assignment]  # wider than a network's: drawing may be in fp16
 
 
+JUDGE_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}  # configuration, tokenizer, weights
+
+
 class JudgeSettings(Settings):
     """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag.
 
@@ -110,9 +113,11 @@ class JudgeSettings(Settings):
     device: Device
 
     def fingerprint(self, root: Path = Path()) -> str:
-        """Return what tells a judge from others: a hash of its folder (below `root`), or its name and tag."""
+        """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag."""
         folder = root / self.model
-        return sha256_folder(folder)[:16] if folder.is_dir() else f"{self.model}/{self.pretrained}"
+        if not folder.is_dir():
+            return f"{self.model}/{self.pretrained}"
+        return sha256_files(folder, sorted(path.name for path in folder.iterdir() if path.suffix in JUDGE_FILES))
 
 
 class ExemplarSource(Settings):

@@ -168,7 +168,9 @@ def test_a_missing_component_is_named(copied: Path) -> None:
 
 def test_missing_weights_are_named(copied: Path) -> None:
     weights = (copied / UNET).rename((copied / UNET).with_suffix(".fp16.safetensors"))
-    with pytest.raises(UserError, match=rf"weights of unet are missing .* variant {weights.name} is not loaded, so re"):
+    with pytest.raises(
+        UserError, match=rf"weights of unet are missing .* variant {weights.name} is not loaded, so take '.fp16'"
+    ):
         load_base(tiny_settings(copied))
     weights.unlink()
     with pytest.raises(UserError, match=r"weights of unet are missing .*: restore them"):

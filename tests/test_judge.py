@@ -194,11 +194,21 @@ def test_weights_that_are_not_here_are_told_before_anything_runs(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = r"'RN50-quickgelu/openai' are not here, and the hub does not give them: .*, run `relinv download` first"
+    said = r"'RN50-quickgelu/openai' is not here, and the hub does not give all of it: .*, run `relinv download` first"
     with pytest.raises(UserError, match=said):
         check_judge(JudgeSettings(model="RN50-quickgelu", pretrained="openai", device="cpu"))
     with pytest.raises(UserError, match=said):
         load("RN50-quickgelu", "openai")
+
+
+def test_a_tokenizer_that_is_not_here_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("open_clip.download_pretrained", MagicMock())  # the weights are here
+    with pytest.raises(UserError, match=r"'ViT-B-16-SigLIP/webli' is not here, .*, run `relinv download` first"):
+        check_judge(JudgeSettings(model="ViT-B-16-SigLIP", pretrained="webli", device="cpu"))
 
 
 def test_a_hub_that_may_be_asked_is_asked_only_for_the_weights_to_load(monkeypatch: pytest.MonkeyPatch) -> None:

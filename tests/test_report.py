@@ -454,6 +454,7 @@ def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -
     rows = parse_rows(scores.read_text(), "hug")
     fingerprint = params.judge().fingerprint(tmp_path)
     rows.assign(judge=fingerprint).to_csv(scores, index=False)
+    (tmp_path / "data/miniature/judge/.DS_Store").write_bytes(b"looked at")
     write_report(tmp_path, params)
     assert fingerprint in (tmp_path / "reports/report.md").read_text()
     rows.assign(judge="0123456789abcdef").to_csv(scores, index=False)

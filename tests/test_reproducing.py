@@ -145,7 +145,7 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
     monkeypatch.setattr(
         "sys.argv",
         ["reproduce", "-S", "relations=[hug, on]", "-S", "presets.yaml:reversion.official.steer_weight=0.2",
-         "--set-param", "invert.reversion.steps=7"],
+         "--set-param", "invert.reversion.steps=7", "-S", "./params.yaml:score.batch_size=3"],
     )  # fmt: skip
     with pytest.raises(SystemExit) as exit_:
         cli.run(command.app)
@@ -153,6 +153,7 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
     params = load_params()
     assert params.relations() == ["hug", "on"]
     assert params.section("invert.reversion.steps", int) == 7
+    assert params.section("score.batch_size", int) == 3
     assert load_preset("official", Path("presets.yaml"))["reversion"]["steer_weight"] == 0.2
     kept = "# What `dvc repro` computes."
     assert (pipeline / "params.yaml").read_text().startswith(kept)
@@ -165,6 +166,11 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
         ("base=sd155", "Error: Unknown base 'sd155'. Did you mean 'sd15'?"),
         ("invert.reversion.steer=1", "Error: Parameters cannot be changed in 'params.yaml': Could not override 'inv"),
         ("base", "Error: Parameters cannot be changed in 'params.yaml': Error parsing override 'base' missing EQUAL"),
+        ("score.batch_size=${foo}", "Error: Parameters cannot be changed in 'params.yaml': Interpolation key 'foo'"),
+        (
+            "score.batch_size=glob(*)",
+            "Error: Parameters cannot be changed in 'params.yaml': cannot represent an object",
+        ),
         ("param.yaml:base=sd15", "Error: The parameter file 'param.yaml' does not exist"),
     ],
 )

@@ -138,7 +138,11 @@ def test_a_new_file_is_in_a_study_as_long_as_git_has_it(repository: Path) -> Non
     runner(repository)("git", "add", new)
     assert new in files(trial_of(0.11)) and new in files(trial_of(0.12))
     runner(repository)("git", "rm", "--quiet", "--force", new)
+    checksums = repository / LOGS / "checkout/data/manifests/hug.json"  # of what a study fetched
+    checksums.parent.mkdir(parents=True)
+    checksums.touch()
     assert new not in files(trial_of(0.13)) and not (repository / LOGS / "checkout" / new).exists()
+    assert checksums.exists()
 
 
 @pytest.mark.parametrize("content", [b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode()])

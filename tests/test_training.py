@@ -134,9 +134,7 @@ def test_a_term_that_comes_and_goes_is_refused() -> None:
     log, one = TrainingLog(), Term(1.0, torch.tensor(0.5))
     log.add({"denoise": one})
     log.add({"denoise": one})
-    with pytest.raises(
-        ValueError, match=r"same at every step, not \['denoise', 'total'\], then \['denoise', 'steer'\]"
-    ):
+    with pytest.raises(ValueError, match=r"same at every step, not \['denoise'\], then \['denoise', 'steer'\]"):
         log.add({"denoise": one, "steer": one})
 
 

@@ -89,7 +89,10 @@ def check_weights(folder: Path, files: Sequence[Path]) -> None:
     for name in ("text_encoder", "vae", "unet"):
         if not any(path.parent.name == name for path in weights):
             variants = sorted(path.name for path in (folder / name).glob("*.*.safetensors"))
-            remedy = f"the variant {variants[0]} is not loaded, so rename it" if variants else "restore them"
+            remedy = "restore them"
+            if variants:
+                part = variants[0].split(".")[1].split("-")[0]  # fp16 in model.fp16-00001-of-00002.safetensors
+                remedy = f"the variant {variants[0]} is not loaded, so take '.{part}' out of its name"
             raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.")
     for path in weights:
         try:

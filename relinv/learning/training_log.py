@@ -26,7 +26,9 @@ class TrainingLog:
     def add(self, terms: Mapping[str, Term]) -> None:
         """Add the terms of the next step; ValueError, a method's mistake, if they are not those of the last."""
         if self.losses and self.names != [*terms, "total"]:
-            raise ValueError(f"A method's loss terms must be the same at every step, not {self.names}, then {[*terms]}")
+            raise ValueError(
+                f"A method's loss terms must be the same at every step, not {self.names[:-1]}, then {[*terms]}"
+            )
         self.names = [*terms, "total"]
         values = [*(term.value for term in terms.values()), weighted_sum(terms)]
         self.losses.append(torch.stack(values).detach())

@@ -12,7 +12,7 @@ from relinv.errors import UserError
 from relinv.files import atomic_folder
 from relinv.reproducing import DVC
 
-EXEMPLARS = "data/exemplars"
+EXEMPLARS, MANIFESTS = "data/exemplars", "data/manifests"
 # a diff as `git apply` reads it, whatever the user's git settings
 PLAIN_DIFF = ("-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "diff", "--binary", "--no-ext-diff",
               "--no-textconv", "--no-color", "--unified=3")  # fmt: skip
@@ -31,7 +31,8 @@ def open_checkout(root: Path, folder: Path) -> Path:
                 if value := git(root, "config", "--default", "", name).strip():
                     git(clone, "config", name, value)
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
-    git(folder, "clean", "--quiet", "--force", "-d")  # saving an experiment leaves files it added, untracked
+    # saving an experiment leaves files that git was to add; checksums of what a study fetched are to stay
+    git(folder, "clean", "--quiet", "--force", "-d", f"--exclude={MANIFESTS}")
     cache = _output([*DVC, "cache", "dir"], root).strip()
     _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
     if changes := git(root, *PLAIN_DIFF, "HEAD"):
