@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,13 @@ def test_differences_are_grey_where_zero_is_inside() -> None:
     drawn = charts.differences("t", [("x", Interval(0.1, 0.05, 0.15)), ("y <z>", Interval(0.0, -0.1, 0.1))])
     assert drawn.count('class="s2"') == 1 and drawn.count('class="s0"') == 1
     assert "y &lt;z&gt;" in drawn
+
+
+def test_no_label_of_an_axis_is_cut_off() -> None:
+    drawn = charts.differences("leakage", [("a over b", Interval(0.01, -0.001, 0.027))])
+    labels = re.findall(r'x="([\d.]+)"[^>]*text-anchor="middle">([^<]+)<', drawn)
+    assert [text for _, text in labels] == ["-0.04", "-0.02", "0", "0.02", "0.04"]
+    assert all(3.5 * len(text) <= float(x) <= charts.WIDTH - 3.5 * len(text) for x, text in labels)
 
 
 def test_curves_of_a_constant_loss_still_draw() -> None:

@@ -16,6 +16,7 @@ from relinv.statistics import Interval
 WIDTH = 360  # pixels
 LABEL = 92  # pixels on the left that hold a row's name
 RIGHT = 12  # pixels kept free on the right, half a tick label
+DIGIT = 7  # the width of a tick label's character, at most
 SERIES_COLOURS = 8
 Scale = Callable[[float], float]  # from a value to pixels
 STYLE = """
@@ -132,7 +133,12 @@ def _scale(low: float, high: float, left: float = LABEL) -> Scale:
 
 def _axis(x: Scale, ticks: Sequence[float], top: float, bottom: float) -> list[str]:
     parts = [_vertical(x(tick), top, bottom, "rule") for tick in ticks]
-    return parts + [_text(x(tick), bottom + 15, f"{tick:.3g}", "middle", quiet=True) for tick in ticks]
+    labels = [(x(tick), f"{tick:.3g}") for tick in ticks]
+    # moved inwards at the drawing's edge, which would cut off a minus sign
+    places = [min(max(place, DIGIT * len(text) / 2), WIDTH - DIGIT * len(text) / 2) for place, text in labels]
+    return parts + [
+        _text(place, bottom + 15, text, "middle", quiet=True) for place, (_, text) in zip(places, labels, strict=True)
+    ]
 
 
 def _bar(x: Scale, y: float, thickness: float, interval: Interval, place: int, note: str) -> str:
