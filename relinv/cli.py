@@ -87,8 +87,8 @@ def explain(error: Exception) -> str | None:
     said = str(error).partition("\n")[0]  # PyTorch adds lines on debugging, which speak of asserts too
     if "no kernel image is available" in said:
         return (
-            f"This PyTorch has no code for this GPU ({said}): install an older one for an older GPU, a newer one for a "
-            "newer; README.md says which, under Stable Diffusion 1.5."
+            f"This PyTorch has no code for this GPU ({said}): install a newer one for a newer GPU, an older one for an "
+            "older, as README.md says for a V100."
         )
     if type(error).__name__ == "AcceleratorError" and "assert" not in said:  # an assert that fails is a bug here
         return f"The GPU failed ({said}): run the same command again, and if it fails again, on another GPU."

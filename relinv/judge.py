@@ -109,7 +109,7 @@ def check_judge(settings: JudgeSettings) -> Path | None:
     """Return the weights file of a judge in a folder, None for a judge given by name; loads and downloads nothing.
 
     Raises UserError for an unknown name or tag, an activation function that does not match the weights, an incomplete
-    folder, and weights to be downloaded while the hub is not to be asked (HF_HUB_OFFLINE).
+    folder, and weights or a tokenizer to be downloaded while the hub is not to be asked (HF_HUB_OFFLINE).
     """
     from huggingface_hub import constants
 
