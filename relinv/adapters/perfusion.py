@@ -181,6 +181,8 @@ class _Composition:
 
 def _require_distinct(concepts: Sequence[Adapter]) -> None:
     """Raise UserError if one concept cannot be told from another, or has another second moment."""
+    if len(concepts) == 1:
+        return  # without a look at its numbers, for which a GPU would be waited for
     if len({other.options["second_moment"] for other in concepts}) > 1:
         raise UserError(
             "Two of the concepts in use were learned with different second moments of the base's encodings: "

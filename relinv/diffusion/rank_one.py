@@ -94,4 +94,4 @@ class Edit:
         """
         kept = projected - (encodings @ self.duals.T) @ projected_basis  # (batch, tokens, out)
         gates = self.gates(encodings)
-        return kept + sum(gates[..., [index]] * output for index, output in enumerate(outputs))
+        return kept + sum(gates[..., index, None] * output for index, output in enumerate(outputs))

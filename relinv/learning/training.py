@@ -152,8 +152,8 @@ class Loop:
 
     def require_finite(self) -> None:
         """Raise UserError if a loss, or anything learned, is no longer a finite number."""
-        found = (torch.stack(self.log.losses), *self.method.state().values())
-        if not all(tensor.isfinite().all() for tensor in found):
+        found = [torch.stack(self.log.losses), *self.method.state().values()]
+        if not torch.stack([tensor.isfinite().all() for tensor in found]).all():  # read from a GPU once
             raise UserError(
                 f"The loss of '{self.problem.exemplars.relation}' is no longer a finite number: lower the method's "
                 "learning_rate, or set the model's precision to fp32."

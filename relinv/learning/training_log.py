@@ -46,6 +46,7 @@ class TrainingLog:
     def losses_csv(self) -> str:
         """Return the loss log as CSV: the step and one column per term, to six significant digits."""
         lines = [",".join(["step", *self.names])]
-        for step, values in enumerate(self.losses, start=1):
-            lines.append(",".join([str(step), *(f"{value:.6g}" for value in values.tolist())]))
+        steps = torch.stack(self.losses).tolist() if self.losses else []  # read from a GPU once
+        for step, values in enumerate(steps, start=1):
+            lines.append(",".join([str(step), *(f"{value:.6g}" for value in values)]))
         return "\n".join(lines) + "\n"

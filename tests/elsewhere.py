@@ -1,0 +1,138 @@
+"""A device that is not the CPU, for machines without one: its tensors are held on the CPU, by a GPU's rules.
+
+Tensors of both devices must not meet, but for a CPU's single number, a copy and an index; and whatever needs a number
+of the device on the host is noted, because there a GPU would be waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NAME = "elsewhere"
+MAY_MEET = {"copy_", "_to_copy", "to", "index", "index_put", "index_put_", "_index_put_impl_"}
+READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}  # what they return depends on a tensor's numbers
+
+
+@contextmanager
+def elsewhere() -> Iterator[list[str]]:
+    """Inside the block torch.device("elsewhere") computes; yield the operations, so far, that a GPU is waited for in.
+
+    Tests that need it are skipped if this PyTorch is too old to be told of a device by Python.
+    """
+    _register()
+    reads: list[str] = []
+    one_thread = torch.autograd.set_multithreading_enabled(False)  # there is none for this device
+    recording = patch("torch.inference_mode", torch.no_grad)  # whose tensors cannot be of a class of one's own
+    with _Dispatch(reads), _Making(), one_thread, recording:
+        yield reads
+
+
+@cache
+def _register() -> None:
+    """Tell PyTorch of the device, once in a process."""
+    if not hasattr(torch._C._acc, "register_python_privateuseone_hook"):
+        pytest.skip("this PyTorch takes no device from Python")
+
+    class Module(backend_registration._DummyBackendModule):
+        def get_amp_supported_dtype(self) -> list[torch.dtype]:
+            return [torch.bfloat16]
+
+    backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
+
+
+class _Elsewhere(torch.Tensor):
+    """A tensor that says it is elsewhere; `held`, on the CPU, has its numbers."""
+
+    held: torch.Tensor
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:  # so that Module.to can put one in a parameter's place
+        return ["held"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Mapping[str, torch.Tensor], *_: Any) -> _Elsewhere:
+        return _placed(inner["held"])
+
+    @classmethod
+    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{op} is called on a tensor that is elsewhere, outside the block")
+
+
+class _Dispatch(TorchDispatchMode):
+    """Runs every operation on the CPU, and puts what it returns where a GPU would have it."""
+
+    def __init__(self, reads: list[str]) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves, structure = pytree.tree_flatten((args, kwargs or {}))
+        name = op._schema.name.removeprefix("aten::")
+        there = [leaf for leaf in leaves if isinstance(leaf, _Elsewhere)]
+        if there and name not in MAY_MEET:
+            here = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, _Elsewhere)]
+            assert not any(tensor.dim() for tensor in here), f"{op} is given tensors of both devices"
+        stays = _stays(name, leaves)
+        assert not (stays and any(isinstance(leaf, torch.Generator) for leaf in leaves)), f"{op}: a CPU's generator"
+        if there and (name in READS or not stays or _is_mask(name, leaves)):
+            self.reads.append(str(op))
+        if name == "_fused_sdp_choice":
+            return torch.nn.attention.SDPBackend.MATH.value  # the others have kernels for single devices
+        args, kwargs = pytree.tree_unflatten([_on_cpu(leaf) for leaf in leaves], structure)
+        made = op(*args, **kwargs)
+        changed = {id(tensor.held): tensor for tensor in there}  # in place, and returned as it is
+        place = lambda tensor: changed[id(tensor)] if id(tensor) in changed else _placed(tensor)  # noqa: E731
+        return pytree.tree_map_only(torch.Tensor, place, made) if stays else made
+
+
+class _Making(TorchFunctionMode):
+    """Makes tensors of Python's numbers, and such numbers of tensors, by calls that the dispatch sees."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.tensor, torch.as_tensor) and (device := kwargs.get("device")) is not None:
+            return function(*args, **kwargs | {"device": None}).to(device)
+        if function is torch.Tensor.tolist:
+            return args[0].cpu().tolist()
+        return function(*args, **kwargs)
+
+
+def _placed(held: torch.Tensor) -> _Elsewhere:
+    shape = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+    placed = torch.Tensor._make_wrapper_subclass(_Elsewhere, held.shape, **shape, device=torch.device(NAME, 0))
+    placed.held = held
+    return placed
+
+
+def _stays(name: str, leaves: Sequence[Any]) -> bool:
+    """Return whether an operation's result is elsewhere: where it is told to be, else where its tensors are."""
+    for leaf in leaves:
+        if isinstance(leaf, torch.device):
+            return leaf.type == NAME
+    if name == "copy_":
+        return isinstance(leaves[0], _Elsewhere)
+    return any(isinstance(leaf, _Elsewhere) for leaf in leaves)
+
+
+def _is_mask(name: str, leaves: Sequence[Any]) -> bool:
+    return name.startswith("index") and any(
+        isinstance(leaf, _Elsewhere) and leaf.dtype == torch.bool for leaf in leaves[1:]
+    )
+
+
+def _on_cpu(leaf: Any) -> Any:
+    if isinstance(leaf, torch.device) and leaf.type == NAME:
+        return torch.device("cpu")
+    return leaf.held if isinstance(leaf, _Elsewhere) else leaf
