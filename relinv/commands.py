@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relinv import cli
 from relinv.errors import UserError
 from relinv.params import load_params
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, find_result
 from relinv.segmenting import MODEL
 from relinv.settings import ValidateSettings
 
 if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
-    from relinv.diffusion.concept import Concept
     from relinv.images import ImageRecord
 
 # As in stages/__init__.py: another number of threads changes the last bits. torch reads this when it is imported.
@@ -142,7 +140,7 @@ def export(
     from relinv.diffusion.concept import load_concept
     from relinv.exporting import export_concept, spellings
 
-    concept = load_concept(CONCEPTS / relation / method, load_base(load_params().model()))
+    concept = load_concept(find_result("invert", relation, method), load_base(load_params().model()))
     # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
     name = name or f"{relation}_{method}"
     for path in export_concept(concept, form, to, name, overwrite):
@@ -210,7 +208,8 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
 
     if not record.method:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
-    concept = load_concept(CONCEPTS / record.relation / record.method, load_base(load_params().model()))
+    learned = find_result("invert", record.relation, record.method)
+    concept = load_concept(learned, load_base(load_params().model()))
     layout = layout_of(drawn_with(concept, settings_of(record).adapters).metadata)
     if concept.fingerprint != record.settings.get("concept_sha256"):
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
@@ -228,19 +227,20 @@ def draw(
     from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
     from relinv.files import atomic_write_bytes
-    from relinv.generation import redraw, reimagine
+    from relinv.generation import redraw
     from relinv.images import encode_png, read_image_record, require_png
+    from relinv.imagining import find_concepts, reimagine
 
     require_png(target)
     record = read_image_record(image)
     params = load_params()
     base = load_base(params.drawing_model())
     if uses := record.settings.get("concepts"):
-        picture = reimagine(base, _concepts(list(uses), base), record)
+        picture = reimagine(base, find_concepts(list(uses), base), record)
     else:
         benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / record.relation)
         scenarios = benchmark.scenarios(record.relation, record.settings["pairs"])
-        concept = load_concept(CONCEPTS / record.relation / record.method, base)
+        concept = load_concept(find_result("invert", record.relation, record.method), base)
         picture = redraw(base, concept, record, scenarios)
     atomic_write_bytes(target, encode_png(picture, record))
 
@@ -262,9 +262,9 @@ def imagine(
     """Draw your own prompt with one or several concepts at once, each from its folder in data/concepts."""
     from relinv.diffusion.bases import load_base
     from relinv.files import atomic_write_bytes
-    from relinv.generation import free_record
-    from relinv.generation import imagine as draw_freely
     from relinv.images import encode_png, require_png
+    from relinv.imagining import find_concepts, free_record, with_options
+    from relinv.imagining import imagine as draw_freely
 
     require_png(target)
     try:
@@ -273,47 +273,12 @@ def imagine(
         raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
     params = load_params()
     settings = params.generation()
-    settings = settings.model_copy(update={"adapters": _with(option or [], settings.adapters)})
+    settings = settings.model_copy(update={"adapters": with_options(option or [], settings.adapters)})
     base = load_base(params.drawing_model())
-    concepts = _concepts(use, base)
+    concepts = find_concepts(use, base)
     record = free_record(base, concepts, prompt, settings, seed, target.name)
     picture = draw_freely(base, list(concepts.values()), prompt, settings, seed)
     atomic_write_bytes(target, encode_png(picture, record))
-
-
-def _concepts(uses: list[str], base: Base) -> dict[str, Concept]:
-    """Return the concepts named as TOKEN=RELATION/METHOD, each called by its token.
-
-    They are sorted, because pixels depend on their order, which an image's record does not keep.
-    """
-    from relinv.diffusion.bases import PLACEHOLDER
-    from relinv.diffusion.concept import load_concept
-
-    concepts = {}
-    for use in sorted(uses):
-        token, equals, folder = use.partition("=")
-        if not equals:
-            raise UserError(f"'{use}' names no token: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
-        if not PLACEHOLDER.fullmatch(f"<{token}>"):
-            raise UserError(
-                f"'{use}' has a token that prompts cannot name: write what stands between '<' and '>', without spaces."
-            )
-        concepts[use] = load_concept(CONCEPTS / folder, base).called(f"<{token}>")
-    return concepts
-
-
-def _with(options: list[str], adapters: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return `adapters` with options of the form ADAPTER.NAME=VALUE applied; the value is YAML."""
-    from relinv.files import parse_yaml
-
-    changed = {name: dict(values) for name, values in adapters.items()}
-    for option in options:
-        place, equals, value = option.partition("=")
-        adapter, dot, name = place.partition(".")
-        if not (equals and dot):
-            raise UserError(f"'{option}' is no option: write --with ADAPTER.NAME=VALUE, such as perfusion.beta=0.5.")
-        changed.setdefault(adapter, {})[name] = parse_yaml(value, f"value in '{option}'")
-    return changed
 
 
 def run() -> None:

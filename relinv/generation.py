@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequenc
     """
     settings = settings_of(record)
     records = plan(base, concept, scenarios, settings)
-    _require_same(record, records)
+    require_same(record, records)
     start = records.index(record) // settings.batch_size * settings.batch_size
     batch = records[start : start + settings.batch_size]
     ((_, pictures),) = generate(base, concept, batch, settings)
@@ -85,7 +85,7 @@ def settings_of(record: ImageRecord) -> GenerateSettings:
     return parse(GenerateSettings, given, "settings", record.file)
 
 
-def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
+def require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
     """Raise UserError unless `record` is among those that would be drawn now, saying what differs."""
     if record in records:
         return
@@ -95,34 +95,6 @@ def _require_same(record: ImageRecord, records: Sequence[ImageRecord]) -> None:
         f"The image {record.file} was drawn with another {' and '.join(sorted(changed)) or 'benchmark'} than is here "
         "now: put that back."
     )
-
-
-def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
-    """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`."""
-    concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
-    with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
-        drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
-        return to_pictures(drawer.draw([prompt], [seed]))[0]
-
-
-def free_record(
-    base: Base, concepts: Mapping[str, Concept], prompt: str, settings: GenerateSettings, seed: int, file: str
-) -> ImageRecord:
-    """Return the record of a picture that `imagine` draws; `concepts` by their source, such as "r=inside/reversion".
-
-    It belongs to no scenario: the fields of one are empty.
-    """
-    used = {source: concept.fingerprint for source, concept in concepts.items()}
-    facts = {**_shared(base, settings), "concepts": used}
-    return ImageRecord(file, prompt, "", "", "", 0, seed, None, "", facts)
-
-
-def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) -> Image.Image:
-    """Return the picture of a `free_record`, redrawn; UserError if anything differs from the record."""
-    settings = settings_of(record)
-    now = free_record(base, concepts, record.prompt, settings, record.seed, record.file)
-    _require_same(record, [now])
-    return imagine(base, list(concepts.values()), record.prompt, settings, record.seed)
 
 
 def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: GenerateSettings) -> Image.Image | None:
@@ -143,7 +115,7 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
 
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:
     """Return the record of each image to be drawn, scenario by scenario in the given order; nothing is drawn yet."""
-    facts = {**_shared(base, settings), "concept_sha256": concept.fingerprint}
+    facts = {**shared_facts(base, settings), "concept_sha256": concept.fingerprint}
     return [
         ImageRecord(
             file=f"{scenario.index:03d}{f'_{number}' if number else ''}.png",
@@ -162,7 +134,7 @@ def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: 
     ]
 
 
-def _shared(base: Base, settings: GenerateSettings) -> dict[str, Any]:
+def shared_facts(base: Base, settings: GenerateSettings) -> dict[str, Any]:
     """Return what the records of all images of a run have in common."""
     facts = {"base": base.id, "base_sha256": base.fingerprint, "run": base.numerics}
     return {**settings.model_dump(), "resolution": base.resolution, **facts}

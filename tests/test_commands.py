@@ -164,6 +164,12 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
     assert Path(file) == Path("out/within.safetensors") and said.startswith("Prompts say within in A1111")
 
 
+def test_a_misspelt_method_is_told_with_the_closest(checkout: Path) -> None:
+    keep(checkout, made(load_base(load_params().model())))
+    with pytest.raises(UserError, match=r"Unknown method 'reversoin'\. Did you mean 'reversion'"):
+        run("export", "inside", "reversoin", "--for", "hub", "--to", "out")
+
+
 def test_an_export_replaces_a_file_of_ones_own_only_when_told(checkout: Path) -> None:
     keep(checkout, made(load_base(load_params().model())))
     (checkout / "README.md").write_text("mine")
@@ -340,7 +346,14 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
     ("prompt", "options", "reason"),
     [
         ("<koala> <r> box", INSIDE, r"names <koala>, which no concept in use has learned"),
-        ("<r> box", ("--use", "inside/reversion"), r"'inside/reversion' names no token"),
+        (
+            "<r> box",
+            ("--use", "inside/reversion"),
+            r"'inside/reversion' names no concept: write --use TOKEN=RELATION/METHOD",
+        ),
+        ("<r> box", ("--use", "r=inside"), r"'r=inside' names no concept: write --use TOKEN"),
+        ("<r> box", ("--use", "r=inside/reversoin"), r"Unknown method 'reversoin'\. Did you mean 'reversion'"),
+        ("<r> box", ("--use", "r=inside/multires"), r"no 'data/concepts/inside/multires' yet: make it with"),
         ("<r> box", ("--use", "<r>=inside/reversion"), r"a token that prompts cannot name: write what stands between"),
         ("<My cat> box", ("--use", "my cat=inside/reversion"), r"a token that prompts cannot name: .* without spaces"),
         ("<> box", ("--use", "=inside/reversion"), r"a token that prompts cannot name"),

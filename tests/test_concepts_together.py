@@ -11,7 +11,7 @@ import pytest
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept
-from relinv.generation import imagine
+from relinv.imagining import imagine
 from relinv.learning.inversion import invert_relation
 from relinv.settings import GenerateSettings
 from tests.inverting import METHODS, problem

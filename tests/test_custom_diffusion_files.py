@@ -13,7 +13,7 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept, save_concept
 from relinv.errors import UserError
 from relinv.files import sha256_file
-from relinv.generation import imagine
+from relinv.imagining import imagine
 from relinv.importing import import_concept
 from relinv.settings import GenerateSettings
 from tests.concepts import made

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from relinv import generation
+from relinv import generation, imagining
 from relinv.benchmark import Scenario, load_benchmark
 from relinv.diffusion import conditioning, sampling
 from relinv.diffusion.bases import Base, load_base
@@ -81,9 +81,10 @@ def test_a_gpu_may_draw_with_the_attention_whose_forward_alone_is_deterministic(
     base: Base, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(generation, "deterministic", lambda device, backward: nullcontext(asked.append(backward)))
+    for module in (generation, imagining):
+        monkeypatch.setattr(module, "deterministic", lambda device, backward: nullcontext(asked.append(backward)))
     list(generation.generate(base, concept, plan(base, concept, SCENARIOS[:1], SETTINGS), SETTINGS))
-    generation.imagine(base, [concept], "cat <r> box", SETTINGS, seed=1)
+    imagining.imagine(base, [concept], "cat <r> box", SETTINGS, seed=1)
     assert asked == [False, False]
 
 

@@ -133,7 +133,7 @@ def load_concept(folder: Path, base: Base) -> Concept:
     token table mean nothing in another.
     """
     folder = Path(folder)
-    metadata = read_metadata(folder, f"learn it first, as by `dvc repro invert@{folder.parent.name}-{folder.name}`")
+    metadata = read_metadata(folder, "learn or import it first")
     remedy = _remedy(metadata)
     token = metadata["token"]
     adapters = metadata.get("adapters", [])

@@ -1,0 +1,83 @@
+"""Prompts of one's own: drawn with one or several concepts at once, outside the benchmark's scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from relinv.devices import deterministic
+from relinv.diffusion.bases import PLACEHOLDER
+from relinv.diffusion.concept import load_concept
+from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
+from relinv.diffusion.sampling import Sampler, to_pictures
+from relinv.errors import UserError
+from relinv.files import parse_yaml
+from relinv.generation import require_same, settings_of, shared_facts
+from relinv.images import ImageRecord
+from relinv.results import find_result
+from relinv.settings import GenerateSettings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from relinv.diffusion.bases import Base
+    from relinv.diffusion.concept import Concept
+
+
+def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
+    """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`."""
+    concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
+    with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
+        drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
+        return to_pictures(drawer.draw([prompt], [seed]))[0]
+
+
+def free_record(
+    base: Base, concepts: Mapping[str, Concept], prompt: str, settings: GenerateSettings, seed: int, file: str
+) -> ImageRecord:
+    """Return the record of a picture that `imagine` draws; `concepts` by their source, such as "r=inside/reversion".
+
+    It belongs to no scenario: the fields of one are empty.
+    """
+    used = {source: concept.fingerprint for source, concept in concepts.items()}
+    facts = {**shared_facts(base, settings), "concepts": used}
+    return ImageRecord(file, prompt, "", "", "", 0, seed, None, "", facts)
+
+
+def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) -> Image.Image:
+    """Return the picture of a `free_record`, redrawn; UserError if anything differs from the record."""
+    settings = settings_of(record)
+    now = free_record(base, concepts, record.prompt, settings, record.seed, record.file)
+    require_same(record, [now])
+    return imagine(base, list(concepts.values()), record.prompt, settings, record.seed)
+
+
+def find_concepts(uses: Sequence[str], base: Base) -> dict[str, Concept]:
+    """Return the concepts named as TOKEN=RELATION/METHOD, each called by its token.
+
+    They are sorted, because pixels depend on their order, which an image's record does not keep.
+    """
+    concepts = {}
+    for use in sorted(uses):
+        token, equals, place = use.partition("=")
+        relation, slash, method = place.partition("/")
+        if not (equals and slash):
+            raise UserError(f"'{use}' names no concept: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
+        if not PLACEHOLDER.fullmatch(f"<{token}>"):
+            raise UserError(
+                f"'{use}' has a token that prompts cannot name: write what stands between '<' and '>', without spaces."
+            )
+        concepts[use] = load_concept(find_result("invert", relation, method), base).called(f"<{token}>")
+    return concepts
+
+
+def with_options(options: Sequence[str], adapters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return `adapters` with options of the form ADAPTER.NAME=VALUE applied; the value is YAML."""
+    changed = {name: dict(values) for name, values in adapters.items()}
+    for option in options:
+        place, equals, value = option.partition("=")
+        adapter, dot, name = place.partition(".")
+        if not (equals and dot):
+            raise UserError(f"'{option}' is no option: write --with ADAPTER.NAME=VALUE, such as perfusion.beta=0.5.")
+        changed.setdefault(adapter, {})[name] = parse_yaml(value, f"value in '{option}'")
+    return changed
