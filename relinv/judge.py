@@ -192,8 +192,10 @@ def _check_name(settings: JudgeSettings) -> None:
     if name not in open_clip.list_models():
         raise unknown("open_clip model", name, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag is None or tag not in tags:
-        raise unknown(f"pretrained tag of the judge {name}", str(tag), tags)
+    if tag is None:
+        raise UserError(f"The judge '{name}' is no folder: set its pretrained to one of {', '.join(tags)}.")
+    if tag not in tags:
+        raise unknown(f"pretrained tag of the judge {name}", tag, tags)
     wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
     if wants != open_clip.get_model_config(name).get("quick_gelu", False):
         other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")

@@ -180,7 +180,7 @@ def test_position_embeddings_are_never_stretched(broken: Path, tower: str, chang
         ("data/nowhere", None, "folder 'data/nowhere' does not exist"),
         ("ViT-B-23", "openai", "Unknown open_clip model 'ViT-B-23'. Did you mean 'ViT-B-32'"),
         ("ViT-B-32-quickgelu", "opnai", "Did you mean 'openai'"),
-        ("ViT-B-32-quickgelu", None, "Available: .*openai"),
+        ("ViT-B-32-quickgelu", None, "is no folder: set its pretrained to one of .*openai"),
         ("ViT-L-14", "openai", "trained with QuickGELU.*set the judge's model to 'ViT-L-14-quickgelu'"),
     ],
 )

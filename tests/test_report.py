@@ -419,10 +419,17 @@ def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_pa
     apply_overrides(tmp_path / "params.yaml", ["invert.preset=official"])
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     under = (tmp_path / "reports/report.md").read_text()
-    assert "    steps: 3000\n" in under and "steps: 120" not in under and "\nmake reproduce BASE=miniature " in under
+    assert "    steps: 3000\n" in under and "steps: 120" not in under and "\nmake reproduce  " in under
     assert "-S presets.yaml:reversion.official.steer_weight=0.1 " in under
     for preset in ("official", "short"):  # DVC refuses a name that the file lacks
         apply_overrides(tmp_path / "presets.yaml", [f"reversion.{preset}.steer_weight=0.1"])
+
+
+def test_a_base_that_is_downloaded_is_named_to_make(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    apply_overrides(tmp_path / "params.yaml", ["bases.miniature.model.source=someone/model"])
+    write_report(tmp_path, load_params(tmp_path / "params.yaml"))
+    assert "\nmake reproduce BASE=miniature " in (tmp_path / "reports/report.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["verdicts/hug.json", "concepts/hug/reversion/concept.json"])

@@ -80,7 +80,8 @@ def sample(
     except torch.OutOfMemoryError:
         raise UserError(
             f"The memory of '{base.device}' is too small for {len(latents)} images at once: lower the base's "
-            "sampling.batch_size (for a method's own pictures its training.samples_per_pass)."
+            "sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, take some "
+            "of invert.preview.prompts out."
         ) from None
     if not images.isfinite().all():
         if base.settings.precision == "fp32":
@@ -89,7 +90,10 @@ def sample(
                 "lower learning_rate, or set a lower scale of its layout."
             )
         wider = "fp32" if base.settings.precision == "bf16" else "bf16 or fp32"
-        raise UserError(f"The base '{base.id}' overflows in its precision: set its sampling.precision to {wider}.")
+        raise UserError(
+            f"The base '{base.id}' overflows in its precision: set its sampling.precision to {wider}; if it does so in "
+            "training, its model.precision."
+        )
     return images
 
 

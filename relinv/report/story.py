@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -116,13 +117,14 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _again(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return how `make` is told the base, and a change of the subject's parameters as DVC takes it."""
+    """Return how `make` is told that the base is to be downloaded, and a change of the subject's parameters for DVC."""
     base, subject = parameters["base"], subject_of(parameters["methods"])
     preset = parameters["invert"]["preset"] or parameters["bases"][base]["preset"]
     section = f"presets.yaml:{subject}.{preset}" if preset else f"invert.{subject}"
     change = f"{section}.steer_weight=0.1" if subject == SUBJECT else f"{section}.steps=60"
     learns = parameters["invert"][subject]  # the plain words have no setting
-    return {"base": f" BASE={base}" if preset else "", "change": change if learns else "generate.seed=1"}
+    local = Path(parameters["bases"][base]["model"]["source"]).is_dir()
+    return {"base": "" if local else f" BASE={base}", "change": change if learns else "generate.seed=1"}
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
