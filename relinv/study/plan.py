@@ -17,11 +17,7 @@ from relinv.errors import UserError, unknown
 from relinv.files import code_hash, read_yaml, sha256_file, sha256_folder
 from relinv.settings import Name, Seed, Settings
 
-# What decides scores besides parameters. DVC's own dependencies are finer; these only name experiments.
-DECIDING = ("dvc.yaml", "presets.yaml", "data/benchmark", "data/miniature/base", "data/miniature/judge",
-            "data/miniature/objects", "data/miniature/sprites",
-            "data/exemplars/own", "data/exemplars/placed")  # fmt: skip
-PRESENTING = ("report", "study")  # packages of relinv that read scores and change none
+METHOD = "${item.method}"  # in dvc.yaml: each of the run's methods
 
 
 class Contrast(Settings):
@@ -55,13 +51,12 @@ class Trial:
     seed: int
     overrides: dict[str, Any]
     name: str
-    relations: list[str]
     work: int  # inversions to make; a trial's time is roughly proportional to it
 
 
 def load_plan(path: Path) -> Plan:
     """Return the plan in a YAML file; UserError if it is missing, or a contrast or report names an unknown arm."""
-    plan = parse(Plan, read_yaml(path, "study plan", "write it, or name another with --plan"), "", path)
+    plan = parse(Plan, read_yaml(path, "study plan", "write it, or correct its name"), "", path)
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
             arm = side.split("/")[0]
@@ -73,23 +68,18 @@ def load_plan(path: Path) -> Plan:
     return plan
 
 
-def trials(root: Path, plan: Plan, arms: Sequence[str], relations: Sequence[str]) -> list[Trial]:
-    """Return the trials of the named arms (all if none is named), arms in the plan's order, seeds within each.
+def trials(root: Path, plan: Plan) -> list[Trial]:
+    """Return the plan's trials, arms in the plan's order, seeds within each.
 
-    `relations` narrows every trial to a few. Raises UserError for an arm that is not in the plan, a parameter not in
-    params.yaml, or a contrast's method or a report's relation not in its arm.
+    Raises UserError for a parameter that is not in params.yaml, or a contrast's method or a report's relation that is
+    not in its arm.
     """
-    for arm in arms:
-        if arm not in plan.arms:
-            raise unknown("arm", arm, plan.arms)
     parameters = read_yaml(root / "params.yaml", "parameter file")
     _require_known(plan, parameters)
-    code = _code_hash(root)
-    narrowed = {"relations": list(relations)} if relations else {}
+    hashes = _Dependencies(root)
     return [
-        _trial(arm, seed, plan.common | changes | narrowed | dict.fromkeys(plan.seeded, seed), parameters, code)
+        _trial(arm, seed, plan.common | changes | dict.fromkeys(plan.seeded, seed), parameters, hashes)
         for arm, changes in plan.arms.items()
-        if not arms or arm in arms
         for seed in plan.seeds
     ]
 
@@ -123,21 +113,38 @@ def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     return changed
 
 
-def _trial(arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], code: str) -> Trial:
+def _trial(
+    arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], dependencies: _Dependencies
+) -> Trial:
     values = overridden(parameters, overrides)
-    relations = values["relations"]
+    relations, methods = values["relations"], values["methods"]
     values.pop("report", None)  # not in the name: intervals are redrawn from the scores
-    digest = hashlib.sha256((code + json.dumps(values, sort_keys=True)).encode("utf-8")).hexdigest()
+    facts = [values, dependencies.hashes(methods)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
-    return Trial(arm, seed, overrides, name, relations, len(relations) * len(values["methods"]))
+    return Trial(arm, seed, overrides, name, len(relations) * len(methods))
 
 
-def _code_hash(root: Path) -> str:
-    """Return one hash over code, pipeline, benchmark and models."""
-    package = root / "relinv"
-    code = [path.name for path in package.iterdir() if path.name not in PRESENTING]
-    parts = [code_hash(package, code)]
-    for path in (root / name for name in DECIDING):
-        if path.exists():
-            parts.append(f"{path.name} {sha256_folder(path) if path.is_dir() else sha256_file(path)}")
-    return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()
+class _Dependencies:
+    """What decides a trial's scores besides parameters, as dvc.yaml says: dependencies of the stages up to scores."""
+
+    def __init__(self, root: Path) -> None:
+        stages = [stage for name, stage in read_yaml(root / "dvc.yaml")["stages"].items() if name != "report"]
+        made = {next(iter(out)) if isinstance(out, Mapping) else out for stage in stages for out in stage["outs"]}
+        self._root = root
+        self._paths = {path for stage in stages for path in stage["deps"]} - made | {"presets.yaml"}
+        self._known: dict[str, str] = {}  # hashes by path
+
+    def hashes(self, methods: Sequence[str]) -> dict[str, str]:
+        """Return the hash of each file and folder that is there and decides scores of these methods, by its path."""
+        paths = {path.replace(METHOD, method) for path in self._paths for method in methods}
+        for path in paths - self._known.keys():
+            if (self._root / path).exists():
+                self._known[path] = self._hash(path)
+        return {path: self._known[path] for path in paths & self._known.keys()}
+
+    def _hash(self, path: str) -> str:
+        if path.startswith("relinv/"):
+            return code_hash(self._root, [path])  # without what Python compiles beside it
+        file = self._root / path
+        return sha256_folder(file) if file.is_dir() else sha256_file(file)

@@ -34,16 +34,15 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     A scenario's images under all seeds form one cluster, so that seeds do not count as independent scenarios.
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
-    contrasts = [contrast for contrast in plan.contrasts if {contrast.left, contrast.right} <= set(pooled["method"])]
     drawn: dict[Drawn, str] = {
         "relations": "Paired differences, relations and scenarios drawn",
         "scenarios": "The same with the relations as they are, scenarios drawn",
     }
     if rows["trial"].nunique() > 1:
         drawn["trainings"] = "The same with relations and scenarios as they are, trainings drawn"
-    tables = [_contrast_table(pooled, contrasts, replace(bootstrap, drawn=what), drawn[what]) for what in drawn]
+    tables = [_contrast_table(pooled, plan.contrasts, replace(bootstrap, drawn=what), drawn[what]) for what in drawn]
     atomic_write_text(folder / "study.csv", as_csv(rows))
-    if contrasts:
+    if plan.contrasts:
         atomic_write_text(folder / "study.svg", draw(tables[0]))
     page = fill(
         "study.md.jinja",
@@ -52,7 +51,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         relations=rows["relation"].nunique(),
         scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
-        verdicts=_verdicts(contrasts, tables[0], bootstrap),
+        verdicts=_verdicts(plan.contrasts, tables[0], bootstrap),
         contrasts=tables,
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
@@ -67,12 +66,11 @@ def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial],
     """
     first = {trial.arm: trial for trial in reversed(planned)}
     for arm, relations in plan.reports.items():
-        if arm in first:
-            commit = commits[first[arm].name]
-            atomic_write_bytes(folder / f"{arm}.html", read_at(root, commit, "reports/report.html"))
-            for relation in sorted({*relations} & {*first[arm].relations}):
-                grid = read_at(root, commit, f"reports/grids/{relation}.png")
-                atomic_write_bytes(folder / f"{arm}-{relation}.png", grid)
+        commit = commits[first[arm].name]
+        atomic_write_bytes(folder / f"{arm}.html", read_at(root, commit, "reports/report.html"))
+        for relation in relations:
+            grid = read_at(root, commit, f"reports/grids/{relation}.png")
+            atomic_write_bytes(folder / f"{arm}-{relation}.png", grid)
 
 
 def draw(table: Table) -> str:
