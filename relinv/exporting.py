@@ -25,15 +25,15 @@ def export_concept(concept: Concept, form: str, folder: Path, name: str, overwri
     UserError for an unknown form, for an invalid name, for a concept without a token, without a single row for it or
     with weights beside it, and, unless `overwrite`, if a file with other content would be replaced.
     """
-    if form not in FORMS:
-        raise unknown("form", form, FORMS)
+    if form not in WRITERS:
+        raise unknown("form", form, WRITERS)
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"'{name}' cannot name the token's file: pass --name with up to 50 of A to Z, a to z, 0 to 9, '_', '.' and "
             "'-', the first no '.' or '-'."
         )
     _require_one_row(concept)
-    files = {Path(folder) / file: content for file, content in FORMS[form](concept, name).items()}
+    files = {Path(folder) / file: content for file, content in WRITERS[form](concept, name).items()}
     if not overwrite:
         _require_free(files)
     for path, content in files.items():
@@ -89,4 +89,4 @@ def _hub(concept: Concept, name: str) -> dict[str, bytes]:
 
 
 # Each form's files, {name: content}. The row is 1-D under one key: the only shape that all programs read.
-FORMS: dict[str, Callable[[Concept, str], dict[str, bytes]]] = {"diffusers": _diffusers, "webui": _webui, "hub": _hub}
+WRITERS: dict[str, Callable[[Concept, str], dict[str, bytes]]] = {"diffusers": _diffusers, "webui": _webui, "hub": _hub}

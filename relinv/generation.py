@@ -16,7 +16,7 @@ from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
-from relinv.images import FORMS, ImageRecord, ImageWriter, Workspace, contact_sheet, encode_png
+from relinv.images import FORMS_FILE, ImageRecord, ImageWriter, Workspace, contact_sheet, encode_png
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ def generate_folder(
                 for record, picture in zip(batch, pictures, strict=True):
                     writer.write(record, picture)
                 progress.update(len(batch))
-        if not (workspace.folder / FORMS).is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
-            atomic_write_bytes(workspace.folder / FORMS, encode_png(forms))
+        if not (workspace.folder / FORMS_FILE).is_file() and (
+            forms := draw_forms(base, concept, scenarios[0], settings)
+        ):
+            atomic_write_bytes(workspace.folder / FORMS_FILE, encode_png(forms))
         workspace.publish(folder)
 
 

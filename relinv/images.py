@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RECORDS = "records.jsonl"
 PNG_RECORD = "relinv"  # the key of the PNG text that holds its record
-FORMS = "forms.png"  # beside the records: one scenario with each form of the token, if it has several
+FORMS_FILE = "forms.png"  # beside the records: one scenario with each form of the token, if it has several
 SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
 WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
 
@@ -239,7 +239,7 @@ class Workspace:
     def publish(self, folder: Path) -> None:
         """Replace `folder` with the finished images, records and sheet of forms, and remove the workspace."""
         with atomic_folder(folder) as new:
-            forms = [FORMS] if (self.folder / FORMS).is_file() else []
+            forms = [FORMS_FILE] if (self.folder / FORMS_FILE).is_file() else []
             for file in [record.file for record in self._records] + forms:
                 shutil.copyfile(self.folder / file, new / file)
             write_records(new, self._records)

@@ -22,7 +22,7 @@ import pandas as pd
 from relinv.errors import UserError, unknown
 
 CLUSTER = ["relation", "index"]
-Drawn = Literal["relations", "scenarios", "trainings"]
+Resampled = Literal["relations", "scenarios", "trainings"]
 TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under one seed
 
 
@@ -38,7 +38,7 @@ class Bootstrap:
     resamples: int = 2000
     seed: int = 0
     level: float = 0.95
-    drawn: Drawn = "relations"
+    drawn: Resampled = "relations"
 
 
 class Interval(NamedTuple):

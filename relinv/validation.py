@@ -84,13 +84,9 @@ def validate_folder(
     return verdict
 
 
-def check_folder(folder: Path, verdict_file: Path, settings: ValidateSettings, **limits: Any) -> None:
-    """Write the verdict on a folder as JSON; `limits` are passed to `validate_folder`.
-
-    If there are errors, raises UserError that lists them all, after writing the verdict.
-    """
-    verdict = validate_folder(folder, settings, **limits)
-    write_json(verdict_file, verdict.to_json())
+def write_verdict(verdict: Verdict, folder: Path, file: Path) -> None:
+    """Write the verdict on a folder as JSON to `file`, then raise UserError that lists its errors, if there are any."""
+    write_json(file, verdict.to_json())
     if not verdict.valid:
         lines = "".join(f"\n  - {error}" for error in verdict.errors)
         raise UserError(

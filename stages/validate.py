@@ -12,7 +12,7 @@ from relinv.params import load_params
 from relinv.results import FOLDERS
 from relinv.settings import ValidateSettings
 from relinv.tokens import load_token_counter
-from relinv.validation import check_folder
+from relinv.validation import validate_folder, write_verdict
 
 app = cli.stage_app()
 
@@ -28,14 +28,11 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
     model = params.model()
     settings = params.section("validate", ValidateSettings)
     count_tokens, token_limit = load_token_counter(model)
-    check_folder(
-        FOLDERS["fetch"] / relation,
-        FOLDERS["validate"] / f"{relation}.json",
-        settings,
-        count_tokens=count_tokens,
-        token_limit=token_limit,
-        resolution=model.resolution,
+    folder = FOLDERS["fetch"] / relation
+    verdict = validate_folder(
+        folder, settings, count_tokens=count_tokens, token_limit=token_limit, resolution=model.resolution
     )
+    write_verdict(verdict, folder, FOLDERS["validate"] / f"{relation}.json")
     params.require_unchanged()
 
 

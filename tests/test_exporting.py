@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
-from relinv.exporting import FORMS, export_concept, spellings
+from relinv.exporting import WRITERS, export_concept, spellings
 from tests.concepts import made, read_token
 
 
@@ -25,7 +25,7 @@ def concept(base: Base) -> Concept:
     return made(base)
 
 
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", sorted(WRITERS))
 def test_what_is_exported_can_be_imported_again(form: str, concept: Concept, tmp_path: Path) -> None:
     written = export_concept(concept, form, tmp_path / "out", "kissing")
     assert all(path.is_file() for path in written)
@@ -125,7 +125,7 @@ def test_a_name_may_have_fifty_letters(concept: Concept, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "..", "", "a\nb", "x" * 51, "a b", "küssen", ".a", "-a"])
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", sorted(WRITERS))
 def test_a_name_that_leads_elsewhere_or_that_no_prompt_can_say_is_refused(
     form: str, name: str, concept: Concept, tmp_path: Path
 ) -> None:
@@ -157,7 +157,7 @@ def test_what_is_there_already_is_kept_and_nothing_written_unless_told(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", sorted(WRITERS))
 def test_weights_beside_the_token_are_not_dropped_in_silence(form: str, concept: Concept, tmp_path: Path) -> None:
     adapter = {"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}
     heavier = replace(

@@ -20,7 +20,7 @@ from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
-from relinv.images import FORMS, RECORDS
+from relinv.images import FORMS_FILE, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept
 from relinv.learning.method import InversionMethod
 from relinv.params import load_params
@@ -242,8 +242,8 @@ def test_the_sheet_of_forms_lies_beside_the_scenarios(base: Base, exemplar_folde
     task = problem(base, exemplar_folder, "multires", resolutions=2)
     concept = to_concept(task, method(base, exemplar_folder, resolutions=2), 0)
     generate_folder(base, concept, [scenario], settings, tmp_path / "images", tmp_path / "scratch")
-    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", FORMS, RECORDS]
-    with Image.open(tmp_path / "images" / FORMS) as sheet:
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", FORMS_FILE, RECORDS]
+    with Image.open(tmp_path / "images" / FORMS_FILE) as sheet:
         assert np.array_equal(np.asarray(sheet), np.asarray(draw_forms(base, concept, scenario, settings)))
     assert not list((tmp_path / "scratch").glob("*/"))
 

@@ -31,7 +31,11 @@ RELATIONS = ["painted_on", "carved_by", "shake_hands", "hug", "back2back", "insi
 METHODS = ["relation_words", "textual_inversion", "reversion"]
 WORK = {  # what each command calls, the last of it after all parameters were read
     "fetch": ["stages.fetch.fetch_exemplars"],
-    "validate": ["stages.validate.load_token_counter", "stages.validate.check_folder"],
+    "validate": [
+        "stages.validate.load_token_counter",
+        "stages.validate.validate_folder",
+        "stages.validate.write_verdict",
+    ],
     "invert": [
         "stages.invert.load_base",
         "relinv.learning.problem.read_exemplars",

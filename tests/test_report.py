@@ -24,7 +24,7 @@ from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.files import read_yaml
-from relinv.images import FORMS
+from relinv.images import FORMS_FILE
 from relinv.params import load_params
 from relinv.report import charts
 from relinv.report.build import write_report
@@ -290,11 +290,11 @@ def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
 
 def test_the_report_shows_the_forms_of_a_token_that_has_several(tmp_path: Path) -> None:
     params = write_run(tmp_path)
-    Image.new("RGB", (300, 100), "#123").save(tmp_path / "data/images/hug/reversion" / FORMS)
+    Image.new("RGB", (300, 100), "#123").save(tmp_path / "data/images/hug/reversion" / FORMS_FILE)
     write_report(tmp_path, params)
     reports = tmp_path / "reports"
     drawn = (reports / "grids/hug-reversion.png").read_bytes()
-    assert drawn == (tmp_path / "data/images/hug/reversion" / FORMS).read_bytes()
+    assert drawn == (tmp_path / "data/images/hug/reversion" / FORMS_FILE).read_bytes()
     assert (reports / "report.html").read_text().count(base64.b64encode(drawn).decode()) == 1
     assert (reports / "report.md").read_text().count("(grids/hug-reversion.png)") == 1
 

@@ -14,7 +14,7 @@ from relinv import validation
 from relinv.diffusion import bases
 from relinv.errors import UserError
 from relinv.settings import ValidateSettings
-from relinv.validation import Verdict, check_folder, validate_folder
+from relinv.validation import Verdict, validate_folder, write_verdict
 from stages.validate import validate
 
 SETTINGS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=4.0)
@@ -151,11 +151,10 @@ def test_oddity_is_a_warning(folder: Path, spoil: Callable[[Path], object], sent
 
 def test_a_copy_is_to_be_corrected_where_it_comes_from(folder: Path, tmp_path: Path) -> None:
     edit_captions(folder, p0=["cat box"])
-    limits = {"count_tokens": count_words, "token_limit": 16, "resolution": 64}
     with pytest.raises(
         UserError, match=r"cannot be used\. They are copies: correct them where they come from, then fetch"
     ):
-        check_folder(folder, tmp_path / "verdict.json", SETTINGS, **limits)
+        write_verdict(judge(folder), folder, tmp_path / "verdict.json")
 
 
 def test_placeholders_are_found_as_prompts_are_read() -> None:
@@ -183,7 +182,7 @@ def test_all_problems_are_listed_at_once_and_the_verdict_is_written(folder: Path
     _truncate(folder)
     file = tmp_path / "verdict.json"
     with pytest.raises(UserError) as caught:
-        check_folder(folder, file, SETTINGS, count_tokens=count_words, token_limit=16, resolution=64)
+        write_verdict(judge(folder), folder, file)
     assert str(caught.value).count("\n  - ") == 3
     verdict = json.loads(file.read_text())
     assert not verdict["valid"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-Word = re.compile(r"<[^<>\s]+>|(?<=\w)['\u2019]\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or letters
+WORD = re.compile(r"<[^<>\s]+>|(?<=\w)['\u2019]\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or letters
 
 
 class Settings(ResolutionRowsSettings):
@@ -100,6 +100,6 @@ def content_ids(base: Base, caption: str) -> list[int]:
     tokenizer's other special tokens. Whole words are filtered, so no fragment of a long preposition slips through.
     """
     skipped = {*PREPOSITIONS, *STOP_WORDS}
-    words = [word for word in Word.findall(caption.lower()) if word[0] not in "<'\u2019" and word not in skipped]
+    words = [word for word in WORD.findall(caption.lower()) if word[0] not in "<'\u2019" and word not in skipped]
     ids = [piece for word in words for piece in base.tokenizer(word, add_special_tokens=False).input_ids]
     return list(dict.fromkeys(ids))

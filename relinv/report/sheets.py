@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from relinv.exemplars import load_image
-from relinv.images import FORMS
+from relinv.images import FORMS_FILE
 from relinv.report.collect import Run
 from relinv.report.tables import as_flag, label
 
@@ -78,7 +78,7 @@ def build(run: Run, relation: str) -> Sheet:
     concept = run.benchmark.relation(relation)
     # an object, which has no heads, is not what its plain words say
     title = concept.words if any(concept.heads) else f"{label(relation)} (plain words: {concept.words})"
-    pictures = {method: run.images / relation / method / FORMS for method in run.methods}
+    pictures = {method: run.images / relation / method / FORMS_FILE for method in run.methods}
     forms = {method: path for method, path in pictures.items() if path.is_file()}
     exemplars = [exemplar.path for exemplar in run.exemplars[relation].exemplars]
     return Sheet(relation, title, concept.words, [label(method) for method in run.methods], exemplars, panels, forms)

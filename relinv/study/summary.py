@@ -15,7 +15,7 @@ from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenario_count, verdict
 from relinv.scoring import as_csv
-from relinv.statistics import Bootstrap, Drawn
+from relinv.statistics import Bootstrap, Resampled
 from relinv.study.plan import Contrast, Plan, Trial
 
 COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
@@ -34,7 +34,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     A scenario's images under all seeds form one cluster, so that seeds do not count as independent scenarios.
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
-    drawn: dict[Drawn, str] = {
+    drawn: dict[Resampled, str] = {
         "relations": "Paired differences, relations and scenarios drawn",
         "scenarios": "The same with the relations as they are, scenarios drawn",
     }
