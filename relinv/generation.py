@@ -60,10 +60,9 @@ def generate_folder(
                 for record, picture in zip(batch, pictures, strict=True):
                     writer.write(record, picture)
                 progress.update(len(batch))
-        if not (workspace.folder / FORMS_FILE).is_file() and (
-            forms := draw_forms(base, concept, scenarios[0], settings)
-        ):
-            atomic_write_bytes(workspace.folder / FORMS_FILE, encode_png(forms))
+        sheet = workspace.folder / FORMS_FILE
+        if not sheet.is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
+            atomic_write_bytes(sheet, encode_png(forms))
         workspace.publish(folder)
 
 
