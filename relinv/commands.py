@@ -149,6 +149,20 @@ def export(
         print(f"Prompts say {spellings(name)}.")
 
 
+@app.command(epilog="Example: relinv restore")
+def restore() -> None:
+    """Bring the committed parameters and results back after experiments, from DVC's cache: nothing is learned again.
+
+    How params.yaml and presets.yaml differed is kept in a file. Other files are left as they are.
+    """
+    from relinv.restoring import restore as bring_back
+
+    kept = bring_back(Path())
+    print("The committed parameters and results are back.")
+    if kept:
+        print(f"How the parameters differed is kept: git apply {kept}")
+
+
 @app.command("second-moment", epilog="Example: relinv second-moment captions.txt")
 def second_moment_(
     captions: Annotated[

@@ -17,8 +17,6 @@ from relinv.settings import require_name
 if TYPE_CHECKING:
     from relinv.validation import Verdict
 
-# Restores what an experiment replaced, and removes the grid of a relation that the former results lack.
-BACK = "git checkout HEAD params.yaml presets.yaml dvc.lock reports && git clean -fq reports/grids && dvc checkout"
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
 # asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
@@ -72,7 +70,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"
-        f"To have the former results back: {BACK} (your own changes to params.yaml committed first)"
+        "To have the former results back: relinv restore"
     )
 
 

@@ -27,6 +27,7 @@ from relinv.judge import check_judge
 from relinv.logged import FAILED, run_logged
 from relinv.params import PRESETS, Params, load_presets
 from relinv.plugins import find_plugin
+from relinv.repository import DVC
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
@@ -41,7 +42,6 @@ GROUPS = ("fetch", "validate", "invert", "generate", "score")  # each needs the 
 SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
             "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 LOGS = ".scratch/reproduce"  # git-ignored
-DVC = (sys.executable, "-m", "dvc")
 ENDED = "Ended "  # starts a line in a share's log
 WRITE_EVERY = 60  # seconds
 

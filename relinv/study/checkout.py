@@ -10,12 +10,9 @@ from pathlib import Path
 
 from relinv.errors import UserError
 from relinv.files import atomic_folder
-from relinv.reproducing import DVC
+from relinv.repository import PLAIN_DIFF, dvc, git
 
 EXEMPLARS, MANIFESTS = "data/exemplars", "data/manifests"
-# a diff as `git apply` reads it, whatever the user's git settings
-PLAIN_DIFF = ("-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false", "diff", "--binary", "--no-ext-diff",
-              "--no-textconv", "--no-color", "--unified=3")  # fmt: skip
 
 
 def open_checkout(root: Path, folder: Path) -> Path:
@@ -33,8 +30,8 @@ def open_checkout(root: Path, folder: Path) -> Path:
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
     # saving an experiment leaves files that git was to add; checksums of what a study fetched are to stay
     git(folder, "clean", "--quiet", "--force", "-d", f"--exclude={MANIFESTS}")
-    cache = _output([*DVC, "cache", "dir"], root).strip()
-    _output([*DVC, "config", "--quiet", "--local", "cache.dir", cache], folder)
+    cache = dvc(root, "cache", "dir").strip()
+    dvc(folder, "config", "--quiet", "--local", "cache.dir", cache)
     if changes := git(root, *PLAIN_DIFF, "HEAD"):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
     if (root / EXEMPLARS).is_dir():
@@ -62,7 +59,7 @@ def run_experiment(
         raise UserError(
             f"The experiment '{name}' failed, as said above; run the same command again to go on from there."
         )
-    _output([*DVC, "exp", "save", "--force", "--name", name, "report"], checkout)
+    dvc(checkout, "exp", "save", "--force", "--name", name, "report")
     for ref in experiments(checkout):
         if ref.endswith(f"/{name}"):
             git(root, "fetch", "--quiet", "--no-write-fetch-head", str(checkout.resolve()), f"+{ref}:{ref}")
@@ -72,18 +69,3 @@ def experiments(root: Path) -> dict[str, str]:
     """Return {ref: commit} of the experiments in a checkout."""
     lines = git(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
     return dict(line.rsplit(" ", 1) for line in lines)
-
-
-def git(root: Path, *words: str, given: str = "") -> str:
-    """Return what a git command run in `root` prints, to the byte; UserError if it fails."""
-    return _output(["git", *words], root, given)
-
-
-def _output(command: Sequence[str], root: Path, given: str = "") -> str:
-    # not text=True: a diff's lines may end in CRLF, and hold what is not UTF-8
-    given_bytes = given.encode("utf-8", "surrogateescape")
-    done = subprocess.run(command, cwd=root, input=given_bytes, capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise UserError(f"A study needs its git and DVC repository at {root.resolve()}: {said}")
-    return done.stdout.decode("utf-8", "surrogateescape")
