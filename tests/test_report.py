@@ -31,7 +31,7 @@ from relinv.report.build import write_report
 from relinv.report.collect import collect, read_warnings
 from relinv.report.rows import READINGS, format_rows, means, parse_rows, shows, with_leakage
 from relinv.report.sheets import build, render, spread
-from relinv.report.tables import as_text, by_method, difference, groups, leads, relation_table, verdict
+from relinv.report.tables import Line, Table, as_text, by_method, difference, groups, leads, relation_table, verdict
 from relinv.statistics import Bootstrap, Interval
 from tests.reporting import METHODS, RELATIONS, score_table, write_arm, write_run
 
@@ -110,7 +110,26 @@ def test_tables_mark_the_best_and_leave_out_the_undefined(rows: pd.DataFrame) ->
     assert only.bold == [False]  # there is nothing it is better than
     alone = by_method(rows[rows["relation"] == "hug"], METHODS, ["direction"], FEW, "hug")
     assert [line.cells for line in alone.lines] == [[None]] * 3
-    assert "–" in as_text(alone)
+    assert "–" in as_text([alone])
+
+
+def test_a_terminal_shows_means_and_differences_beside_each_other() -> None:
+    means = Table(
+        "Means",
+        ["scenes ↑", "direction ↑"],
+        [
+            Line("main", [Interval(0.5, 0.4, 0.6), None], [False, False]),
+            Line("new", [Interval(1, 1, 1), None], [True, False]),
+        ],
+    )
+    differences = Table(
+        "More", means.headings, [Line("new − main", [Interval(0.5, 0.4, 0.6), None], [True, False])], True
+    )
+    assert as_text([means, differences]).splitlines() == [
+        "             main                  new                   new − main",
+        "scenes ↑     0.500  (0.400…0.600)  1.000* (1.000…1.000)  +0.500* (+0.400…+0.600)",
+        "direction ↑  –                     –                     –",
+    ]
 
 
 def test_lower_leakage_is_better(rows: pd.DataFrame) -> None:

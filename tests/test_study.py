@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from relinv.errors import UserError
-from relinv.report.compare import compare
+from relinv.report.compare import as_html, as_lines, compare
 from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
@@ -344,13 +344,18 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     table = with_leakage(score_table("inside", "reversion").assign(scene_accuracy=0.0))
     moved = table.assign(scene_accuracy=1.0)
     moved.loc[moved.index < 9, "head"] = "kangaroo"  # 3 of 12 scenes are those of the first
-    moved.loc[moved.index >= 9, "scene_accuracy"] = 0.0
+    moved.loc[moved.index >= 10, "scene_accuracy"] = 0.0
     monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: {"a": table, "b": moved}[revision])
     monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
     means, differences = compare(Path(), ["a", "b"], FEW).methods["reversion"]
     assert means.caption == "Means with intervals over the 3 scenarios that all have"
-    assert [line.cells[0].mean for line in means.lines] == [0, 0]
-    assert differences.lines[0].cells[0] == (0, 0, 0)
+    assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 1 / 3])
+    assert differences.lines[0].cells[0].mean == pytest.approx(1 / 3)
+    moved.loc[moved.index == 9, "scene_accuracy"] = 0.0
+    same = compare(Path(), ["a", "b"], FEW)  # in the scenes they share
+    assert same.same == ["reversion"]
+    assert as_lines(same).splitlines()[1:] == ["The same scores in all: reversion"]
+    assert "<p>The same scores in all: reversion.</p>" in as_html(same) and "<h2>reversion" not in as_html(same)
     moved["head"] = "kangaroo"
     (means,) = compare(Path(), ["a", "b"], FEW).methods["reversion"]
     assert means.caption.endswith("each over its own scenarios, for none is in all")

@@ -19,11 +19,19 @@ from relinv.statistics import CLUSTER, Bootstrap
 
 @dataclass(frozen=True)
 class Comparison:
-    """What sets revisions apart: parameters {dotted name: value in each}, and tables by method."""
+    """What sets revisions apart: parameters {dotted name: value in each}, and tables by method.
+
+    A method that has the same scores in all of them has no tables.
+    """
 
     revisions: list[str]
     parameters: dict[str, list[Any]]
     methods: dict[str, list[Table]]
+
+    @property
+    def same(self) -> list[str]:
+        """Return the methods that have the same scores in all revisions."""
+        return [method for method, tables in self.methods.items() if not tables]
 
 
 def compare(root: Path, revisions: Sequence[str], bootstrap: Bootstrap) -> Comparison:
@@ -48,8 +56,11 @@ def as_lines(comparison: Comparison) -> str:
     """Return a comparison for a terminal."""
     parts = [f"{name}: {' | '.join(map(str, values))}" for name, values in comparison.parameters.items()]
     parts.append("*: the best mean of a column; of a difference, that its interval excludes zero")
+    if comparison.same:
+        parts.append(f"The same scores in all: {', '.join(comparison.same)}")
     for method, tables in comparison.methods.items():
-        parts += ["", f"== {method}", "", *map(as_text, tables)]
+        if tables:
+            parts += ["", f"== {method}", tables[0].caption, "", as_text(tables)]
     return "\n".join(parts)
 
 
@@ -61,7 +72,7 @@ def as_html(comparison: Comparison) -> str:
 def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) -> list[Table]:
     """Return means by revision, over the scenarios that all of them drew, and differences from the first of them.
 
-    If they share no scenario, each revision's means are over its own, as the title says.
+    If they share no scenario, each revision's means are over its own, as the title says. None if all scores are equal.
     """
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
@@ -71,11 +82,20 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     if shared.any():
         rows = rows[shared]
         title = f"Means with intervals over the {scenario_count(rows)} scenarios that all have"
+        if others and _are_same(rows, metrics):
+            return []
     tables = [by_method(rows, list(ran), metrics, bootstrap, title, name=str)]
     if others and shared.any():
         pairs = {f"{other} − {first}": (other, first) for other in others}
         tables.append(between(rows, pairs, metrics, bootstrap, "Differences on the same scenarios"))
     return tables
+
+
+def _are_same(rows: pd.DataFrame, metrics: list[str]) -> bool:
+    """Return whether all revisions, in the column method, have the same scores on the same images."""
+    keys = [*CLUSTER, "seed"]
+    first, *others = (part[keys + metrics].sort_values(keys, ignore_index=True) for _, part in rows.groupby("method"))
+    return all(part.equals(first) for part in others)
 
 
 def _by_scene(rows: pd.DataFrame) -> pd.DataFrame:

@@ -181,17 +181,23 @@ def heading(metric: str) -> str:
     return reading.title + {True: "\u00a0↑", False: "\u00a0↓", None: ""}[reading.higher_is_better]
 
 
-def as_text(table: Table) -> str:
-    """Return a table for a terminal: each mean above its interval, `*` where the page has bold."""
-    grid = [["", *table.headings]]
-    for line in table.lines:
-        marks = ["*" if bold else " " for bold in line.bold]
-        means = [f"{figure(c.mean, table.signed)}{m}" if c else "– " for c, m in zip(line.cells, marks, strict=True)]
-        spans = [f"{figure(c.low, table.signed)}…{figure(c.high, table.signed)} " if c else "" for c in line.cells]
-        grid += [[line.name, *means], ["", *spans]]
+def as_text(tables: Sequence[Table]) -> str:
+    """Return tables with the same headings for a terminal, side by side: a row for each heading.
+
+    A column is a line of a table, with `*` where the page has bold.
+    """
+    grid = [["", *(line.name for table in tables for line in table.lines)]]
+    for place, heading in enumerate(tables[0].headings):
+        grid.append([heading, *(_cell_text(line, place, table.signed) for table in tables for line in table.lines)])
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    rows = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid)
-    return "\n".join([table.caption, *rows, ""])
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in grid)
+
+
+def _cell_text(line: Line, place: int, signed: bool) -> str:
+    found, mark = line.cells[place], "*" if line.bold[place] else " "
+    if found is None:
+        return "–"
+    return f"{figure(found.mean, signed)}{mark} ({figure(found.low, signed)}…{figure(found.high, signed)})"
 
 
 def as_flag(value: object) -> bool | None:
