@@ -40,7 +40,7 @@ def study(
         planned = trials(Path(), plan)  # of the files as they are when its experiments begin
         commits = run_pending(Path(), planned, slots)
         folder = Path("reports") / path.stem
-        write_study(folder, path.as_posix(), plan, gather(Path(), planned, commits), bootstrap)
+        write_study(folder, path.as_posix(), plan, gather(Path(), planned, commits, plan.metrics), bootstrap)
         keep_reports(Path(), folder, plan, planned, commits)
 
 

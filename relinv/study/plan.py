@@ -15,6 +15,8 @@ from pydantic import Field
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import code_hash, read_yaml, sha256_file, sha256_folder
+from relinv.report.rows import READINGS
+from relinv.report.tables import HEADLINE
 from relinv.settings import Name, Seed, Settings
 
 METHOD = "${item.method}"  # in dvc.yaml: each of the run's methods
@@ -31,8 +33,9 @@ class Contrast(Settings):
 class Plan(Settings):
     """A study: each arm's overrides of params.yaml, run once per seed, with the seed put into `seeded`.
 
-    common: overrides that every arm starts from. reports: arms whose report.html (of their first seed) is kept, each
-    with the relations whose grid of pictures is kept beside it.
+    common: overrides that every arm starts from. metrics: what is told of each arm; the verdicts are about the first.
+    reports: arms whose report.html (of their first seed) is kept, each with the relations whose grid of pictures is kept
+    beside it.
     """
 
     common: dict[str, Any]
@@ -40,6 +43,7 @@ class Plan(Settings):
     seeded: Annotated[list[str], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     contrasts: list[Contrast]
+    metrics: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: list(HEADLINE))
     reports: dict[Name, list[Name]] = Field(default_factory=dict)
 
 
@@ -55,7 +59,7 @@ class Trial:
 
 
 def load_plan(path: Path) -> Plan:
-    """Return the plan in a YAML file; UserError if it is missing, or a contrast or report names an unknown arm."""
+    """Return the plan in a YAML file; UserError if it is missing, or names an unknown arm or metric."""
     plan = parse(Plan, read_yaml(path, "study plan", "write it, or correct its name"), "", path)
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
@@ -65,6 +69,9 @@ def load_plan(path: Path) -> Plan:
     for arm in plan.reports:
         if arm not in plan.arms:
             raise unknown(f"arm in reports of {path}", arm, plan.arms)
+    for metric in plan.metrics:
+        if metric not in READINGS:
+            raise unknown(f"metric in {path}", metric, READINGS)
     return plan
 
 

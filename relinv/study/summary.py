@@ -16,15 +16,17 @@ from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenario_count, verdict
 from relinv.scoring import as_csv
 from relinv.statistics import Bootstrap, Resampled
-from relinv.study.plan import Contrast, Plan, Trial
+from relinv.study.plan import Plan, Trial
 
 COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
 
 
-def gather(root: Path, planned: Sequence[Trial], commits: Mapping[str, str]) -> pd.DataFrame:
-    """Return the score rows of all trials: arm, trial (its seed), keys, and the headline's metrics."""
+def gather(
+    root: Path, planned: Sequence[Trial], commits: Mapping[str, str], metrics: Sequence[str] = HEADLINE
+) -> pd.DataFrame:
+    """Return the score rows of all trials: arm, trial (its seed), keys, and the metrics."""
     parts = [scores_at(root, commits[trial.name]).assign(arm=trial.arm, trial=trial.seed) for trial in planned]
-    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *HEADLINE]]
+    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *metrics]]
 
 
 def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
@@ -40,10 +42,10 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     }
     if rows["trial"].nunique() > 1:
         drawn["trainings"] = "The same with relations and scenarios as they are, trainings drawn"
-    tables = [_contrast_table(pooled, plan.contrasts, replace(bootstrap, drawn=what), drawn[what]) for what in drawn]
+    tables = [_contrast_table(pooled, plan, replace(bootstrap, drawn=what), drawn[what]) for what in drawn]
     atomic_write_text(folder / "study.csv", as_csv(rows))
     if plan.contrasts:
-        atomic_write_text(folder / "study.svg", draw(tables[0]))
+        atomic_write_text(folder / "study.svg", draw(tables[0], plan.metrics))
     page = fill(
         "study.md.jinja",
         plan=name,
@@ -51,7 +53,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
         relations=rows["relation"].nunique(),
         scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
-        verdicts=_verdicts(plan.contrasts, tables[0], bootstrap),
+        verdicts=_verdicts(plan, tables[0], bootstrap),
         contrasts=tables,
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
@@ -73,10 +75,10 @@ def keep_reports(root: Path, folder: Path, plan: Plan, planned: Sequence[Trial],
             atomic_write_bytes(folder / f"{arm}-{relation}.png", grid)
 
 
-def draw(table: Table) -> str:
+def draw(table: Table, metrics: Sequence[str]) -> str:
     """Return the contrasts as one SVG document, one panel per metric."""
     panels, headings = [], []
-    for place, metric in enumerate(HEADLINE):
+    for place, metric in enumerate(metrics):
         entries = [(line.name, cell) for line in table.lines if (cell := line.cells[place]) is not None]
         if entries:
             panels.append(charts.differences(f"Differences in {READINGS[metric].title}", entries))
@@ -84,30 +86,30 @@ def draw(table: Table) -> str:
     return charts.stack(panels, headings)
 
 
-def _contrast_table(pooled: pd.DataFrame, contrasts: Sequence[Contrast], bootstrap: Bootstrap, caption: str) -> Table:
-    pairs = {contrast.title: (contrast.left, contrast.right) for contrast in contrasts}
-    return between(pooled, pairs, HEADLINE, bootstrap, caption)
+def _contrast_table(pooled: pd.DataFrame, plan: Plan, bootstrap: Bootstrap, caption: str) -> Table:
+    pairs = {contrast.title: (contrast.left, contrast.right) for contrast in plan.contrasts}
+    return between(pooled, pairs, plan.metrics, bootstrap, caption)
 
 
-def _verdicts(contrasts: Sequence[Contrast], table: Table, bootstrap: Bootstrap) -> list[str]:
-    """Return each contrast's headline metric in words."""
-    title = READINGS[HEADLINE[0]].title
+def _verdicts(plan: Plan, table: Table, bootstrap: Bootstrap) -> list[str]:
+    """Return each contrast's first metric in words."""
+    title = READINGS[plan.metrics[0]].title
     return [
         f"**{contrast.title}.** " + verdict(contrast.left, contrast.right, title, line.cells[0], bootstrap.level)
-        for contrast, line in zip(contrasts, table.lines, strict=True)
+        for contrast, line in zip(plan.contrasts, table.lines, strict=True)
         if line.cells[0] is not None
     ]
 
 
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
-    """Return in words, for each method whose settings the arms change, the arm with the highest headline metric.
+    """Return in words, for each method whose settings the arms change, the arm with the highest first metric.
 
     Of equal arms, it is the first in the plan.
     """
-    means = rows.groupby(["method", "arm"], sort=False)[HEADLINE[0]].mean()
+    means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean()
     changed = {part for arm in plan.arms.values() for name in arm for part in name.split(".")}
     return [
-        f"{label(method)}: {label(means[method].idxmax())}, {READINGS[HEADLINE[0]].title} {means[method].max():.3f}"
+        f"{label(method)}: {label(means[method].idxmax())}, {READINGS[plan.metrics[0]].title} {means[method].max():.3f}"
         for method in means.index.unique("method")
         if method in changed
     ]
@@ -118,4 +120,4 @@ def _arm_table(rows: pd.DataFrame, arm: str, plan: Plan, bootstrap: Bootstrap) -
     chosen = rows[rows["arm"] == arm]
     changes = ", ".join(f"{name} = {value}" for name, value in plan.arms[arm].items() if name != "methods")
     caption = f"{label(arm)} ({changes or 'what all arms have in common'})"
-    return by_method(chosen, list(chosen["method"].unique()), HEADLINE, bootstrap, caption)
+    return by_method(chosen, list(chosen["method"].unique()), plan.metrics, bootstrap, caption)
