@@ -34,8 +34,8 @@ class Plan(Settings):
     """A study: each arm's overrides of params.yaml, run once per seed, with the seed put into `seeded`.
 
     common: overrides that every arm starts from. metrics: what is told of each arm; the verdicts are about the first.
-    reports: arms whose report.html (of their first seed) is kept, each with the relations whose grid of pictures is kept
-    beside it.
+    reports: arms whose report.html (of their first seed) is kept, each with the relations whose grid of pictures is
+    kept beside it.
     """
 
     common: dict[str, Any]
