@@ -153,7 +153,7 @@ def export(
 def restore() -> None:
     """Bring the committed parameters and results back after experiments, from DVC's cache: nothing is learned again.
 
-    How params.yaml and presets.yaml differed is kept in a file. Other files are left as they are.
+    How params.yaml and presets.yaml differed is kept in a file. What no experiment writes is left as it is.
     """
     from relinv.restoring import restore as bring_back
 

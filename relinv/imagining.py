@@ -60,8 +60,8 @@ def find_concepts(uses: Sequence[str], base: Base) -> dict[str, Concept]:
     concepts = {}
     for use in sorted(uses):
         token, equals, place = use.partition("=")
-        relation, slash, method = place.partition("/")
-        if not (equals and slash):
+        relation, _, method = place.partition("/")
+        if not (equals and relation and method) or "/" in method:
             raise UserError(f"'{use}' names no concept: write --use TOKEN=RELATION/METHOD, such as r=inside/reversion.")
         if not PLACEHOLDER.fullmatch(f"<{token}>"):
             raise UserError(

@@ -31,5 +31,6 @@ def _output(command: Sequence[str], root: Path, given: str = "") -> str:
     done = subprocess.run(command, cwd=root, input=given_bytes, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise UserError(f"This needs the git and DVC repository at {root.resolve()}: {said}")
+        called = " ".join(command[len(DVC) - 1 :] if tuple(command[: len(DVC)]) == DVC else command)
+        raise UserError(f"`{called}` failed in {root.resolve()}: {said}")
     return done.stdout.decode("utf-8", "surrogateescape")

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from relinv.errors import UserError
 from relinv.files import atomic_write_bytes
 from relinv.repository import PLAIN_DIFF, dvc, git
 
 PARAMETERS = ("params.yaml", "presets.yaml")
-KEPT = Path(".scratch/replaced_parameters.diff")  # git-ignored
+RESULTS = ("dvc.lock", "reports/grids", "reports/metrics.json", "reports/report.html", "reports/report.md",
+           "reports/scores.csv")  # fmt: skip
+KEPT = Path(".scratch/replaced_parameters")  # git-ignored
 MINIATURE = "data/miniature"
 
 
 def restore(root: Path) -> Path | None:
-    """Bring the committed parameters and results of the checkout at `root` back, from git and from DVC's cache.
+    """Bring the committed parameters and results of the pipeline at `root` back, from git and from DVC's cache.
 
-    Returns the file, as `git apply` reads it, that keeps how the parameters differed; None if they did not. Raises
-    UserError if git or DVC refuses.
+    Only what an experiment writes is replaced. Returns the file, as `git apply` reads it, that keeps how the parameters
+    differed; None if they did not. Raises UserError if `root` is no pipeline, or git or DVC refuses.
     """
-    results = ["dvc.lock", "reports"]
+    if not (root / "dvc.yaml").is_file():
+        raise UserError(f"There is no dvc.yaml in '{root.resolve()}': run this in the pipeline's own folder.")
+    results = [*RESULTS]
     if not git(root, "status", "--porcelain", "--", MINIATURE, f":!{MINIATURE}/dvc.lock"):
         # DVC writes the present code into it as what the weights were trained with, when it saves an experiment
         results.append(f"{MINIATURE}/dvc.lock")
-    kept = root / KEPT
-    if changes := git(root, *PLAIN_DIFF, "HEAD", "--", *PARAMETERS):
-        atomic_write_bytes(kept, changes.encode("utf-8", "surrogateescape"))
+    kept = _keep_parameters(root)
     git(root, "checkout", "--quiet", "HEAD", "--", *PARAMETERS, *results)
     git(root, "clean", "--quiet", "--force", "reports/grids")  # pictures of relations that the committed run lacks
-    dvc(root, "checkout", "--quiet")
-    return kept if changes else None
+    try:
+        dvc(root, "checkout")
+    except UserError as error:
+        how = f", and how they differed is kept in {kept}" if kept else ""
+        raise UserError(f"{error}\nThe parameters are back{how}. Correct this and run it again.") from None
+    return kept
+
+
+def _keep_parameters(root: Path) -> Path | None:
+    """Write how the parameters differ from the committed ones, staged or not, to a file of that difference's own."""
+    for kind in ([], ["--cached"]):
+        if changes := git(root, *PLAIN_DIFF, *kind, "HEAD", "--", *PARAMETERS):
+            data = changes.encode("utf-8", "surrogateescape")
+            file = KEPT / f"{hashlib.sha256(data).hexdigest()[:8]}.diff"
+            atomic_write_bytes(root / file, data)
+            return root / file
+    return None

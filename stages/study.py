@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from relinv import cli
+from relinv.errors import UserError
 from relinv.params import load_params
 from relinv.settings import ReportSettings
 
@@ -33,6 +34,8 @@ def study(
 
     settings = load_params().section("report", ReportSettings)
     bootstrap = Bootstrap(settings.resamples, settings.seed, settings.level)
+    if len({path.stem for path in plans}) < len(plans):
+        raise UserError("Two of the plans have one name, so their results would replace each other: rename one.")
     for path in plans:
         trials(Path(), load_plan(path))  # fails now for a mistake in one, not after hours of the others
     for path in plans:

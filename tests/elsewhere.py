@@ -1,12 +1,13 @@
 """A device that is not the CPU, for machines without one: its tensors are held on the CPU, by a GPU's rules.
 
-Tensors of both devices must not meet, but for a CPU's single number, a copy and an index; and whatever needs a number
-of the device on the host is noted, because there a GPU would be waited for.
+Tensors of both devices must not meet, but in a copy, as an index, or as a CPU's single number. And whatever makes the
+host wait for a GPU is noted: a read of its numbers, and a copy to it that `to_device` does not make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,14 +20,20 @@ from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from relinv.devices import to_device
+
 NAME = "elsewhere"
-MAY_MEET = {"copy_", "_to_copy", "to", "index", "index_put", "index_put_", "_index_put_impl_"}
-READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}  # what they return depends on a tensor's numbers
+COPIES = {"copy_", "_to_copy", "to"}
+INDEXING = ("index", "_index")
+# the shape of what they return depends on a tensor's numbers, or else whether they can return it
+READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount", "repeat_interleave",
+         "unique_dim", "_unique", "_unique2", "_linalg_eigh", "_linalg_svd", "_linalg_solve_ex", "linalg_inv_ex",
+         "linalg_cholesky_ex", "linalg_qr"}  # fmt: skip
 
 
 @contextmanager
 def elsewhere() -> Iterator[list[str]]:
-    """Inside the block torch.device("elsewhere") computes; yield the operations, so far, that a GPU is waited for in.
+    """Inside the block torch.device("elsewhere") computes; yield the operations, so far, in which a GPU is waited for.
 
     Tests that need it are skipped if this PyTorch is too old to be told of a device by Python.
     """
@@ -81,13 +88,14 @@ class _Dispatch(TorchDispatchMode):
         leaves, structure = pytree.tree_flatten((args, kwargs or {}))
         name = op._schema.name.removeprefix("aten::")
         there = [leaf for leaf in leaves if isinstance(leaf, _Elsewhere)]
-        if there and name not in MAY_MEET:
-            here = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, _Elsewhere)]
-            assert not any(tensor.dim() for tensor in here), f"{op} is given tensors of both devices"
+        assert not there or _may_meet(name, args, leaves), f"{op} is given tensors of both devices"
         stays = _stays(name, leaves)
         assert not (stays and any(isinstance(leaf, torch.Generator) for leaf in leaves)), f"{op}: a CPU's generator"
         if there and (name in READS or not stays or _is_mask(name, leaves)):
             self.reads.append(str(op))
+        sent = name in COPIES or name.startswith(INDEXING)
+        if stays and sent and _here(leaves) and not _is_called_by(to_device):
+            self.reads.append(f"{op} from the CPU")
         if name == "_fused_sdp_choice":
             return torch.nn.attention.SDPBackend.MATH.value  # the others have kernels for single devices
         args, kwargs = pytree.tree_unflatten([_on_cpu(leaf) for leaf in leaves], structure)
@@ -126,8 +134,30 @@ def _stays(name: str, leaves: Sequence[Any]) -> bool:
     return any(isinstance(leaf, _Elsewhere) for leaf in leaves)
 
 
+def _here(leaves: Sequence[Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, _Elsewhere)]
+
+
+def _may_meet(name: str, args: Sequence[Any], leaves: Sequence[Any]) -> bool:
+    """Return whether a GPU takes these tensors together, some of which are its own."""
+    if name in COPIES:
+        return True
+    if name.startswith(INDEXING):  # the indices may be on the CPU, and only where the rest is not
+        return all(isinstance(leaf, _Elsewhere) for leaf in (args[0], *args[2:3]))
+    into_cpu = name.endswith("_") and not isinstance(args[0], _Elsewhere)
+    return not into_cpu and not any(tensor.dim() or name in ("cat", "stack") for tensor in _here(leaves))
+
+
+def _is_called_by(function: Callable[..., Any]) -> bool:
+    """Return whether this is called, at some depth, by the function."""
+    frame = inspect.currentframe()
+    while frame and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
 def _is_mask(name: str, leaves: Sequence[Any]) -> bool:
-    return name.startswith("index") and any(
+    return name.startswith(INDEXING) and any(
         isinstance(leaf, _Elsewhere) and leaf.dtype == torch.bool for leaf in leaves[1:]
     )
 

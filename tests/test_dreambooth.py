@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,15 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     alone = prior_pictures(base, prompts, sampler, tmp_path / "other")
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
+
+
+def test_the_bases_own_pictures_are_drawn_as_images_are(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(prior, "deterministic", lambda device, backward: nullcontext(asked.append(backward)))
+    prior_pictures(base, ["cat in box"], Sampler(1, 5.0), tmp_path)
+    assert asked == [False]  # whatever the training around them says, which their cache does not know
 
 
 def test_the_bases_own_pictures_show_their_prompts(base: Base, tmp_path: Path) -> None:

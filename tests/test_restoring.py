@@ -9,17 +9,22 @@ import pytest
 
 from relinv.errors import UserError
 from relinv.restoring import restore
+from tests.checkouts import run as relinv
 from tests.studying import PARAMS, runner, write_repository
+
+CHANGED = PARAMS.replace("skill: 0.6", "skill: 0.9")
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a committed run, after another run with other parameters."""
+    """A repository with a committed run, after another run with other parameters; commands run in it."""
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     write_repository(tmp_path)
-    (tmp_path / "params.yaml").write_text(PARAMS.replace("skill: 0.6", "skill: 0.9"))
+    (tmp_path / "params.yaml").write_text(CHANGED)
+    (tmp_path / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
     runner(tmp_path)(sys.executable, "-m", "dvc", "repro", "--quiet")
     (tmp_path / "reports/grids/kissing.png").write_text("a relation that the committed run lacks")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -27,17 +32,33 @@ def test_parameters_and_results_come_back_and_what_had_changed_is_kept(repositor
     run = runner(repository)
     scores = run("git", "show", "HEAD:reports/scores.csv")
     (repository / "notes.txt").write_text("mine")
+    (repository / "reports/README.md").write_text("mine")
     (repository / "make.py").write_text("# mine\n" + (repository / "make.py").read_text())
+    (repository / "data/reversion").unlink()  # which DVC's cache still has
     assert (repository / "reports/scores.csv").read_text() != scores
-    kept = restore(repository)
+    back, kept = relinv("restore").splitlines()
+    assert back == "The committed parameters and results are back."
     assert (repository / "params.yaml").read_text() == PARAMS
-    assert (repository / "reports/scores.csv").read_text() == scores
-    assert run("git", "status", "--porcelain").split() == ["M", "make.py", "??", "notes.txt"]
-    assert kept is not None
-    run("git", "apply", str(kept))
-    assert "skill: 0.9" in (repository / "params.yaml").read_text()
+    assert (repository / "presets.yaml").read_text() == "reversion: {}\n"
+    assert (repository / "reports/scores.csv").read_text() == scores and (repository / "data/reversion").exists()
+    status = run("git", "status", "--porcelain").splitlines()
+    assert status == [" M make.py", " M reports/README.md", "?? notes.txt"]
+    run(*kept.removeprefix("How the parameters differed is kept: ").split())  # git apply FILE
+    assert (repository / "params.yaml").read_text() == CHANGED
+    assert (repository / "presets.yaml").read_text() == "reversion: {long: {steps: 9}}\n"
     run("git", "checkout", "--quiet", ".")
-    assert restore(repository) is None  # there is nothing to bring back, and nothing to keep
+    assert relinv("restore").splitlines() == [back]  # there is nothing to keep
+
+
+def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
+    first = restore(repository)
+    runner(repository)("git", "apply", str(first))
+    runner(repository)("git", "add", "params.yaml")
+    (repository / "params.yaml").write_text(PARAMS)
+    (repository / "presets.yaml").write_text("reversion: {}\n")
+    second = restore(repository)  # of what is staged alone
+    assert first is not None and second is not None and first != second
+    assert "skill: 0.9" in first.read_text() and "skill: 0.9" in second.read_text()
 
 
 def test_what_a_retrained_miniature_came_from_stays(repository: Path) -> None:
@@ -52,8 +73,23 @@ def test_what_a_retrained_miniature_came_from_stays(repository: Path) -> None:
     assert lock.read_text() == "retrained"
 
 
-def test_outside_a_repository_nothing_is_done(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("mine")
-    with pytest.raises(UserError, match=r"needs the git and DVC repository at .*: .*not a git repository"):
+def test_what_dvc_cannot_bring_back_is_told_with_where_the_parameters_are(repository: Path) -> None:
+    lost = repository / ".dvc/cache/files/md5"
+    lost.rename(repository / "elsewhere")
+    (repository / "data/reversion").unlink()
+    with pytest.raises(
+        UserError, match=r"(?s)`dvc checkout` failed in .*they differed is kept in .*\.diff\. Correct this"
+    ):
+        restore(repository)
+    (repository / "elsewhere").rename(lost)
+    restore(repository)
+    assert (repository / "data/reversion").exists()
+
+
+@pytest.mark.parametrize(("file", "reason"), [(None, "There is no dvc.yaml in"), ("dvc.yaml", "not a git repository")])
+def test_outside_a_repository_nothing_is_done(file: str | None, reason: str, tmp_path: Path) -> None:
+    for name in ("params.yaml", *([file] if file else [])):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=reason):
         restore(tmp_path)
     assert (tmp_path / "params.yaml").read_text() == "mine"

@@ -26,7 +26,7 @@ from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
 from stages.study import study as study_command
 from tests.reporting import pretended, score_table
-from tests.studying import HERE, PARAMS, PLAN, runner, two_arms, write_repository
+from tests.studying import HERE, PARAMS, PIPELINE, PLAN, runner, two_arms, write_repository
 from tests.waiting import wait_until
 
 FEW = Bootstrap(resamples=100)
@@ -284,9 +284,9 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         return trials(repository, plan)[0].name
 
     before = name()
-    compiled = repository / "relinv/metrics/__pycache__/skill.pyc"
-    compiled.parent.mkdir()
-    compiled.touch()
+    (repository / "relinv/metrics/__pycache__").mkdir()
+    for unseen in ("relinv/metrics/__pycache__/skill.pyc", "data/exemplars/.DS_Store"):
+        (repository / unseen).touch()
     for path, text, changes in (
         ("relinv/metrics/skill.py", "x = 1\n", True),
         ("relinv/methods/reversion.py", "x = 1\n", True),
@@ -295,12 +295,21 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         ("relinv/report/rows.py", "x = 1\n", False),
         ("relinv/metrics/__pycache__/skill.pyc", "x\n", False),
         ("reports/scores.csv", "x\n", False),
+        ("data/exemplars/README.md", "x\n", True),
+        ("data/exemplars/.DS_Store", "x\n", False),
+        ("presets.yaml", "# of no method\nreversion: {}\n", False),
+        ("presets.yaml", "reversion: {}\ndreambooth: {long: {steps: 9}}\n", False),
+        ("presets.yaml", "reversion: {long: {steps: 9}}\n", True),
+        ("dvc.yaml", "# a comment\n" + PIPELINE, False),
+        ("dvc.yaml", PIPELINE.replace("python make.py", "python -u make.py"), True),
+        ("dvc.yaml", PIPELINE.replace("python tell.py", "python -u tell.py"), False),
+        ("params.yaml", PARAMS.replace("  seed: 0\nreport", "  seed: 0\n  dreambooth: {steps: 9}\nreport"), False),
         ("params.yaml", PARAMS.replace("resamples: 100", "resamples: 200"), False),
         ("params.yaml", PARAMS.replace("skill: 0.6", "skill: 0.7"), True),
     ):
         old = (repository / path).read_text()
         (repository / path).write_text(text)
-        assert (name() != before) == changes
+        assert (name() != before) == changes, (path, text)
         (repository / path).write_text(old)
 
 
@@ -354,8 +363,15 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     moved.loc[moved.index == 9, "scene_accuracy"] = 0.0
     same = compare(Path(), ["a", "b"], FEW)  # in the scenes they share
     assert same.same == ["reversion"]
-    assert as_lines(same).splitlines()[1:] == ["The same scores in all: reversion"]
-    assert "<p>The same scores in all: reversion.</p>" in as_html(same) and "<h2>reversion" not in as_html(same)
+    assert as_lines(same).splitlines()[1:] == ["The same on all scenarios they share: reversion"]
+    assert "<p>The same on all scenarios they share: reversion.</p>" in as_html(
+        same
+    ) and "<h2>reversion" not in as_html(same)
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: tables[revision])
+    tables = {"a": table, "b": table, "c": table.assign(method="multires")}
+    third = compare(Path(), ["a", "b", "c"], FEW)  # which did not run the method that the others agree in
+    assert third.same == [] and len(third.methods["reversion"]) == 2
+    tables["b"] = moved
     moved["head"] = "kangaroo"
     (means,) = compare(Path(), ["a", "b"], FEW).methods["reversion"]
     assert means.caption.endswith("each over its own scenarios, for none is in all")

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.devices import find_device, require_precision
+from relinv.devices import find_device, require_precision, to_device
 from relinv.diffusion.base_files import check_weights, locate, model_files
 from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
@@ -178,7 +178,7 @@ class Base:
         for prompt, row in zip(prompts, ids, strict=True):
             if len(row) > limit:
                 raise UserError(f"The prompt '{prompt}' has {len(row)} tokens and the limit is {limit}: shorten it.")
-        return torch.tensor(ids, device=self.device)
+        return to_device(torch.tensor(ids), self.device)
 
     def encode(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the text encodings of token `ids`: (prompts, tokens) to (prompts, tokens, dim)."""

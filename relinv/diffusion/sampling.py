@@ -113,7 +113,7 @@ def denoise(
     guided = sampler.guidance_scale > 1
     conditions = [negative_embeds, prompt_embeds] if guided else [prompt_embeds]
     # The scheduler's own arithmetic stays in float32, whatever precision the UNet runs in.
-    latents = latents.to(base.device).float() * scheduler.init_noise_sigma
+    latents = to_device(latents, base.device).float() * scheduler.init_noise_sigma
     for index, timestep in enumerate(timesteps):
         # PNDM evaluates its second timestep twice, first to step from older latents: a move made then would be lost
         if guidance and timestep not in timesteps[index + 1 :]:

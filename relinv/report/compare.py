@@ -21,7 +21,7 @@ from relinv.statistics import CLUSTER, Bootstrap
 class Comparison:
     """What sets revisions apart: parameters {dotted name: value in each}, and tables by method.
 
-    A method that has the same scores in all of them has no tables.
+    A method that has the same scores in all of them, on the scenarios they share, has no tables.
     """
 
     revisions: list[str]
@@ -30,7 +30,7 @@ class Comparison:
 
     @property
     def same(self) -> list[str]:
-        """Return the methods that have the same scores in all revisions."""
+        """Return the methods that have the same scores in all revisions, on the scenarios they share."""
         return [method for method, tables in self.methods.items() if not tables]
 
 
@@ -57,7 +57,7 @@ def as_lines(comparison: Comparison) -> str:
     parts = [f"{name}: {' | '.join(map(str, values))}" for name, values in comparison.parameters.items()]
     parts.append("*: the best mean of a column; of a difference, that its interval excludes zero")
     if comparison.same:
-        parts.append(f"The same scores in all: {', '.join(comparison.same)}")
+        parts.append(f"The same on all scenarios they share: {', '.join(comparison.same)}")
     for method, tables in comparison.methods.items():
         if tables:
             parts += ["", f"== {method}", tables[0].caption, "", as_text(tables)]
@@ -72,7 +72,8 @@ def as_html(comparison: Comparison) -> str:
 def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) -> list[Table]:
     """Return means by revision, over the scenarios that all of them drew, and differences from the first of them.
 
-    If they share no scenario, each revision's means are over its own, as the title says. None if all scores are equal.
+    If they share no scenario, each revision's means are over its own, as the title says. None if all of them ran
+    the method and its scores are equal.
     """
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
@@ -82,7 +83,7 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     if shared.any():
         rows = rows[shared]
         title = f"Means with intervals over the {scenario_count(rows)} scenarios that all have"
-        if others and _are_same(rows, metrics):
+        if len(ran) == len(scores) and _are_same(rows, metrics):
             return []
     tables = [by_method(rows, list(ran), metrics, bootstrap, title, name=str)]
     if others and shared.any():

@@ -117,14 +117,18 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _again(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return how `make` is told that the base is to be downloaded, and a change of the subject's parameters for DVC."""
+    """Return how `make` is told to ask the hub, and a change of the subject's parameters for DVC."""
     base, subject = parameters["base"], subject_of(parameters["methods"])
     preset = parameters["invert"]["preset"] or parameters["bases"][base]["preset"]
     section = f"presets.yaml:{subject}.{preset}" if preset else f"invert.{subject}"
     change = f"{section}.steer_weight=0.1" if subject == SUBJECT else f"{section}.steps=60"
     learns = parameters["invert"][subject]  # the plain words have no setting
-    local = Path(parameters["bases"][base]["model"]["source"]).is_dir()
-    return {"base": "" if local else f" BASE={base}", "change": change if learns else "generate.seed=1"}
+    parts = parameters["bases"][base]
+    local = Path(parts["model"]["source"]).is_dir() and Path(parts["judge"]["model"]).is_dir()
+    return {
+        "base": "" if local and parts["exemplars"]["source"] != "hub" else f" BASE={base}",
+        "change": change if learns else "generate.seed=1",
+    }
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:

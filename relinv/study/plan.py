@@ -14,7 +14,8 @@ from pydantic import Field
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
-from relinv.files import code_hash, read_yaml, sha256_file, sha256_folder
+from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
+from relinv.params import OF_ALL_METHODS, PRESETS, load_presets
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
 from relinv.settings import Name, Seed, Settings
@@ -125,33 +126,48 @@ def _trial(
 ) -> Trial:
     values = overridden(parameters, overrides)
     relations, methods = values["relations"], values["methods"]
-    values.pop("report", None)  # not in the name: intervals are redrawn from the scores
-    facts = [values, dependencies.hashes(methods)]
+    facts = [_deciding(values), dependencies.of(methods)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
     return Trial(arm, seed, overrides, name, len(relations) * len(methods))
 
 
+def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that decide scores: without other bases, other methods, and the report's intervals."""
+    invert = {name: value for name, value in values["invert"].items() if name in (*OF_ALL_METHODS, *values["methods"])}
+    bases = {name: value for name, value in values.get("bases", {}).items() if name == values.get("base")}
+    return {name: value for name, value in values.items() if name != "report"} | {"invert": invert, "bases": bases}
+
+
 class _Dependencies:
-    """What decides a trial's scores besides parameters, as dvc.yaml says: dependencies of the stages up to scores."""
+    """What decides a trial's scores besides parameters, as dvc.yaml says: its stages up to the scores."""
 
     def __init__(self, root: Path) -> None:
-        stages = [stage for name, stage in read_yaml(root / "dvc.yaml")["stages"].items() if name != "report"]
-        made = {next(iter(out)) if isinstance(out, Mapping) else out for stage in stages for out in stage["outs"]}
+        stages = read_yaml(root / "dvc.yaml")["stages"]
         self._root = root
-        self._paths = {path for stage in stages for path in stage["deps"]} - made | {"presets.yaml"}
+        self._stages = {name: stage for name, stage in stages.items() if name != "report"}
+        made = {_path(out) for stage in self._stages.values() for out in stage["outs"]}
+        self._paths = {path for stage in self._stages.values() for path in stage["deps"]} - made
+        self._presets = load_presets(root / PRESETS)
         self._known: dict[str, str] = {}  # hashes by path
 
-    def hashes(self, methods: Sequence[str]) -> dict[str, str]:
-        """Return the hash of each file and folder that is there and decides scores of these methods, by its path."""
+    def of(self, methods: Sequence[str]) -> list[Any]:
+        """Return the stages, the presets of these methods, and the hash of each file and folder they depend on."""
         paths = {path.replace(METHOD, method) for path in self._paths for method in methods}
         for path in paths - self._known.keys():
             if (self._root / path).exists():
-                self._known[path] = self._hash(path)
-        return {path: self._known[path] for path in paths & self._known.keys()}
+                self._known[path] = self._hash(self._root / path)
+        hashes = {path: self._known[path] for path in paths & self._known.keys()}
+        return [self._stages, {method: self._presets.get(method) for method in methods}, hashes]
 
-    def _hash(self, path: str) -> str:
-        if path.startswith("relinv/"):
-            return code_hash(self._root, [path])  # without what Python compiles beside it
-        file = self._root / path
-        return sha256_folder(file) if file.is_dir() else sha256_file(file)
+    def _hash(self, path: Path) -> str:
+        """Return a hash of a file, or of a folder without hidden files and what Python compiles, as DVC takes it."""
+        if path.is_file():
+            return sha256_file(path)
+        names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        kept = [name.as_posix() for name in names if all(is_visible(part) for part in name.parts)]
+        return sha256_files(path, sorted(name for name in kept if "__pycache__" not in name))
+
+
+def _path(out: str | Mapping[str, Any]) -> str:
+    return out if isinstance(out, str) else next(iter(out))
