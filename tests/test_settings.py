@@ -307,7 +307,7 @@ def test_the_official_preset_has_every_published_number(method: str) -> None:
         assert settings[name] == (pytest.approx(value) if isinstance(value, float) else value), name
 
 
-@pytest.mark.parametrize("preset", ["official", "short"])
+@pytest.mark.parametrize("preset", ["official", "short", "object"])
 def test_the_presets_that_come_along_are_valid(preset: str) -> None:
     params, samples = load_params(), {}
     for method, changes in load_preset(preset, Path("presets.yaml")).items():
@@ -316,7 +316,8 @@ def test_the_presets_that_come_along_are_valid(preset: str) -> None:
         samples[method] = settings.steps * settings.batch_size
     learning = {name for name in plugin_names("relinv.methods") if name != "relation_words"}
     assert set(samples) <= learning
-    assert samples["reversion"] == samples["textual_inversion"] == 24_000  # the published number of samples
+    published = 24_000  # samples; the miniature's own have fewer
+    assert samples["reversion"] == samples["textual_inversion"] == (960 if preset == "object" else published)
 
 
 def leaves(node: Any, place: str) -> dict[str, Any]:
