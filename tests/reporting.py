@@ -40,7 +40,7 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
         _draw(root / "data/relations" / relation, 4)
         templates = {f"{index}.png": ["cat {} box"] for index in range(4)}
         _dump(root / "data/relations" / relation / "text.json", templates)
-        warnings = ["3.png is nearly the same picture as 1.png."] if relation == "hug" else []
+        warnings = ["3.png is nearly the same picture as 1.png.", "2.png shows <nothing>."] if relation == "hug" else []
         _dump(
             root / f"data/verdicts/{relation}.json",
             {"relation": relation, "errors": [], "warnings": warnings},

@@ -11,27 +11,42 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from dvc.utils.hydra import apply_overrides
-from PIL import Image
+from PIL import Image, ImageColor
 
 from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
-from relinv.files import read_yaml
+from relinv.files import parse_yaml, read_yaml
 from relinv.images import FORMS_FILE
-from relinv.params import load_params
+from relinv.params import load_params, load_preset
 from relinv.report import charts
 from relinv.report.build import write_report
-from relinv.report.collect import collect, read_warnings
+from relinv.report.collect import collect, read_warnings, used_parameters
+from relinv.report.pages import data_uri, html
 from relinv.report.rows import READINGS, format_rows, means, parse_rows, shows, with_leakage
-from relinv.report.sheets import build, render, spread
-from relinv.report.tables import Line, Table, as_text, by_method, difference, groups, leads, relation_table, verdict
+from relinv.report.sheets import CELL, RIGHT, WRONG, Panel, Sheet, Shot, build, render, spread
+from relinv.report.sheets import Line as SheetLine
+from relinv.report.story import _mean, _smooth, tell
+from relinv.report.tables import (
+    Line,
+    Table,
+    as_text,
+    by_method,
+    difference,
+    figure,
+    groups,
+    leads,
+    relation_table,
+    verdict,
+)
 from relinv.statistics import Bootstrap, Interval
 from tests.reporting import METHODS, RELATIONS, score_table, write_arm, write_run
 
@@ -83,13 +98,17 @@ def test_an_entity_may_be_called_nan() -> None:
 
 
 def test_names_of_digits_stay_as_they_are() -> None:
-    table = score_table("hug", "reversion").assign(relation="2001", method="007")
+    table = score_table("hug", "reversion").assign(relation="2001", method="007", head="042", judge="0123456789012345")
     rows = parse_rows(table.to_csv(index=False), "x")
+    assert set(rows["head"]) == {"042"} and set(rows["judge"]) == {"0123456789012345"}
     assert means(with_leakage(rows), ["007"])["007"]["scene_accuracy"] == pytest.approx(table["scene_accuracy"].mean())
     assert set(rows["relation"]) == {"2001"}
 
 
-@pytest.mark.parametrize("text", ["", "relation,method\nhug,reversion\n", "a,b\n1,2,3\n4\n"])
+EMPTY = score_table("hug", "reversion").head(0).to_csv(index=False)
+
+
+@pytest.mark.parametrize("text", ["", "relation,method\nhug,reversion\n", "a,b\n1,2,3\n4\n", EMPTY])
 def test_damaged_rows_are_named(text: str) -> None:
     with pytest.raises(UserError, match=r"The scores 'hug\.csv' .*dvc repro"):
         parse_rows(text, "hug.csv")
@@ -149,6 +168,23 @@ def test_all_that_tie_for_the_best_are_marked(rows: pd.DataFrame, metric: str) -
     assert [line.bold for line in each.lines] == [[False, True, True]] * len(RELATIONS)
 
 
+def test_means_that_differ_by_rounding_tie_for_the_best(rows: pd.DataFrame) -> None:
+    arms = [rows[(rows["relation"] == "hug") & (rows["method"] == name)].head(3) for name in METHODS[:2]]
+    right = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])  # a third each, as 1 − 2/3 and as 0 + 1/3
+    equal = pd.concat(arm.assign(scene_accuracy=values) for arm, values in zip(arms, right, strict=True))
+    table = by_method(equal, METHODS[:2], ["scene_accuracy"], FEW, "all")
+    assert [line.bold for line in table.lines] == [[True], [True]]
+
+
+def test_each_line_of_the_relations_is_of_that_relation_alone(rows: pd.DataFrame) -> None:
+    table = relation_table(rows, RELATIONS, METHODS, "scene_accuracy", FEW)
+    assert table.headings == ["relation words", "textual inversion", "reversion"]
+    means = rows.groupby(["relation", "method"])["scene_accuracy"].mean()
+    for line, relation in zip(table.lines, RELATIONS, strict=True):
+        assert line.name == relation
+        assert [cell.mean for cell in line.cells] == pytest.approx([means[relation, method] for method in METHODS])
+
+
 def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataFrame) -> None:
     benchmark = load_benchmark("data/benchmark/miniature.yaml")
     rows = rows.assign(exemplar_pair=rows["index"] < 3)
@@ -158,6 +194,14 @@ def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataF
     assert unshown.caption == "Pairs that no exemplar shows: 18 scenarios"
     count = sum(s.index < 12 for relation in RELATIONS for s in benchmark.scenarios(relation, "test"))
     assert tests.caption == f"Scenarios by which no setting was chosen: {count} scenarios"
+    assert [line.cells[0].mean for line in held_out.lines] == pytest.approx(
+        [rows.loc[rows["held_out"] & (rows["method"] == method), "scene_accuracy"].mean() for method in METHODS]
+    )
+    partly = rows.assign(held_out=rows["held_out"].astype(object).where(rows["relation"] == "inside"))
+    assert [table.caption.rpartition(": ")[2] for table in groups(partly, benchmark, METHODS, FEW)[:2]] == [
+        "4 scenarios",
+        "8 scenarios",  # not those of which nothing is known
+    ]
     nothing_known = dataclasses.replace(benchmark, validation=Split(fraction=0, seed=0))
     assert groups(rows.assign(held_out=np.nan, exemplar_pair=False), nothing_known, METHODS, FEW) == []
 
@@ -168,6 +212,7 @@ def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataF
         ("cat", "box", True),
         ("box", "cat", True),
         ("Michael Jackson", "wall", True),
+        ("dog", "lamp", True),  # in a further caption
         ("cat", "wall", False),  # of two pictures
         ("cat", "cat", False),
         ("cat", "bo", False),
@@ -175,7 +220,7 @@ def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataF
     ],
 )
 def test_exemplars_show_a_pair_on_the_two_sides_of_the_relation(head: str, tail: str, shown: bool) -> None:
-    captions = (("Cat {} box", "a photo of a cat {} box, on the beach"), ("michael jackson {} wall",))
+    captions = (("Cat {} box", "a photo of a dog {} lamp, on the beach"), ("michael jackson {} wall",))
     exemplars = tuple(Exemplar(Path(f"{index}.png"), templates) for index, templates in enumerate(captions))
     assert shows(ExemplarSet("inside", exemplars, ""), head, tail) is shown
 
@@ -185,6 +230,10 @@ def test_a_metric_added_since_rows_were_written_is_undefined_for_them(
 ) -> None:
     monkeypatch.setattr("relinv.report.rows.FURTHER", ["sharpness"])
     assert parse_rows(format_rows(rows), "scores.csv")["sharpness"].isna().all()
+
+
+def test_rows_older_than_the_column_of_the_judge_are_by_one_not_known(rows: pd.DataFrame) -> None:
+    assert (parse_rows(rows.drop(columns="judge").to_csv(index=False), "scores.csv")["judge"] == "").all()
 
 
 def test_leads_are_the_subjects(rows: pd.DataFrame) -> None:
@@ -206,9 +255,20 @@ def test_leads_are_the_subjects(rows: pd.DataFrame) -> None:
 def test_a_difference_is_told_honestly() -> None:
     unclear = verdict("a", "b", "scene accuracy", Interval(0.02, -0.01, 0.05), 0.95)
     assert "includes zero" in unclear and "cannot tell" in unclear and "95\N{NO-BREAK SPACE}%" in unclear
+    assert "includes zero" in verdict("a", "b", "leakage", Interval(0.1, 0.0, 0.2), 0.95)
     clear = verdict("a", "b", "leakage", Interval(-0.2, -0.3, -0.1), 0.9)
     assert "0.300 higher" in verdict("a", "b", "leakage", Interval(0.3, 0.1, 0.5), 0.9)
     assert "0.200 lower" in clear and "90\N{NO-BREAK SPACE}% interval −0.300 to −0.100" in clear
+
+
+def shapes(drawn: str, tag: str, kind: str = "") -> list[ElementTree.Element]:
+    """Return a drawing's shapes of one tag, in order; if `kind` is given, those of this class alone."""
+    found = ElementTree.fromstring(drawn).iter(f"{{http://www.w3.org/2000/svg}}{tag}")
+    return [shape for shape in found if not kind or shape.get("class") == kind]
+
+
+def numbers(shape: ElementTree.Element, *names: str) -> list[float]:
+    return [float(shape.attrib[name]) for name in names]
 
 
 def test_bars_draw_lengths_to_scale() -> None:
@@ -218,10 +278,48 @@ def test_bars_draw_lengths_to_scale() -> None:
     assert drawn.count("<rect") == 2
 
 
+def test_each_bar_has_its_own_place_colour_and_interval() -> None:
+    found = {"a": [Interval(0.5, 0.4, 0.7), Interval(0.2, 0.1, 0.3)], "b": [Interval(0.8, 0.7, 0.9), None]}
+    drawn = charts.bars("t", ["on <", "in"], found, chance=0.1)
+    bars = shapes(drawn, "rect")
+    assert [bar.get("class") for bar in bars] == ["s0", "s1", "s0"]
+    tops, height = [numbers(bar, "y")[0] for bar in bars], numbers(bars[0], "height")[0]
+    assert all(after - before > height for before, after in pairwise(tops))
+    assert [title.text for title in shapes(drawn, "title")] == [
+        "on <, a: 0.500 (0.400 to 0.700)",
+        "on <, b: 0.800 (0.700 to 0.900)",
+        "in, a: 0.200 (0.100 to 0.300)",
+    ]
+    full = charts.WIDTH - charts.RIGHT - charts.LABEL
+    drawn_to = [[(x - charts.LABEL) / full for x in numbers(line, "x1", "x2")] for line in shapes(drawn, "line")]
+    whiskers = [
+        place for place, line in zip(drawn_to, shapes(drawn, "line"), strict=True) if line.get("y1") == line.get("y2")
+    ]
+    assert np.allclose(whiskers, [[0.4, 0.7], [0.7, 0.9], [0.1, 0.3]], atol=0.001)
+    (guess,) = shapes(drawn, "line", "zero")
+    assert numbers(guess, "x1") == pytest.approx([charts.LABEL + 0.1 * full], abs=0.1)
+    many = charts.bars("t", ["on"], {str(place): [Interval(0.5, 0.4, 0.6)] for place in range(9)})
+    assert shapes(many, "rect")[8].get("class") == "s0"  # the page has eight colours
+
+
 def test_differences_are_grey_where_zero_is_inside() -> None:
     drawn = charts.differences("t", [("x", Interval(0.1, 0.05, 0.15)), ("y <z>", Interval(0.0, -0.1, 0.1))])
     assert drawn.count('class="s2"') == 1 and drawn.count('class="s0"') == 1
     assert "y &lt;z&gt;" in drawn
+    touching = charts.differences("t", [("x", Interval(0.1, 0.0, 0.2))])
+    assert 'class="s0"' in touching and 'class="s2"' not in touching
+
+
+def test_a_difference_is_drawn_where_it_lies_and_inside_the_drawing() -> None:
+    drawn = charts.differences("t", [("x & y", Interval(-0.3, -0.4, -0.1))])
+    (span,) = [line for line in shapes(drawn, "line") if line.get("stroke-linecap")]
+    (dot,), (zero,) = shapes(drawn, "circle"), shapes(drawn, "line", "zero")
+    (low, high), (mean,), (origin,) = numbers(span, "x1", "x2"), numbers(dot, "cx"), numbers(zero, "x1")
+    assert 0 < low < mean < high < origin < charts.WIDTH
+    assert (origin - mean) / (origin - low) == pytest.approx(0.3 / 0.4, abs=0.01)
+    assert numbers(dot, "cy")[0] < numbers(zero, "y2")[0]  # above the axis
+    height = float(ElementTree.fromstring(drawn).attrib["viewBox"].split()[3])
+    assert all(numbers(text, "y")[0] <= height for text in shapes(drawn, "text"))
 
 
 def test_no_label_of_an_axis_is_cut_off() -> None:
@@ -234,6 +332,34 @@ def test_no_label_of_an_axis_is_cut_off() -> None:
 def test_curves_of_a_constant_loss_still_draw() -> None:
     drawn = charts.curves("t", {"mean": [(1.0, 0.3), (2.0, 0.3)]}, "mean", 0)
     assert "nan" not in drawn and drawn.count("<polyline") == 1
+
+
+def test_a_curve_falls_as_its_loss_does_and_the_bold_one_is_on_top() -> None:
+    drawn = charts.curves("t", {"mean": [(1.0, 0.3), (2.0, 0.2)], "up & on": [(1.0, 0.1), (2.0, 0.4)]}, "mean", 9)
+    up, mean = shapes(drawn, "polyline")
+    assert float(mean.attrib["stroke-width"]) > float(up.attrib["stroke-width"])
+    (x, y), (later, lower) = (map(float, point.split(",")) for point in mean.attrib["points"].split())
+    assert later > x and lower > y  # pixels count downwards
+    assert mean.get("class") == up.get("class") == "s1"
+    assert "<polyline" in charts.curves("t", {"mean": [(1.0, 0.3)]}, "mean", 0)  # of a single step
+
+
+def test_stacked_charts_lie_below_each_other() -> None:
+    charts_ = [charts.differences("t", [("x", Interval(0.1, 0.05, 0.15))])] * 2
+    whole = ElementTree.fromstring(charts.stack(charts_, ["first", "second"]))
+    first, second = whole.findall("{http://www.w3.org/2000/svg}svg")
+    heading = whole.findall("{http://www.w3.org/2000/svg}text")[1]
+    assert numbers(first, "y")[0] + numbers(first, "height")[0] < numbers(heading, "y")[0] < numbers(second, "y")[0]
+    assert numbers(second, "y")[0] + numbers(second, "height")[0] <= float(whole.attrib["viewBox"].split()[3])
+
+
+def test_curves_are_smoothed_about_each_step_up_to_both_ends() -> None:
+    steps = pd.Series(range(10, 1510, 10))
+    ramp = _smooth(steps, steps.astype(float))
+    assert ramp[0][0] == 10 and ramp[-1][0] == 1500 and not np.isnan(ramp).any()
+    assert all(value == pytest.approx(step, abs=10) for step, value in ramp[20:-20])
+    assert max(value for _, value in _smooth(steps, (steps == 750).astype(float))) == pytest.approx(1 / 10)
+    assert _mean([[(1.0, 0.0), (3.0, 2.0)], [(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)]]) == [(1, 1), (3, 2)]
 
 
 def test_scenarios_are_spread_evenly() -> None:
@@ -259,6 +385,55 @@ def test_a_sheet_shows_every_method_on_the_same_scenarios(tmp_path: Path) -> Non
     line = sheet.panels[0].lines[0]
     sheet.panels[0].lines[0] = dataclasses.replace(line, tail="riding on a wooden horse")  # not to be drawn over
     assert Image.open(io.BytesIO(render(sheet))).width > picture.width
+
+
+def test_a_sheet_says_what_the_judge_found_and_has_every_scenario_where_none_is_known_as_seen(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    found: dict[str, pd.DataFrame] = {}
+    for method in METHODS:
+        file = tmp_path / f"data/scores/hug/{method}.csv"
+        score_table("hug", method).assign(held_out="").to_csv(file, index=False)
+        found[method] = score_table("hug", method).set_index(["head", "tail"])
+    (panel,) = build(collect(tmp_path, params), "hug").panels
+    assert panel.heading == "scenarios" and len(panel.lines) == 5
+    for line in panel.lines:
+        for shot, method in zip(line.shots, METHODS, strict=True):
+            row = found[method].loc[line.head, line.tail]
+            assert shot.path.name == row["file"]
+            assert (shot.relation_right, shot.entities_right) == (row["relation_accuracy"], row["entity_accuracy"])
+
+
+def test_a_sheet_draws_every_picture_whole_with_its_marks(tmp_path: Path) -> None:
+    def picture(green: int, blue: int) -> Path:
+        file = tmp_path / f"{green}-{blue}.png"
+        Image.new("RGB", (8, 8), (255, green, blue)).save(file)
+        return file
+
+    shots = [
+        [Shot(picture(0, 20 * row + 60 * column), column == 0, row == 0) for column in (0, 1)] for row in (0, 1, 2)
+    ]
+    lines = [SheetLine("cat", "box", line) for line in shots]
+    panels = [Panel("seen", lines), Panel("held out", lines[:1])]
+    exemplars = [picture(100, 20 * place) for place in range(10)]
+    sheet = Sheet("inside", "inside", "inside", ["a", "b"], exemplars, panels, {})
+    drawn = np.asarray(Image.open(io.BytesIO(render(sheet))).convert("RGB"))
+
+    def place(colour: tuple[int, int, int], part: np.ndarray = drawn) -> tuple[np.ndarray, np.ndarray]:
+        return np.nonzero((part == colour).all(axis=-1))
+
+    sides = {len(place((255, 100, 20 * number))[0]) ** 0.5 for number in range(10)}
+    assert len(sides) == 1 and 40 < sides.pop() <= CELL  # none is covered or cut off
+    for row, column in product((1, 2), (0, 1)):  # those of the first row are in both panels
+        y, x = place((255, 0, 20 * row + 60 * column))
+        assert np.ptp(y) == np.ptp(x) == CELL - 1
+        shot = drawn[y.min() : y.max() + 1, x.min() : x.max() + 1]
+        right, wrong = (place(ImageColor.getrgb(colour), shot)[1] for colour in (RIGHT, WRONG))
+        assert len(wrong) and (len(right) > 0) == (column == 0)
+        assert not len(right) or right.max() < wrong.min()  # the first dot is the relation's
+    for name in ("head", "tail"):
+        panels[1].lines[0] = dataclasses.replace(lines[0], **{name: "dog"})
+        other = np.asarray(Image.open(io.BytesIO(render(sheet))))
+        assert (other != drawn).any()
 
 
 def test_an_object_is_not_called_what_its_plain_words_say(tmp_path: Path) -> None:
@@ -362,7 +537,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in parser.found)
     assert {address[1:] for address in parser.found if address.startswith("#")} <= parser.ids
     assert "@import" not in text and "url(" not in text and "<script" not in text
-    assert "3.png is nearly the same picture as 1.png." in text
+    assert "3.png is nearly the same picture as 1.png." in text and "2.png shows &lt;nothing&gt;." in text
     assert (
         "0.981" in text
         and "On 400 real scenes" in text
@@ -374,11 +549,31 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert "prefers-color-scheme:dark" in text
 
 
+def test_the_contents_name_what_the_page_has(tmp_path: Path) -> None:
+    story = tell(collect(tmp_path, write_run(tmp_path)))
+    for without in ({"curves": []}, {"groups": []}):
+        parser = Addresses()
+        parser.feed(html(dataclasses.replace(story, **without)))
+        named = {address[1:] for address in parser.found if address.startswith("#")}
+        assert len(named) == 9 and named <= parser.ids
+
+
+@pytest.mark.parametrize(("size", "side"), [((400, 300), 160), ((64, 96), 64)])
+def test_the_page_holds_pictures_no_larger_than_it_shows_them(size: tuple[int, int], side: int, tmp_path: Path) -> None:
+    Image.new("RGB", size).save(tmp_path / "0.png")
+    held = base64.b64decode(data_uri(tmp_path / "0.png").removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(held)).size == (side, side)
+
+
 def test_the_page_says_when_nothing_is_known_of_the_judge(tmp_path: Path) -> None:
     params = write_run(tmp_path)
     (tmp_path / "data/miniature/judge/accuracy.json").unlink()
     write_report(tmp_path, params)
     assert "Nothing is recorded about the accuracy" in (tmp_path / "reports/report.md").read_text()
+    judge = "bases.miniature.judge"
+    apply_overrides(tmp_path / "params.yaml", [f"{judge}.model=ViT-L-14", f"{judge}.pretrained=openai"])
+    write_report(tmp_path, load_params(tmp_path / "params.yaml"))
+    assert "by the judge `ViT-L-14/openai`" in (tmp_path / "reports/report.md").read_text()
 
 
 def test_several_images_of_a_scenario_count_as_one_scenario(tmp_path: Path) -> None:
@@ -412,6 +607,9 @@ def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_noth
         text = (tmp_path / "reports" / page).read_text()
         assert "on 1 relation of the" in text.replace("\n", " ") and "data/miniature/judge" in text
         assert "The 12 validation scenarios of 1 relation" in text and "It was not tested on kissing: look" in text
+    (guess,) = shapes(tell(collect(tmp_path, load_params(tmp_path / "params.yaml"))).bars[1].svg, "line", "zero")
+    middle = (charts.LABEL + charts.WIDTH - charts.RIGHT) / 2  # the judge guesses among two relations that it knows
+    assert numbers(guess, "x1") == pytest.approx([middle], abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -444,6 +642,22 @@ def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_pa
         apply_overrides(tmp_path / "presets.yaml", [f"reversion.{preset}.steer_weight=0.1"])
 
 
+def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) -> None:
+    for name in ("params.yaml", "presets.yaml"):
+        shutil.copy(name, tmp_path)
+    file = tmp_path / "params.yaml"
+    shown = used_parameters(load_params(file))
+    sections = ["exemplars", "validate", "invert", "generate", "score", "report"]
+    assert list(shown) == ["base", "bases", "relations", "methods", *sections]
+    assert list(shown["bases"]) == [shown["base"]]
+    for change, preset in (("bases.miniature.preset=official", "official"), ("invert.preset=short", "short")):
+        apply_overrides(file, [change])
+        assert (
+            used_parameters(load_params(file))["invert"]["reversion"]
+            == shown["invert"]["reversion"] | load_preset(preset, tmp_path / "presets.yaml")["reversion"]
+        )
+
+
 def test_a_base_that_is_downloaded_is_named_to_make(tmp_path: Path) -> None:
     write_run(tmp_path)
     apply_overrides(tmp_path / "params.yaml", ["bases.miniature.model.source=someone/model"])
@@ -466,7 +680,73 @@ def test_markdown_tables_have_equally_many_cells(tmp_path: Path) -> None:
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
     assert "](grids/hug.png)" in text
+    assert "- hug: 3.png is nearly the same picture as 1.png.\n- hug: 2.png shows <nothing>.\n" in text
     assert text.count("\n## ") == 10
+
+
+def test_every_part_of_the_report_tells_of_what_it_names(tmp_path: Path) -> None:
+    run = collect(tmp_path, write_run(tmp_path))
+    story = tell(run)
+    ours, theirs = (run.rows.loc[run.rows["method"] == name, "scene_accuracy"].mean() for name in METHODS[:0:-1])
+    assert f"of reversion is {ours - theirs:.3f} higher than that of textual inversion" in story.verdicts[0]
+    inside = run.rows[(run.rows["relation"] == "inside") & (run.rows["method"] == "reversion")]
+    assert story.relations.lines[0].cells[2].mean == pytest.approx(inside["scene_accuracy"].mean())
+    assert [len(table.headings) for table in (story.metrics, story.leads)] == [len(READINGS)] * 2
+    assert [chart.caption for chart in story.bars] == ["scene accuracy", "relation accuracy", "entity accuracy"]
+    curves = {chart.caption: {line.get("class") for line in shapes(chart.svg, "polyline")} for chart in story.curves}
+    assert curves == {  # in the colour of the method's bars; a total that is its only term is drawn once
+        "textual inversion: denoise": {"s1"},
+        "reversion: denoise": {"s2"},
+        "reversion: steer": {"s2"},
+        "reversion: total": {"s2"},
+    }
+    assert [name for name, _ in story.hashes] == [
+        "base data/miniature/base",
+        "judge data/miniature/judge",
+        "exemplars hug",
+        "exemplars inside",
+    ]
+    assert list(story.warnings) == ["hug"] and story.facts["exemplars"] == 8
+    assert list(parse_yaml(story.parameters, "parameters")) == list(run.parameters)
+
+
+def test_both_pages_show_all_of_the_story(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    write_report(tmp_path, params)
+    page, text = ((tmp_path / "reports" / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    story = tell(collect(tmp_path, params))
+    tables = [story.headline, story.metrics, *story.groups, story.leads]
+    for table in tables:
+        for cell, bold in (
+            (cell, bold) for line in table.lines for cell, bold in zip(line.cells, line.bold, strict=True)
+        ):
+            mean, low, high = (figure(value, table.signed) for value in cell)
+            best, strong = (' class="best"', "**") if bold else ("", "")
+            assert f"<td{best}>{mean}<small>{low} … {high}</small></td>" in page
+            assert f"| {strong}{mean}{strong} ({low} … {high}) |" in text
+    assert page.count('class="best"') == sum(sum(line.bold) for table in tables for line in table.lines)
+    assert all(words in page and f"- {words}\n" in text for words in story.verdicts)
+    assert Path("relinv/report/style.css").read_text(encoding="utf-8") in page
+    assert all(chart.svg in page for chart in [*story.bars, *story.curves])
+    marks = re.findall(r'<i class="dot( right)?"></i><i class="dot( right)?"></i></span>', page)
+    lines = [line for sheet in story.sheets for panel in sheet.panels for line in panel.lines]
+    assert [(bool(first), bool(second)) for first, second in marks] == [
+        (shot.relation_right, shot.entities_right) for line in lines for shot in line.shots
+    ]
+
+
+@pytest.mark.parametrize("change", ["level=0.5", "seed=1"])
+def test_every_interval_is_drawn_as_the_parameters_say(change: str, tmp_path: Path) -> None:
+    before = tell(collect(tmp_path, write_run(tmp_path)))
+    apply_overrides(tmp_path / "params.yaml", [f"report.{change}"])
+    after = tell(collect(tmp_path, load_params(tmp_path / "params.yaml")))
+    for name in ("headline", "metrics", "leads", "relations"):
+        old, new = (getattr(story, name).lines for story in (before, after))
+        assert [[cell and cell.mean for cell in line.cells] for line in old] == [
+            [cell and cell.mean for cell in line.cells] for line in new
+        ]
+        assert old != new
+    assert before.verdicts != after.verdicts and before.bars != after.bars and before.groups != after.groups
 
 
 def test_one_method_alone_makes_a_report(tmp_path: Path) -> None:
@@ -517,10 +797,14 @@ def test_a_damaged_accuracy_of_the_judge_is_named(tmp_path: Path) -> None:
         write_report(tmp_path, params)
 
 
-def test_damaged_losses_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("step,denoise\n1,much\n", "are damaged"), ("step,denoise\n", "hold no steps"), ("denoise\n1\n", "hold no steps")],
+)
+def test_damaged_losses_are_named(text: str, fault: str, tmp_path: Path) -> None:
     params = write_run(tmp_path)
-    (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text("step,denoise\n1,much\n")
-    with pytest.raises(UserError, match=r"losses\.csv' are damaged"):
+    (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"losses\.csv' {fault}"):
         write_report(tmp_path, params)
 
 
