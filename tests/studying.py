@@ -129,8 +129,8 @@ def runner(root: Path) -> Callable[..., str]:
 
 
 def two_arms(repository: Path) -> list[Trial]:
-    """Return the trials of the repository's plan with two other arms."""
-    arms = {"low": {"score.skill": 0.3}, "high": {"score.skill": 0.8}}
+    """Return the trials of the repository's plan with two other arms, of which the second changes nothing."""
+    arms = {"low": {"score.skill": 0.3}, "as_it_is": {}}
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
     return trials(repository, plan)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +22,7 @@ from relinv.report.compare import as_html, as_lines, compare
 from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
-from relinv.study.checkout import open_checkout
+from relinv.study.checkout import experiments, open_checkout
 from relinv.study.plan import Contrast, Trial, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
@@ -59,7 +62,7 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
 ) -> None:
     plan = load_plan(repository / "study.yaml")
     planned = trials(repository, plan)
-    assert [(trial.arm, trial.seed) for trial in planned] == [("plain", 0), ("better", 0)]
+    assert [(trial.arm, trial.seed, trial.work) for trial in planned] == [("plain", 0, 4), ("better", 0, 4)]
     first = run_pending(repository, planned[:1], slots=2)
     commits = run_pending(repository, planned, slots=2)
     assert commits[planned[0].name] == first[planned[0].name]  # not run again
@@ -110,7 +113,7 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert set(rows["relation"]) == {"inside"}
     for trial in planned:  # a parameter file that a person can go on with
         params = runner(repository)("git", "show", f"{commits[trial.name]}:params.yaml")
-        skill, seed = trial.overrides["score.skill"], trial.overrides["invert.seed"]
+        skill, seed = trial.overrides.get("score.skill", 0.6), trial.overrides["invert.seed"]
         assert params == changed.replace("skill: 0.6", f"skill: {skill}").replace("  seed: 0", f"  seed: {seed}", 1)
     checkout = repository / LOGS / "checkout"
     assert runner(checkout)(sys.executable, "-m", "dvc", "cache", "dir").strip() == str(repository / ".dvc/cache")
@@ -140,15 +143,17 @@ def test_a_new_file_is_in_a_study_as_long_as_git_has_it(repository: Path) -> Non
     assert checksums.exists()
 
 
-@pytest.mark.parametrize("content", [b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode()])
+@pytest.mark.parametrize("content", [b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode(), b"\0\1"])
 def test_a_studys_files_are_the_users_to_the_byte(content: bytes, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
     write_repository(repository)
     for attempt in (content, content + content):  # from another program's line ends, and within them
         (repository / "make.py").write_bytes(attempt)
+        runner(repository)("git", "config", "user.name", "Me")  # of this checkout alone
         assert (open_checkout(repository, tmp_path / "checkout") / "make.py").read_bytes() == attempt
         runner(repository)("git", "commit", "--quiet", "-a", "-m", "changed")
+    assert runner(tmp_path / "checkout")("git", "config", "--local", "user.name") == "Me\n"
 
 
 def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
@@ -161,15 +166,27 @@ def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
     for content in ("first", "second"):
         (own / "text.json").write_text(content)
         (own / ".0.png.tmp").symlink_to("nowhere")
+        (own / ".1.png.tmp").touch()  # still being written
         names.add(two_arms(repository)[0].name)
         checkout = open_checkout(repository, tmp_path / "checkout")
         assert (checkout / "data/exemplars/own/kissing/text.json").read_text() == content
+        assert [path.name for path in (checkout / "data/exemplars/own/kissing").iterdir()] == ["text.json"]
         (own / ".0.png.tmp").unlink()
     assert len(names) == 3  # other exemplars, other experiments
     shutil.rmtree(own)
-    for setting in ("diff.noprefix=true", "color.ui=always", "diff.external=true"):  # as a person's git may be set
+    (tmp_path / "attributes").write_text("*.py diff=size\n")
+    for setting in (  # as a person's git may be set
+        "diff.noprefix=true",
+        "color.ui=always",
+        "diff.external=true",
+        "diff.context=0",
+        "diff.size.textconv=wc -c",
+        f"core.attributesFile={tmp_path / 'attributes'}",
+    ):
         runner(repository)("git", "config", *setting.split("="))
     (repository / "make.py").write_text("changed = True\n")
+    (repository / "params.yaml").write_text(changed := PARAMS.replace("skill: 0.6", "skill: 0.5"))
+    assert (open_checkout(repository, tmp_path / "checkout") / "params.yaml").read_text() == changed
     assert (open_checkout(repository, tmp_path / "checkout") / "make.py").read_text() == "changed = True\n"
     assert not (open_checkout(repository, tmp_path / "checkout") / "data/exemplars/own/kissing").exists()
 
@@ -185,19 +202,53 @@ def await_end_of_group(group: int, seconds: float = 30.0) -> None:
 
 
 def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
-    """SIGKILL ends it and all it started while a stage runs."""
+    """SIGKILL ends it, and then all it started, while a stage runs."""
     begun = tmp_path / "begun"
     command = [sys.executable, "-m", "tests.studying", str(repository)]
     environment = os.environ | {"BEGUN": str(begun)}
     study = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     wait_until(lambda: begun.exists() or study.poll() is not None)
     assert study.poll() is None
-    os.killpg(study.pid, signal.SIGKILL)
+    study.kill()
     study.wait(timeout=120)
+    with (repository / LOGS / "lock").open() as lock, pytest.raises(BlockingIOError):  # its experiment goes on
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.killpg(study.pid, signal.SIGKILL)
     await_end_of_group(study.pid)
     planned = two_arms(repository)
     assert finished(repository, planned) == {}
     assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
+
+
+def test_a_study_waits_for_another(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (repository / LOGS).mkdir(parents=True, exist_ok=True)
+    waiting = threading.Thread(target=run_pending, args=(repository, [], 2), daemon=True)
+    with (repository / LOGS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting.start()
+        waiting.join(timeout=1)
+        assert waiting.is_alive() and "Waiting for the experiments" in capsys.readouterr().err
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
+
+
+def test_an_experiment_that_was_kept_but_not_handed_over_is_run_again(repository: Path) -> None:
+    (trial, _) = two_arms(repository)
+    run_pending(repository, [trial], slots=2)
+    (ref,) = (ref for ref in experiments(repository) if ref.endswith(f"/{trial.name}"))
+    runner(repository)("git", "update-ref", "-d", ref)  # as when the study is killed just before
+    assert set(run_pending(repository, [trial], slots=2)) == {trial.name}
+
+
+def test_the_report_that_is_kept_is_of_the_first_seed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"seeds": [3, 1], "reports": {"plain": []}})
+    planned = trials(repository, plan)
+    assert [(trial.arm, trial.seed) for trial in planned] == list(product(("plain", "better"), (3, 1)))
+    monkeypatch.setattr("relinv.study.summary.read_at", lambda root, commit, path: commit.encode())
+    keep_reports(repository, tmp_path, plan, planned, {trial.name: f"{trial.arm} {trial.seed}" for trial in planned})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"plain.html": "plain 3"}
 
 
 def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path, tmp_path: Path) -> None:
@@ -212,7 +263,15 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "What skill adds" in page and "score.skill = 0.9" in page and "`study.yaml`" in page
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
+    assert "better/reversion is 0.250 higher than that of plain/reversion" in page
+    assert (tmp_path / "study.svg").read_text(encoding="utf-8").count("What skill adds: 0.250 ") == 1  # of four metrics
     assert "0, 1; scenarios: 24, of 2 relations" in page
+    plain, better = page.partition("\nplain (what all arms have in common)")[2].split("\nbetter (score.skill = 0.9)")
+    assert "| reversion | **0.667** " in plain and "| reversion | **0.917** " in better
+    write_study(tmp_path / "half", "study.yaml", plan, rows, Bootstrap(resamples=100, level=0.5))
+    half = (tmp_path / "half/study.md").read_text(encoding="utf-8")
+    wide, narrow = ([line for line in text.splitlines() if line.startswith("| What skill")] for text in (page, half))
+    assert all(map(str.__ne__, wide[:2], narrow[:2]))  # what trainings add does not vary here
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
     arms = {"plain": {}, "better": {"invert.reversion.skill": 1}, "as_good": {"invert.reversion.skill": 2}}
     search = plan.model_copy(update={"contrasts": [], "arms": arms})
@@ -243,6 +302,7 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
     large, these = page.partition("The same with the relations as they are")[::2]
     assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in large
     assert "| What skill adds | **+0.500** (+0.500 … +0.500) |" in these
+    assert "the two apart" in large and 'class="s2"' not in (tmp_path / "study.svg").read_text()  # in general
     assert "75 for three" in page  # how far to trust intervals over so few relations
     assert "one seed cannot say" in page and "trainings drawn" not in page
 
@@ -313,6 +373,27 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         (repository / path).write_text(old)
 
 
+def test_names_are_the_same_in_every_process_and_once_the_pipeline_has_run(tmp_path: Path) -> None:
+    """Else a study would run what it has finished once more."""
+    given = PIPELINE.replace("deps: [make.py,", 'deps: [make.py, "data/${item.method}",')
+    files = {"params.yaml": PARAMS, "dvc.yaml": given, "study.yaml": PLAN, "presets.yaml": "{}\n", "make.py": ""}
+    for name in ("methods/relation_words", "methods/reversion", "metrics/skill"):
+        files[f"relinv/{name}.py"] = ""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = (
+        "from tests.studying import *; print(*(trial.name for trial in trials(Path(), load_plan(Path('study.yaml')))))"
+    )
+    names = set()
+    for seed in ("1", "2", "3"):  # of Python's hashes, and so of the order of its sets
+        command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONHASHSEED": seed}
+        names.add(subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True).stdout)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data/reversion").write_text(seed)  # what a stage makes
+    assert len(names) == 1
+
+
 def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(PLAN.replace("left: better/", "left: bettr/"))
     with pytest.raises(UserError, match=r"bettr.*Did you mean 'better'"):
@@ -326,6 +407,16 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
         UserError, match=r"method of arm 'better' in contrast 'one' 'reversoin'.*Did you mean 'reversion'"
     ):
         trials(repository, plan.model_copy(update={"contrasts": [misspelt]}))
+    (tmp_path / "study.yaml").write_text(PLAN.replace("right: plain/reversion", "right: plan/reversion"))
+    with pytest.raises(UserError, match=r"plan'.*Did you mean 'plain'"):
+        load_plan(tmp_path / "study.yaml")
+    misspelt = Contrast(title="one", left="plain/reversion", right="better/reversoin")
+    with pytest.raises(UserError, match=r"method of arm 'better' in contrast 'one' 'reversoin'"):
+        trials(repository, plan.model_copy(update={"contrasts": [misspelt]}))
+    common = {"methods": ["multires"], "relations": ["kissing"]}  # of every arm
+    other = Contrast(title="one", left="plain/multires", right="better/multires")
+    fitting = {"common": common, "contrasts": [other], "reports": {"plain": ["kissing"]}}
+    assert len(trials(repository, plan.model_copy(update=fitting))) == 2
     with pytest.raises(UserError, match=r"Unknown relation in reports of arm 'plain'"):
         trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}))
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
@@ -378,12 +469,40 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
 
 
+def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = (with_leakage(score_table("inside", name)) for name in ("reversion", "textual_inversion"))
+    worse = ours.assign(scene_accuracy=0.0)
+    scores = {"my_run": ours, "b": pd.concat([ours, theirs]), "c": pd.concat([theirs, worse[:6]])}
+    values = {"my_run": {"seed": 0}, "b": {"seed": 0, "new": 2}, "c": {"seed": 1, "new": 2}}
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: scores[revision])
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: values[revision])
+    comparison = compare(Path(), list(scores), FEW)
+    assert comparison.parameters == {"seed": [0, 0, 1], "new": ["–", 2, 2]}
+    assert {
+        method: [(table.caption, [line.name for line in table.lines]) for table in tables]
+        for method, tables in comparison.methods.items()
+    } == {
+        "reversion": [
+            ("Means with intervals over the 6 scenarios that all have", ["my_run", "b", "c"]),
+            ("Differences on the same scenarios", ["b − my_run", "c − my_run"]),
+        ],
+        "textual inversion": [
+            ("Means with intervals over the 12 scenarios that all have", ["b", "c"]),
+            ("Differences on the same scenarios", ["c − b"]),
+        ],
+    }
+    assert all(name in as_lines(comparison) for name in ("b − my_run", "c − my_run", "c − b"))
+
+
 def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
     (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}, short: {steps: 9}}\nother: {}\n")
     (repository / "params.yaml").write_text(PARAMS + "base: b\nbases: {b: {preset: long}}\n")
     try:
         assert params_at(repository, "workspace")["presets.yaml:reversion.long.steps"] == 3000
         assert not any("short" in name for name in params_at(repository, "workspace"))
+        chosen = PARAMS.replace("invert:\n", "invert:\n  preset: short\n") + "base: b\nbases: {b: {preset: long}}\n"
+        (repository / "params.yaml").write_text(chosen)
+        assert params_at(repository, "workspace")["presets.yaml:reversion.short.steps"] == 9
         (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}}\nother:\n")
         with pytest.raises(UserError, match=r"'other' is None in presets\.yaml of workspace"):
             params_at(repository, "workspace")
