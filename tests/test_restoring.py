@@ -61,6 +61,19 @@ def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
     assert "skill: 0.9" in first.read_text() and "skill: 0.9" in second.read_text()
 
 
+def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(repository: Path) -> None:
+    run = runner(repository)
+    (repository / "presets.yaml").write_text("reversion: {}\n")
+    run("git", "add", "params.yaml", "presets.yaml")
+    (repository / "data/reversion").unlink()
+    kept = restore(repository)
+    assert (repository / "data/reversion").exists()
+    assert run("git", "status", "--porcelain") == ""
+    run("git", "apply", str(kept))
+    assert "skill: 0.9" in (repository / "params.yaml").read_text()
+    assert (repository / "presets.yaml").read_text() == "reversion: {}\n"
+
+
 def test_what_a_retrained_miniature_came_from_stays(repository: Path) -> None:
     lock = repository / "data/miniature/dvc.lock"
     committed = lock.read_text()
