@@ -128,6 +128,26 @@ def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, warm_ser
     assert not is_alive(worker)
 
 
+def test_ctrl_c_of_a_terminal_comes_to_a_worker_once(project: Path) -> None:
+    """A terminal sends it to all: to the command, to the server, and to who wanted both."""
+    code = (
+        "import signal, subprocess, sys; from relinv.forking import *\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "with fork_server(Path.cwd(), ['json']):\n subprocess.run([sys.executable, '-m', 'command', 'sleep'])"
+    )
+    said = project / SAID
+    with said.open("w") as stream:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.PIPE}
+        owner = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=project, text=True, start_new_session=True, **streams
+        )
+    wait_until(lambda: "begun\n" in said.read_text() or owner.poll() is not None)
+    assert os.getpgid(int(said.read_text().split()[0])) != owner.pid
+    os.killpg(owner.pid, signal.SIGINT)
+    _, errors = owner.communicate(timeout=60)
+    assert "tidied up" in said.read_text() and "Traceback" not in errors
+
+
 def test_a_killed_command_takes_its_worker_along(project: Path, warm_server: None) -> None:
     process, worker = begin(project)
     process.kill()
@@ -168,6 +188,18 @@ def test_a_python_without_handles_of_processes_costs_speed_alone(
         assert ADDRESS not in os.environ
         assert run(project, "well").returncode == 0
     assert capfd.readouterr().err == ""
+
+
+def test_a_server_keeps_nothing_of_the_commands_it_has_served(project: Path) -> None:
+    others = children_of(os.getpid())
+    with fork_server(project, ["json"]):
+        (server,) = set(children_of(os.getpid())) - set(others)
+        held = []
+        for _ in range(2):
+            assert run(project, "well").returncode == 0
+            wait_until(lambda: not children_of(server))  # no zombie either
+            held.append(len(list(Path(f"/proc/{server}/fd").iterdir())))
+    assert held[0] == held[1]
 
 
 def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
