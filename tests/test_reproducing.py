@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -19,7 +20,17 @@ import pytest
 from relinv import cli
 from relinv.errors import UserError
 from relinv.params import load_params, load_preset
-from relinv.reproducing import ENDED, GROUPS, LOGS, _shares, _write, reproduce, reproduce_share, stale_stages
+from relinv.reproducing import (
+    ENDED,
+    GROUPS,
+    LOGS,
+    _shares,
+    _write,
+    due_relations,
+    reproduce,
+    reproduce_share,
+    stale_stages,
+)
 from stages import reproduce as command
 from tests.waiting import wait_until
 
@@ -196,6 +207,25 @@ def test_a_file_system_without_locks_is_told_instead_of_waiting(
         reproduce(tmp_path, slots=1)
 
 
+def test_what_dvc_cannot_do_is_told_as_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relinv.reproducing.GROUPS", ())  # nothing before the last `dvc repro`, which fails
+    (project / "source-b").unlink()
+    with pytest.raises(UserError, match="`dvc repro` failed, as it says above"):
+        reproduce(project, slots=1)
+    (project / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(UserError, match=r"DVC cannot tell what has changed in 'fetch'\. It says:\n.*dvc\.yaml"):
+        stale_stages(project, "fetch")
+
+
+def test_due_is_what_dvc_calls_stale_and_all_of_a_method_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relinv.reproducing.stale_stages", lambda root, group: [f"{group}@hug-reversion"])
+    params = load_params()
+    params._values.update(relations=["inside", "hug"], methods=["textual_inversion", "reversion"])
+    assert due_relations(Path(), params, "reversion") == (["hug"], ["inside"])
+    assert due_relations(Path(), params, "textual_inversion") == ([], ["inside", "hug"])
+    assert due_relations(Path(), params, "multires") == (["inside", "hug"], [])
+
+
 def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
     (project / "wait-c").touch()
     said = project / "said.txt"
@@ -256,6 +286,22 @@ def test_a_stage_that_another_process_is_making_is_told_in_one_line_with_that_pr
     finally:
         (project / "wait-a").unlink()
         other.communicate(timeout=120)
+
+
+def test_the_lock_of_another_dvc_is_waited_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than the three seconds after which DVC gives up by itself, as with many slots."""
+    monkeypatch.chdir(project)
+    code = (
+        "import pathlib, time; from dvc.repo import Repo, lock_repo\n"
+        "with Repo() as repo, lock_repo(repo):\n pathlib.Path('held').touch()\n time.sleep(8)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=project)
+    wait_until(lambda: (project / "held").exists() or other.poll() is not None)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(stale_stages, project, "score")
+        reproduce_share(project, ["fetch@a"])
+        assert asking.result() == [f"score@{item}" for item in ITEMS]
+    assert other.wait(timeout=60) == 0 and (project / "fetch-a").exists()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
