@@ -300,9 +300,9 @@ def both(checkout: Path) -> Base:
     return base
 
 
-def imagine(target: str, *options: str) -> bytes:
+def imagine(target: str, *options: str, seed: int = 5) -> bytes:
     """Draw a prompt of two tokens into the file `target`; return the picture's bytes."""
-    run("imagine", "<koala> <r> box", target, *options, "--seed", "5")
+    run("imagine", "<koala> <r> box", target, *options, "--seed", str(seed))
     with Image.open(target) as image:
         return image.tobytes()
 
@@ -311,6 +311,7 @@ def test_concepts_stand_in_one_prompt_by_their_names_whatever_their_order(both: 
     first = imagine("out.png", *INSIDE, *KOALA)
     assert imagine("out.png", *INSIDE, *KOALA) == first
     assert imagine("out.png", *KOALA, *INSIDE) == first
+    assert imagine("out.png", *INSIDE, *KOALA, seed=6) != first
     assert imagine("out.png", "--use", "r=koala/reversion", "--use", "koala=inside/reversion") != first
 
 
@@ -357,8 +358,10 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
         ("<r> box", ("--use", "<r>=inside/reversion"), r"a token that prompts cannot name: write what stands between"),
         ("<My cat> box", ("--use", "my cat=inside/reversion"), r"a token that prompts cannot name: .* without spaces"),
         ("<> box", ("--use", "=inside/reversion"), r"a token that prompts cannot name"),
+        ("<r> box", ("--use", "r> <k=inside/reversion"), r"a token that prompts cannot name"),
         ("caf\udce9 <r> box", INSIDE, r"The prompt is not UTF-8 text"),
         ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is no option"),
+        ("<r> box", (*INSIDE, "--with", "perfusion.beta"), r"'perfusion\.beta' is no option"),
         ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),
     ],
 )
