@@ -44,6 +44,7 @@ from relinv.report.tables import (
     figure,
     groups,
     leads,
+    percent,
     relation_table,
     verdict,
 )
@@ -176,6 +177,11 @@ def test_means_that_differ_by_rounding_tie_for_the_best(rows: pd.DataFrame) -> N
     assert [line.bold for line in table.lines] == [[True], [True]]
 
 
+@pytest.mark.parametrize(("share", "words"), [(0.95, "95\N{NO-BREAK SPACE}%"), (0.999, "99.9\N{NO-BREAK SPACE}%")])
+def test_a_share_is_told_in_percent_as_it_is(share: float, words: str) -> None:
+    assert percent(share) == words
+
+
 def test_each_line_of_the_relations_is_of_that_relation_alone(rows: pd.DataFrame) -> None:
     table = relation_table(rows, RELATIONS, METHODS, "scene_accuracy", FEW)
     assert table.headings == ["relation words", "textual inversion", "reversion"]
@@ -213,6 +219,7 @@ def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataF
         ("box", "cat", True),
         ("Michael Jackson", "wall", True),
         ("dog", "lamp", True),  # in a further caption
+        ("robot (toy)", "wall", True),
         ("cat", "wall", False),  # of two pictures
         ("cat", "cat", False),
         ("cat", "bo", False),
@@ -220,7 +227,10 @@ def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataF
     ],
 )
 def test_exemplars_show_a_pair_on_the_two_sides_of_the_relation(head: str, tail: str, shown: bool) -> None:
-    captions = (("Cat {} box", "a photo of a dog {} lamp, on the beach"), ("michael jackson {} wall",))
+    captions = (
+        ("Cat {} box", "a photo of a dog {} lamp, on the beach"),
+        ("michael jackson {} wall", "robot (toy) {} wall"),
+    )
     exemplars = tuple(Exemplar(Path(f"{index}.png"), templates) for index, templates in enumerate(captions))
     assert shows(ExemplarSet("inside", exemplars, ""), head, tail) is shown
 

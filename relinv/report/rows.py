@@ -112,7 +112,7 @@ def shows(exemplars: ExemplarSet, head: str, tail: str) -> bool:
     """Return whether a caption names one of the two before the relation and the other after it."""
     if not (head and tail):
         return False
-    first, second = (rf"\b{re.escape(name)}\b" for name in (head, tail))
+    first, second = (rf"(?<!\w){re.escape(name)}(?!\w)" for name in (head, tail))
     either = re.compile(rf"{first}.*{{}}.*{second}|{second}.*{{}}.*{first}", re.IGNORECASE)
     return any(either.search(template) for exemplar in exemplars.exemplars for template in exemplar.templates)
 

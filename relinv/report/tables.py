@@ -41,7 +41,7 @@ def figure(value: float, signed: bool = False) -> str:
 
 def percent(share: float) -> str:
     """Return a share (0 to 1) in percent, with the figure and its sign kept on one line."""
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+    return f"{100 * share:g}\N{NO-BREAK SPACE}%"
 
 
 def label(method: str) -> str:
