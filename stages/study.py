@@ -43,7 +43,7 @@ def study(
         planned = trials(Path(), plan)  # of the files as they are when its experiments begin
         commits = run_pending(Path(), planned, slots)
         folder = Path("reports") / path.stem
-        write_study(folder, path.as_posix(), plan, gather(Path(), planned, commits, plan.metrics), bootstrap)
+        write_study(folder, path.as_posix(), plan, gather(Path(), plan, planned, commits), bootstrap)
         keep_reports(Path(), folder, plan, planned, commits)
 
 

@@ -115,13 +115,13 @@ def reads() -> Iterator[list[str]]:
 @pytest.fixture
 def moved(tiny_base: Path, reads: list[str]) -> Base:
     """The tiny base on a device that is not the CPU."""
-    return moved_to(torch.device(NAME), tiny_base)
+    return moved_base(tiny_base)
 
 
-def moved_to(device: torch.device, folder: Path) -> Base:
-    """Return the base in `folder`, on the device."""
+def moved_base(folder: Path) -> Base:
+    """Return the base in `folder`, on tests' device."""
     base = load_base(tiny_settings(folder))
-    base.device = device
+    base.device = torch.device(NAME)
     return base
 
 
@@ -141,7 +141,7 @@ def test_a_method_learns_and_draws_on_another_device_what_it_does_on_the_cpu(
     name: str, tiny_base: Path, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     with elsewhere():
-        there, seen = learned_and_drawn(moved_to(torch.device(NAME), tiny_base), name, exemplar_folder, tmp_path / "a")
+        there, seen = learned_and_drawn(moved_base(tiny_base), name, exemplar_folder, tmp_path / "a")
     here, drawn = learned_and_drawn(load_base(tiny_settings(tiny_base)), name, exemplar_folder, tmp_path / "b")
     torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)  # Adam magnifies the rounding of small gradients
     assert abs(seen - drawn).max() <= 2

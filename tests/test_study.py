@@ -67,7 +67,7 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     commits = run_pending(repository, planned, slots=2)
     assert commits[planned[0].name] == first[planned[0].name]  # not run again
     assert finished(repository, planned) == commits
-    rows = gather(repository, planned, commits)
+    rows = gather(repository, load_plan(repository / "study.yaml"), planned, commits)
     assert set(zip(rows["arm"], rows["trial"], strict=True)) == {(t.arm, t.seed) for t in planned}
 
     keep_reports(repository, tmp_path, plan.model_copy(update={"reports": {"better": ["hug"]}}), planned, commits)
@@ -107,7 +107,7 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     (repository / "params.yaml").write_text(changed := "# mine\n" + PARAMS.replace("- hug\n", ""))
     planned = two_arms(repository)
     commits = run_pending(repository, planned, slots=2)
-    rows = gather(repository, planned, commits)
+    rows = gather(repository, load_plan(repository / "study.yaml"), planned, commits)
     assert (repository / "params.yaml").read_text() == changed
     (repository / "params.yaml").write_text(PARAMS)
     assert set(rows["relation"]) == {"inside"}
@@ -455,9 +455,8 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     same = compare(Path(), ["a", "b"], FEW)  # in the scenes they share
     assert same.same == ["reversion"]
     assert as_lines(same).splitlines()[1:] == ["The same on all scenarios they share: reversion"]
-    assert "<p>The same on all scenarios they share: reversion.</p>" in as_html(
-        same
-    ) and "<h2>reversion" not in as_html(same)
+    page = as_html(same)
+    assert "<p>The same on all scenarios they share: reversion.</p>" in page and "<h2>reversion" not in page
     monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: tables[revision])
     tables = {"a": table, "b": table, "c": table.assign(method="multires")}
     third = compare(Path(), ["a", "b", "c"], FEW)  # which did not run the method that the others agree in

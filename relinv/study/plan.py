@@ -84,9 +84,9 @@ def trials(root: Path, plan: Plan) -> list[Trial]:
     """
     parameters = read_yaml(root / "params.yaml", "parameter file")
     _require_known(plan, parameters)
-    hashes = _Dependencies(root)
+    dependencies = _Dependencies(root)
     return [
-        _trial(arm, seed, plan.common | changes | dict.fromkeys(plan.seeded, seed), parameters, hashes)
+        _trial(arm, seed, plan.common | changes | dict.fromkeys(plan.seeded, seed), parameters, dependencies)
         for arm, changes in plan.arms.items()
         for seed in plan.seeds
     ]
@@ -161,7 +161,7 @@ class _Dependencies:
         return [self._stages, {method: self._presets.get(method) for method in methods}, hashes]
 
     def _hash(self, path: Path) -> str:
-        """Return a hash of a file, or of a folder without hidden files and what Python compiles, as DVC takes it."""
+        """Return a hash of a file, or of a folder without hidden files and what Python compiles."""
         if path.is_file():
             return sha256_file(path)
         names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())

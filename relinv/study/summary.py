@@ -13,7 +13,7 @@ from relinv.report import charts
 from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import HEADLINE, Table, between, by_method, label, percent, scenario_count, verdict
+from relinv.report.tables import Table, between, by_method, label, percent, scenario_count, verdict
 from relinv.scoring import as_csv
 from relinv.statistics import Bootstrap, Resampled
 from relinv.study.plan import Plan, Trial
@@ -21,12 +21,10 @@ from relinv.study.plan import Plan, Trial
 COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
 
 
-def gather(
-    root: Path, planned: Sequence[Trial], commits: Mapping[str, str], metrics: Sequence[str] = HEADLINE
-) -> pd.DataFrame:
-    """Return the score rows of all trials: arm, trial (its seed), keys, and the metrics."""
+def gather(root: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[str, str]) -> pd.DataFrame:
+    """Return the score rows of all trials: arm, trial (its seed), keys, and the plan's metrics."""
     parts = [scores_at(root, commits[trial.name]).assign(arm=trial.arm, trial=trial.seed) for trial in planned]
-    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *metrics]]
+    return pd.concat(parts, ignore_index=True)[[*COLUMNS, *plan.metrics]]
 
 
 def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
