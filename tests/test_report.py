@@ -668,9 +668,10 @@ def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) ->
         )
 
 
-def test_a_base_that_is_downloaded_is_named_to_make(tmp_path: Path) -> None:
+@pytest.mark.parametrize("remote", ["model.source=someone/model", "judge.model=ViT-B-32", "exemplars.source=hub"])
+def test_a_base_that_asks_the_hub_is_named_to_make(remote: str, tmp_path: Path) -> None:
     write_run(tmp_path)
-    apply_overrides(tmp_path / "params.yaml", ["bases.miniature.model.source=someone/model"])
+    apply_overrides(tmp_path / "params.yaml", [f"bases.miniature.{remote}"])
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     assert "\nmake reproduce BASE=miniature " in (tmp_path / "reports/report.md").read_text()
 

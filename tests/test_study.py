@@ -91,6 +91,11 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
 
 
+def test_plans_of_one_name_are_refused_before_any_runs() -> None:
+    with pytest.raises(UserError, match="Two of the plans have one name"):
+        study_command(plans=[Path("plans/study.yaml"), Path("mine/study.yaml")], slots=2)
+
+
 def test_an_arm_may_change_what_all_have_in_common(repository: Path) -> None:
     plan = load_plan(repository / "study.yaml").model_copy(update={"common": {"score.skill": 0.1}})
     skills = {trial.arm: trial.overrides["score.skill"] for trial in trials(repository, plan)}
