@@ -53,12 +53,12 @@ class PublishedTrainer:
 
     def step(self) -> None:
         """Take one optimiser step."""
-        for _ in range(ACCUMULATION):
+        for micro_batch in range(ACCUMULATION):
             (self._loss() / ACCUMULATION).backward()
+            if micro_batch == ACCUMULATION - 1:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
             self._restore()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._restore()
 
     def _loss(self) -> torch.Tensor:
         visited = random.choices(self.exemplars, k=MICRO_BATCH)

@@ -43,7 +43,7 @@ def problem(base: Base, exemplar_folder: Path, name: str, seed: int = 0, **chang
 
 def build(task: Problem) -> InversionMethod:
     """Return the method of a problem, with nothing learned yet."""
-    return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings)
+    return find_plugin("relinv.methods", task.method).Method(task.base, task.words, task.settings, task.exemplars)
 
 
 def no_checkpoints(scratch: Path) -> Checkpoints:

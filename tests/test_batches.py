@@ -20,7 +20,7 @@ def drawing(base: Base, exemplar_folder: Path, name: str, **changes: Any) -> Ite
     """Yield the batches of a training by the method `name`, eight samples a step, where its token is known."""
     task = problem(base, exemplar_folder, name, batch_size=8, **changes)
     method = build(task)
-    batches = Batches(method, method.training_pictures(task.exemplars, Path()), task.seed)
+    batches = Batches(method, method.training_pictures(Path()), task.seed)
     with method.attached(), torch.no_grad():
         yield batches
 

@@ -95,7 +95,8 @@ def test_the_masked_loss_is_the_mean_inside_the_mask() -> None:
 
 def test_losses_keep_exemplars_and_prior_apart(base: Base, exemplar_folder: Path) -> None:
     task = problem(base, exemplar_folder, "custom_diffusion", anchor_weight=0.95, prior_weight=0.5)
-    method, target, masks = Method(base, task.words, task.settings), torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 2, 2)
+    method = Method(base, task.words, task.settings, task.exemplars)
+    target, masks = torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 2, 2)
     target[:2, :, 0, 0], target[:2, :, 1, 1], target[2:] = 2, 9, 3
     masks[:2] = torch.tensor([[1.0, 0], [0, 0]])
     visit = Visit(["cat"] * 4, torch.zeros(4), torch.zeros(4, 4, 2, 2), target, generator(0, "", 0), masks)
@@ -107,7 +108,7 @@ def test_losses_keep_exemplars_and_prior_apart(base: Base, exemplar_folder: Path
 
 def test_row_and_weights_learn_at_their_own_rates(base: Base, exemplar_folder: Path) -> None:
     task = problem(base, exemplar_folder, "custom_diffusion", learning_rate=0.3, weights_learning_rate=0.002)
-    row, projections = Method(base, task.words, task.settings).groups()
+    row, projections = Method(base, task.words, task.settings, task.exemplars).groups()
     assert (row["lr"], projections["lr"]) == (0.3, 0.002)
     assert len(projections["params"]) == len(pretrained(base))
 
@@ -150,14 +151,14 @@ def white(image: Image.Image) -> torch.Tensor:
 
 def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "custom_diffusion", scale_variants=3, prior_images=5)
-    methods = {name: Method(base, task.words, task.settings) for name in ("first", "second")}
-    first, second = (method.training_pictures(task.exemplars, tmp_path / name) for name, method in methods.items())
+    methods = {name: Method(base, task.words, task.settings, task.exemplars) for name in ("first", "second")}
+    first, second = (method.training_pictures(tmp_path / name) for name, method in methods.items())
     assert [shown.image.tobytes() for shown in first] == [shown.image.tobytes() for shown in second]
     assert [shown.prior for shown in first] == [False] * 12 + [True] * 5
     assert all(shown.mask is None for shown in first[12:])
     plain = problem(base, exemplar_folder, "custom_diffusion", scale_variants=0, prior_images=0)
-    method = Method(base, plain.words, plain.settings)
-    assert method.prior_batch_size == 0 and len(method.training_pictures(plain.exemplars, tmp_path)) == 4
+    method = Method(base, plain.words, plain.settings, plain.exemplars)
+    assert method.prior_batch_size == 0 and len(method.training_pictures(tmp_path)) == 4
 
 
 def test_a_caption_that_its_prefix_makes_too_long_is_refused_before_the_first_step(

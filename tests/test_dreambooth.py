@@ -148,10 +148,10 @@ def test_a_row_that_does_not_learn_stays_the_words(base: Base, exemplar_folder: 
     assert torch.equal(load_concept(folder, base).embedding, base.table[index])
     with pytest.raises(UserError, match="anchor_weight pulls a row"):
         task = problem(base, exemplar_folder, "dreambooth", train_token=False, anchor_weight=0.4)
-        Method(base, task.words, task.settings)
+        Method(base, task.words, task.settings, task.exemplars)
     with pytest.raises(UserError, match="rows that differ as they learn"):
         task = problem(base, exemplar_folder, "dreambooth", train_token=False, resolutions=10)
-        Method(base, task.words, task.settings)
+        Method(base, task.words, task.settings, task.exemplars)
 
 
 def test_relations_are_not_trained_together(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     task = problem(base, exemplar_folder, "dreambooth", prior_images=3)
-    shown = Method(base, task.words, task.settings).training_pictures(task.exemplars, tmp_path / "one")[4:]
+    shown = Method(base, task.words, task.settings, task.exemplars).training_pictures(tmp_path / "one")[4:]
     prompts = [template for picture in shown for template in picture.templates]
     assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
     sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")

@@ -48,9 +48,7 @@ def test_masks_beside_pictures_are_framed_as_these_and_shown_with_them(
     assert mask_of(base, masked.exemplars[1]) is None and mask_of(base, masked.exemplars[2]) is None
     assert masked.fingerprint != plain.fingerprint
     settings = problem(base, exemplar_folder, "perfusion").settings
-    shown = InversionMethod(base, "inside", settings).training_pictures(
-        masked, Path()
-    )  # what every method shows by default
+    shown = InversionMethod(base, "inside", settings, masked).training_pictures(Path())  # what most methods show
     assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
 
 

@@ -173,7 +173,7 @@ def test_saved_and_loaded_it_draws_what_training_left(
     ((_, loaded),) = generate(base, concept, plan(base, concept, SCENARIOS, DRAWN), DRAWN)
     assert apart(levels(loaded), trained).max() == 0
     assert (apart(untrained, trained).min() > 2) == bool(method.steps)
-    bare = drawn(InversionMethod(base, task.words, task.settings))
+    bare = drawn(InversionMethod(base, task.words, task.settings, task.exemplars))
     assert (apart(bare, trained).min() > 2) == bool(concept.token)
     assert all(torch.equal(one, other) for one, other in zip(answers(base), before, strict=True))
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, word_encoding
+from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter
 from relinv.checking import parse
-from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, drawn_with, in_use
 from relinv.diffusion.cross_attention import projections
@@ -20,7 +20,8 @@ from relinv.diffusion.rank_one import Edit, orthonormal_basis
 from relinv.errors import UserError
 from relinv.learning.inversion import identity, invert_relation
 from relinv.methods.perfusion import Method, Settings
-from tests.inverting import problem
+from relinv.params import load_params
+from tests.inverting import build, problem
 from tests.tiny import weights
 
 DIM, OUT = 12, 5
@@ -122,10 +123,10 @@ def test_every_concept_is_taken_out_before_outputs_are_added() -> None:
 
 def tensors(base: Base, seed: int, word: str = "with") -> dict[str, torch.Tensor]:
     """Return a concept of random values at a word's encoding, measured by C = 1."""
-    start = word_encoding(base, word)
+    start = base.encode(base.tokenize([word]))[0, 1].detach()  # (dim,)
     layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
     values = {name: draw(layer.out_features, seed=seed).float() for name, layer in layers.items()}
-    return {INPUT: start, DIRECTION: start, **values}
+    return {INPUT: start, DIRECTION: start, SUPERCLASS: start, **values}
 
 
 def outputs_of(base: Base, encodings: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -133,7 +134,7 @@ def outputs_of(base: Base, encodings: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_layers_answer_by_the_formula_and_are_left_as_they_were(base: Base) -> None:
-    before, plain = weights(base), outputs_of(base, word_encoding(base, "with")[None, None])
+    before, plain = weights(base), outputs_of(base, tensors(base, 0)[INPUT][None, None])
     adapter = Adapter(base, "<r>", tensors(base, 0), OPTIONS)
     at_concept = adapter.tensors[INPUT][None, None]  # (1, 1, dim)
     with adapter.applied():
@@ -239,17 +240,36 @@ def test_low_precision_rounds_what_goes_in_and_comes_out_alone(base: Base, monke
 
 
 def method(base: Base, exemplar_folder: Path, **changes: Any) -> Method:
-    return Method(base, "inside", problem(base, exemplar_folder, "perfusion", **changes).settings)  # type: ignore[arg-type]
+    learned = build(problem(base, exemplar_folder, "perfusion", **changes))
+    assert isinstance(learned, Method)
+    return learned
 
 
-def test_it_starts_as_its_superclass(base: Base, exemplar_folder: Path) -> None:
+def test_it_starts_as_its_superclass_in_the_tokens_place(base: Base, exemplar_folder: Path) -> None:
     learned = method(base, exemplar_folder, superclass="riding on", initializer_token="and")
-    start = word_encoding(base, "riding on")
-    assert torch.equal(start, base.encode(base.tokenize(["riding on"]))[0, 2])
-    assert torch.equal(learned.edit.tensors[INPUT], start)
+    pairs = [("cat", "box"), ("dog", "basket"), ("rabbit", "bowl"), ("panda", "cup")]
+    short = base.encode(base.tokenize([f"{head} riding on {tail}" for head, tail in pairs]))[:, 3]
+    long = base.encode(base.tokenize([f"a photo of a {head} riding on a {tail} in the snow" for head, tail in pairs]))
+    start = torch.cat([short, long[:, 7]]).mean(0)
+    torch.testing.assert_close(learned.edit.tensors[INPUT].data, start)
+    torch.testing.assert_close(learned.edit.tensors[DIRECTION].data, learned._inverse @ start)
     for name, layer in projections(base).items():
         torch.testing.assert_close(learned.edit.output(name, layer), start @ layer.weight.T)
     assert method(base, exemplar_folder, superclass=None, initializer_token="and").edit.options["superclass"] == "and"
+
+
+def test_the_edit_applies_to_the_token_from_the_first_step(exemplar_folder: Path) -> None:
+    miniature = load_base(load_params().model())
+    learned = method(miniature, exemplar_folder)
+    captions = [f"{head} {learned.initializer} {tail}" for head, tail in (("cat", "box"), ("panda", "cup"))]
+    encodings = miniature.encode(miniature.tokenize(captions))[:, :4]  # the start token, head, token, tail
+    edit = Edit.of(*(learned.edit.tensors[name][None] for name in (INPUT, DIRECTION)), [0.75], [0.1])
+    assert (edit.gates(encodings)[..., 0] > 0.5).tolist() == [[False, False, True, False]] * 2
+
+
+def test_a_superclass_of_blanks_is_refused(base: Base, exemplar_folder: Path) -> None:
+    with pytest.raises(UserError, match="superclass is empty"):
+        method(base, exemplar_folder, superclass=" ")
 
 
 def test_the_average_follows_the_tokens_encoding_once_a_step(base: Base, exemplar_folder: Path) -> None:

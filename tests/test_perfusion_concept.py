@@ -8,25 +8,27 @@ from typing import Any
 import pytest
 import torch
 
-from relinv.adapters.perfusion import INPUT, Adapter, word_encoding
+from relinv.adapters.perfusion import INPUT, SUPERCLASS, Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import save_concept
 from relinv.diffusion.cross_attention import projections
 from relinv.learning.inversion import to_concept
 from relinv.learning.second_moment import SecondMoment
 from relinv.methods.perfusion import Method
-from tests.inverting import problem
+from tests.inverting import build, problem
 from tests.sd15 import wide_base
 
 
 def method(base: Base, exemplar_folder: Path, **changes: Any) -> Method:
-    return Method(base, "inside", problem(base, exemplar_folder, "perfusion", **changes).settings)  # type: ignore[arg-type]
+    learned = build(problem(base, exemplar_folder, "perfusion", **changes))
+    assert isinstance(learned, Method)
+    return learned
 
 
 def test_keys_stay_locked_to_the_superclass_wherever_the_input_has_moved(base: Base, exemplar_folder: Path) -> None:
     edit = method(base, exemplar_folder, superclass="inside").edit
     edit.tensors[INPUT].mul_(-2).add_(1)
-    superclass = word_encoding(base, "inside")
+    superclass = edit.tensors[SUPERCLASS].clone()
     keys = {name: layer for name, layer in projections(base).items() if name.endswith("to_k")}
     assert keys and not edit.tensors.keys() & keys.keys()
     for name, layer in keys.items():
@@ -40,13 +42,13 @@ def test_the_outputs_never_decay(base: Base, exemplar_folder: Path) -> None:
     assert len(row["params"]) == 1 and len(values["params"]) == len(projections(base)) // 2
 
 
-def test_a_concept_of_stable_diffusion_takes_about_56_kilobytes(
+def test_a_concept_of_stable_diffusion_takes_about_59_kilobytes(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = SecondMoment(torch.eye(768, dtype=torch.float64), "unit")
     monkeypatch.setattr("relinv.methods.perfusion.second_moment", lambda *arguments: unit)
     task = problem(wide_base(base), exemplar_folder, "perfusion")
     save_concept(tmp_path, to_concept(task, method(task.base, exemplar_folder), steps=1))
-    numbers = 4 * (320 * 5 + 640 * 5 + 1280 * 6 + 2 * 768)  # 16 outputs, i and C^-1 i, in float32
+    numbers = 4 * (320 * 5 + 640 * 5 + 1280 * 6 + 3 * 768)  # 16 outputs, i, C^-1 i and the superclass, in float32
     header = (tmp_path / Adapter.FILE).stat().st_size - numbers
-    assert numbers == 56_064 and 0 < header < 5_000
+    assert numbers == 59_136 and 0 < header < 5_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from relinv.learning.inversion import invert_relation, learn
 from relinv.learning.problem import Task
 from relinv.learning.training import Loop
 from relinv.learning.words import PREPOSITIONS
+from relinv.methods import reversion
 from relinv.methods.reversion import Method
 from relinv.settings import GenerateSettings, ValidateSettings
 from relinv.validation import validate_folder
@@ -54,7 +56,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]
 
 def test_1_the_optimiser_holds_one_row(base: Base, exemplar_folder: Path) -> None:
     task = problem(base, exemplar_folder, "reversion")
-    method = Method(base, "inside", task.settings)
+    method = Method(base, "inside", task.settings, task.exemplars)
     assert sum(tensor.numel() for group in method.groups() for tensor in group["params"]) == base.dim
 
 
@@ -99,10 +101,12 @@ def test_4_each_caption_is_tokenised_once_and_no_device_is_presumed(
     for kind in (torch.Tensor, torch.nn.Module):
         monkeypatch.setattr(kind, "cuda", refuse)
     tokenised = counted(monkeypatch, base, "tokenize")
-    task = problem(base, exemplar_folder, "textual_inversion", steps=30)
-    task = task.__class__(**{**vars(task), "preview": task.preview.model_copy(update={"prompts": []})})
+    read = counted(monkeypatch, reversion, "content_ids")
+    task = problem(base, exemplar_folder, "reversion", steps=30)
+    task = replace(task, preview=task.preview.model_copy(update={"prompts": []}))
     invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
     assert 0 < len(tokenised) == len({prompt for (prompt,) in tokenised}) <= 8
+    assert 0 < len(read) <= 8  # of 60 samples that are steered away from their captions' words
 
 
 def test_5_and_13_captions_are_checked_before_anything_is_learned(exemplar_folder: Path, tmp_path: Path) -> None:
@@ -123,7 +127,9 @@ def drawing_all(base: Base, exemplar_folder: Path) -> Method:
     The row starts far from each preposition, at a temperature at which every word counts.
     """
     changes = {"steer_positives": len(PREPOSITIONS), "steer_temperature": 1.0, "initializer_token": "red"}
-    return Method(base, "inside", problem(base, exemplar_folder, "reversion", **changes).settings)  # type: ignore[arg-type]
+    method = build(problem(base, exemplar_folder, "reversion", **changes))
+    assert isinstance(method, Method)
+    return method
 
 
 def steering(method: Method, *captions: str) -> float:
@@ -175,7 +181,7 @@ def test_9_a_checkpoint_is_small(base: Base, exemplar_folder: Path, tmp_path: Pa
     task = problem(base, exemplar_folder, "reversion", steps=2)
     checkpoints = eager_checkpoints(task, tmp_path)
     kept = counted_sizes(checkpoints)
-    learn(Task(task, Method(base, "inside", task.settings), checkpoints), tmp_path / "concept")
+    learn(Task(task, Method(base, "inside", task.settings, task.exemplars), checkpoints), tmp_path / "concept")
     assert max(kept) < 20_000  # the table alone has more than a hundred times as many bytes as the row
 
 
@@ -201,13 +207,13 @@ def test_11_the_artefact_holds_the_row_and_no_table(base: Base, learned: Path) -
 
 def test_12_any_number_of_images_any_words_and_a_seed_each(base: Base, tmp_path: Path) -> None:
     concept = made(base)
-    pairs = [("Michael Jackson", "T-shirt"), ("cat {small}", "box"), ("dog", "a/b")]
+    pairs = [("Michael Jackson", "T-shirt"), ("cat {small}", "box"), ("a {tail} sign", "{head}"), ("dog", "a/b")]
     scenarios = [Scenario("inside", index, *pair, None, False) for index, pair in enumerate(pairs)]
     generate_folder(base, concept, scenarios, SETTINGS, tmp_path / "images", tmp_path / "scratch")
     records = read_records(tmp_path / "images")
     assert [record.prompt for record in records] == [f"{head} <r> {tail}" for head, tail in pairs]
-    assert [record.file for record in records] == ["000.png", "001.png", "002.png"]
-    assert len({record.seed for record in records}) == 3
+    assert [record.file for record in records] == [f"{index:03d}.png" for index in range(4)]
+    assert len({record.seed for record in records}) == 4
     asked = SETTINGS.model_dump() | {"base": base.id, "resolution": base.resolution}
     assert records[0].settings.items() >= asked.items()
     first, again, other = (
@@ -230,7 +236,8 @@ def test_14_proportions_are_kept_in_what_is_shown(name: str, base: Base, exempla
     Image.fromarray(picture).save(tmp_path / "oblong.png")
     exemplars = ExemplarSet("inside", (Exemplar(tmp_path / "oblong.png", ("cat {} box",)),), "")
     changes = {"prior_images": 0, "scale_variants": 0}
-    (shown,) = build(problem(base, exemplar_folder, name, **changes)).training_pictures(exemplars, tmp_path)
+    task = replace(problem(base, exemplar_folder, name, **changes), exemplars=exemplars)
+    (shown,) = build(task).training_pictures(tmp_path)
     seen = np.asarray(shown.image)[..., 0] > 127
     assert seen.any(0).sum() == seen.any(1).sum() == 20
 

@@ -22,7 +22,7 @@ def words(base: Base, ids: list[int]) -> list[str]:
 
 def method(base: Base, exemplar_folder: Path, **changes: object) -> reversion.Method:
     task = problem(base, exemplar_folder, "reversion", **changes)
-    return reversion.Method(base, "inside", task.settings)  # type: ignore[arg-type]
+    return reversion.Method(base, "inside", task.settings, task.exemplars)  # type: ignore[arg-type]
 
 
 def test_negatives_are_the_captions_content_words(base: Base) -> None:

@@ -1,7 +1,7 @@
 """Perfusion's concepts (Tewel et al. 2023): a gated rank-one edit of every cross-attention's keys and values.
 
 Keys are locked to the concept's super-category, o_K = W_K e_super, so the token is attended to as that word is. Values
-o_V are learned. Only i, C^-1 i and the o_V are stored, 56 KB for Stable Diffusion 1.5: o_K follows from the word.
+o_V are learned. Only i, C^-1 i, e_super and the o_V are stored, 59 KB for Stable Diffusion 1.5: o_K follows from these.
 Several concepts in one base are composed into one edit (relinv/diffusion/rank_one.py).
 """
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
-INPUT, DIRECTION = "concept_input", "concept_direction"  # the tensors i and C^-1 i, (dim,) each
+# The tensors i, C^-1 i and e_super, (dim,) each.
+INPUT, DIRECTION, SUPERCLASS = "concept_input", "concept_direction", "superclass_encoding"
+FROZEN = (INPUT, DIRECTION, SUPERCLASS)  # no gradient reaches these
 
 
 class Drawing(Settings):
@@ -40,9 +42,10 @@ class Drawing(Settings):
 
 
 class Adapter(ConceptAdapter):
-    """One concept's edit. `tensors` are i, C^-1 i, and o_V by the names of the layers that compute values, (out,) each.
+    """One concept's edit. `tensors` are i, C^-1 i, e_super, and o_V by the names of the layers that compute values.
 
-    Imported concepts may hold o_K too, and outputs that differ between positions, (tokens, out).
+    Outputs are (out,) each. Imported concepts hold o_K in place of e_super, and outputs that may differ between
+    positions, (tokens, out).
 
     Options: superclass, the word whose keys the token gets; second_moment, the C it was learned with; and `Drawing`'s.
     """
@@ -56,13 +59,13 @@ class Adapter(ConceptAdapter):
         super().__init__(base, token, tensors, options)
         self._check()
         self.gate: tuple[float, float] = (options["beta"], options["tau"])  # training sets its own
-        for name in (INPUT, DIRECTION):
+        for name in self.tensors.keys() & FROZEN:
             self.tensors[name].requires_grad_(False)
-        self.super_encoding = word_encoding(base, options["superclass"])  # (dim,)
         self._keys: dict[str, torch.Tensor] = {}  # o_K of each layer that computes keys, (out,)
-        if options["locking"] == "global" and len(_ids(base, options["superclass"])) > 1:
+        word = options["superclass"]
+        if options["locking"] == "global" and len(base.tokenizer(word, add_special_tokens=False).input_ids) > 1:
             raise UserError(
-                f"Perfusion's locking cannot be global with '{options['superclass']}', which is more than one token: "
+                f"Perfusion's locking cannot be global with '{word}', which is more than one token: "
                 "the keys of all words after it would be their neighbours'. Take a shorter superclass, or local."
             )
 
@@ -70,8 +73,10 @@ class Adapter(ConceptAdapter):
         """Raise UserError if the tensors do not fit the base's layers."""
         layers, limit = projections(self.base), self.base.tokenizer.model_max_length
         allowed = {name: {(layer.out_features,), (limit, layer.out_features)} for name, layer in layers.items()}
-        allowed |= {name: {(self.base.dim,)} for name in (INPUT, DIRECTION)}
-        wrong = [name for name in allowed if name not in self.tensors and not name.endswith("to_k")]
+        allowed |= {name: {(self.base.dim,)} for name in FROZEN}
+        keys = {name for name in layers if name.endswith("to_k")}
+        needless = keys if SUPERCLASS in self.tensors else {SUPERCLASS}  # either gives the other
+        wrong = [name for name in allowed if name not in self.tensors and name not in needless]
         wrong += [name for name, tensor in self.tensors.items() if tensor.shape not in allowed.get(name, ())]
         if wrong:
             raise UserError(
@@ -112,7 +117,7 @@ class Adapter(ConceptAdapter):
         if name in self.tensors:
             return self.tensors[name]
         if name not in self._keys:  # computed once, since neither factor is learned
-            self._keys[name] = layer.weight.float() @ self.super_encoding
+            self._keys[name] = layer.weight.float() @ self.tensors[SUPERCLASS]
         return self._keys[name]
 
 
@@ -211,21 +216,3 @@ def _values_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[t
 def _keys_half(layer: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """Return the second half of joined encodings, (batch, tokens, 2 * dim) to (batch, tokens, dim)."""
     return (inputs[0][..., -layer.in_features :],)
-
-
-def _ids(base: Base, words: str) -> list[int]:
-    return base.tokenizer(words, add_special_tokens=False).input_ids
-
-
-def word_encoding(base: Base, words: str) -> torch.Tensor:
-    """Return the encoding of the last token of a prompt that is only `words`, (dim,) float32, without gradient.
-
-    The text encoder is causal, so the last token has seen all of them.
-    """
-    import torch
-
-    ids = _ids(base, words)
-    if not ids:
-        raise UserError("The superclass is empty: name a word.")
-    with torch.no_grad():
-        return base.encode(base.tokenize([words]))[0, len(ids)].float()  # the start token comes before them

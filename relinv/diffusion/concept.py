@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,8 +69,8 @@ class Concept:
 
     def prompt(self, head: str, tail: str) -> str:
         """Return the prompt for two entities, such as "cat <r> box"; either may be empty."""
-        template: str = self.metadata["template"]
-        return template.replace("{head}", head).replace("{tail}", tail).strip()
+        words = {"{head}": head, "{tail}": tail}
+        return re.sub("{head}|{tail}", lambda place: words[place[0]], self.metadata["template"]).strip()
 
 
 def save_concept(folder: Path, concept: Concept) -> None:

@@ -45,7 +45,8 @@ def invert_together(problems: Sequence[Problem], scratch: Path) -> None:
 
 def _task(problem: Problem, scratch: Path) -> Task:
     """Return a problem's training task, not yet started; its checkpoints may hold earlier progress."""
-    method = find_plugin("relinv.methods", problem.method).Method(problem.base, problem.words, problem.settings)
+    kind = find_plugin("relinv.methods", problem.method).Method
+    method = kind(problem.base, problem.words, problem.settings, problem.exemplars)
     name = f"invert-{problem.exemplars.relation}-{problem.method}"
     return Task(problem, method, Checkpoints(scratch, name, identity(problem)))
 

@@ -54,9 +54,9 @@ class Visit:
 class InversionMethod:
     """How a relation is learned from its exemplars. Each part below has a neutral default, which a method may override.
 
-    `base` is the frozen model, `words` the relation's plain words, `settings` the method's section of params.yaml.
-    The loop runs `steps` steps of `batch_size` exemplars; a method with `steps = 0` learns nothing and only provides
-    its prompts.
+    `base` is the frozen model, `words` the relation's plain words, `settings` the method's section of params.yaml,
+    `exemplars` what it learns from. The loop runs `steps` steps of `batch_size` exemplars; a method with `steps = 0`
+    learns nothing and only provides its prompts.
     """
 
     steps: int = 0
@@ -66,11 +66,12 @@ class InversionMethod:
     token: str | None = None  # the placeholder its prompts use
     adapters: Sequence[ConceptAdapter] = ()  # what it changes in the base beyond the token's row
 
-    def __init__(self, base: Base, words: str, settings: Settings) -> None:
+    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         """Set up the initial state, which is not random: it follows from the arguments alone."""
         self.base = base
         self.words = words
         self.settings = settings
+        self.exemplars = exemplars
 
     # Trainable state
 
@@ -90,7 +91,7 @@ class InversionMethod:
 
     # Training pictures
 
-    def training_pictures(self, exemplars: ExemplarSet, scratch: Path) -> list[TrainingPicture]:
+    def training_pictures(self, scratch: Path) -> list[TrainingPicture]:
         """Return the training pictures, such as exemplars, variants and prior pictures. Default: the exemplars.
 
         Exemplars come with their masks, if they have any. No adapter is applied to the base during this call. Pictures
@@ -100,7 +101,7 @@ class InversionMethod:
         side = self.base.resolution
         return [
             TrainingPicture(load_image(exemplar.path, side), exemplar.templates, mask_of(self.base, exemplar))
-            for exemplar in exemplars.exemplars
+            for exemplar in self.exemplars.exemplars
         ]
 
     # One training step. The order is: timestep, caption, conditioning, prediction, losses.

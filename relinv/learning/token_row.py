@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
 
 TOKEN = "<r>"  # the relation's placeholder; lower case, because CLIP's tokenizer folds case
 
@@ -51,8 +52,8 @@ class TokenRowMethod(InversionMethod):
     settings: TokenRowSettings
     token = TOKEN
 
-    def __init__(self, base: Base, words: str, settings: TokenRowSettings) -> None:
-        super().__init__(base, words, settings)
+    def __init__(self, base: Base, words: str, settings: TokenRowSettings, exemplars: ExemplarSet) -> None:
+        super().__init__(base, words, settings, exemplars)
         self.steps, self.batch_size = settings.steps, settings.batch_size
         self.initializer = settings.initializer_token or words
         self._learned, self._known = self._place(initial_row(base, self.initializer))

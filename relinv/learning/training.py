@@ -111,7 +111,7 @@ class Loop:
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self.problem, self.method, self.checkpoints = task.problem, task.method, task.checkpoints
         self.base, self.attached = self.method.base, attached
-        pictures = self.method.training_pictures(self.problem.exemplars, self.checkpoints.scratch)
+        pictures = self.method.training_pictures(self.checkpoints.scratch)
         self.batches = Batches(self.method, pictures, self.problem.seed)
         self.optimizer = torch.optim.AdamW(self.method.groups())
         self.log = TrainingLog()

@@ -44,8 +44,8 @@ class UnetWeightsMethod(ResolutionRowsMethod):
 
     settings: UnetWeightsSettings
 
-    def __init__(self, base: Base, words: str, settings: UnetWeightsSettings) -> None:
-        super().__init__(base, words, settings)
+    def __init__(self, base: Base, words: str, settings: UnetWeightsSettings, exemplars: ExemplarSet) -> None:
+        super().__init__(base, words, settings, exemplars)
         self.prior_batch_size = settings.batch_size if settings.prior_images else 0
         self.max_grad_norm = settings.max_grad_norm
         self.weights = self.weights_adapter()
@@ -65,13 +65,13 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         """Return the row and the weights by name."""
         return {**super().state(), **self.weights.tensors}
 
-    def training_pictures(self, exemplars: ExemplarSet, scratch: Path) -> list[TrainingPicture]:
+    def training_pictures(self, scratch: Path) -> list[TrainingPicture]:
         """Return the exemplars and the prior pictures, which are kept below `scratch`."""
         settings = self.settings
-        prompts = class_prompts(exemplars, self.words, settings.prior_images)
+        prompts = class_prompts(self.exemplars, self.words, settings.prior_images)
         sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
         prior = prior_pictures(self.base, prompts, sampler, scratch)
-        return [*super().training_pictures(exemplars, scratch), *prior]
+        return [*super().training_pictures(scratch), *prior]
 
     def losses(self, visit: Visit) -> dict[str, Term]:
         """Return the terms of the exemplars alone, and the denoising loss of the prior pictures as `prior`."""

@@ -12,6 +12,7 @@ from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
 
 
 class Settings(TokenRowSettings):
@@ -25,6 +26,6 @@ class Method(TokenRowMethod):
 
     settings: Settings
 
-    def __init__(self, base: Base, words: str, settings: Settings) -> None:
-        super().__init__(base, words, settings)
+    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
+        super().__init__(base, words, settings, exemplars)
         self.adapters = [Adapter(base, TOKEN, {}, settings.layout.model_dump(mode="json"))]

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from relinv.exemplars import ExemplarSet
-
 
 class Settings(UnetWeightsSettings):
     """The section `invert.custom_diffusion`.
@@ -41,11 +39,11 @@ class Method(UnetWeightsMethod):
         """Return an adapter that starts from the base's own projections."""
         return Adapter(self.base, self.token, pretrained(self.base), {})
 
-    def training_pictures(self, exemplars: ExemplarSet, scratch: Path) -> list[TrainingPicture]:
+    def training_pictures(self, scratch: Path) -> list[TrainingPicture]:
         """Return each exemplar at `scale_variants` scales, and the prior pictures unchanged."""
         from relinv.diffusion.randomness import generator
 
-        pictures, count = super().training_pictures(exemplars, scratch), self.settings.scale_variants
+        pictures, count = super().training_pictures(scratch), self.settings.scale_variants
         own = [picture for picture in pictures if not picture.prior]
         prior = [picture for picture in pictures if picture.prior]
         variants = [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
 
 
 class Settings(UnetWeightsSettings):
@@ -38,7 +39,7 @@ class Method(UnetWeightsMethod):
 
     settings: Settings
 
-    def __init__(self, base: Base, words: str, settings: Settings) -> None:
+    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         if settings.anchor_weight and not settings.train_token:
             raise UserError("DreamBooth's anchor_weight pulls a row that train_token: false holds: set one of them.")
         if settings.resolutions > 1 and not settings.train_token:
@@ -46,7 +47,7 @@ class Method(UnetWeightsMethod):
                 "DreamBooth's resolutions give the token rows that differ as they learn, and train_token: false holds "
                 "them all at one word's: set one of them."
             )
-        super().__init__(base, words, settings)
+        super().__init__(base, words, settings, exemplars)
         self._learned.requires_grad_(settings.train_token)
 
     def weights_adapter(self) -> Adapter:

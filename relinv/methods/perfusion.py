@@ -1,7 +1,9 @@
 """Perfusion (Tewel et al., SIGGRAPH 2023): a token's row and, at each cross-attention, its value.
 
 The layers' keys are locked to a word's (the edit is in relinv/adapters/perfusion.py). For a single relation this learns
-the row, the outputs o_V and, as a moving average, the encoding i at which the edit applies.
+the row, the outputs o_V and, as a moving average, the encoding i at which the edit applies. All start from that word as
+it is encoded in the token's place in the captions. An encoding depends on the words before it, so that of the bare word
+is far from any that the token has, and the edit would not apply to the token at all.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter, Drawing, word_encoding
+from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, Drawing
 from relinv.diffusion.cross_attention import projections
+from relinv.errors import UserError
 from relinv.learning.second_moment import read_captions, second_moment
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
 
 WATCHED = Path("data/benchmark")  # a dependency of the stage, so that DVC notices a change there
 
@@ -50,17 +54,17 @@ class Method(TokenRowMethod):
     settings: Settings
     _seen: torch.Tensor | None = None  # the token's mean encoding in the current step, (dim,)
 
-    def __init__(self, base: Base, words: str, settings: Settings) -> None:
-        super().__init__(base, words, settings)
+    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
+        super().__init__(base, words, settings, exemplars)
         moment = second_moment(base, read_captions(settings.captions))
         self._inverse = moment.inverse().float().to(base.device)  # (dim, dim)
         superclass = settings.superclass or self.initializer
-        start = word_encoding(base, superclass)  # (dim,)
+        start = encoding_in_place(base, superclass, exemplars)  # (dim,)
         layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
         values = {name: layer.weight.float() @ start for name, layer in layers.items()}  # (out,) each
         options = {name: getattr(settings, name) for name in Drawing.model_fields}
         options |= {"superclass": superclass, "second_moment": moment.id}
-        tensors = {INPUT: start, DIRECTION: self._inverse @ start, **values}
+        tensors = {INPUT: start, DIRECTION: self._inverse @ start, SUPERCLASS: start, **values}
         self.edit = Adapter(base, TOKEN, tensors, options)
         self.edit.gate, self.edit.learning = (settings.train_beta, settings.train_tau), True
         self.adapters = [self.edit]
@@ -92,3 +96,21 @@ class Method(TokenRowMethod):
             with torch.no_grad():
                 self._input.lerp_(self._seen, 1 - self.settings.input_average)
                 self._direction.copy_(self._inverse @ self._input)
+
+
+def encoding_in_place(base: Base, words: str, exemplars: ExemplarSet) -> torch.Tensor:
+    """Return the mean encoding of the last token of `words` in the token's place in all captions, (dim,) float32.
+
+    The published code averages over the first batch's captions. What comes after the token does not matter, because the
+    text encoder is causal.
+    """
+    import torch
+
+    if not base.tokenizer(words, add_special_tokens=False).input_ids:
+        raise UserError("The superclass is empty: name a word.")
+    templates = dict.fromkeys(template for exemplar in exemplars.exemplars for template in exemplar.templates)
+    prompts = [template.partition("{}")[0] + words for template in templates]
+    last = [len(base.tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in prompts]  # after the start
+    with torch.no_grad():
+        encodings = base.encode(base.tokenize(prompts)).float()  # (prompts, tokens, dim)
+    return encodings[range(len(prompts)), last].mean(0)

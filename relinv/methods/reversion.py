@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
 
 WORD = re.compile(r"<[^<>\s]+>|(?<=\w)['\u2019]\w+|[^\W\d_]+")  # a placeholder, a contraction's end, or letters
 
@@ -39,8 +40,8 @@ class Method(ResolutionRowsMethod):
 
     settings: Settings
 
-    def __init__(self, base: Base, words: str, settings: Settings) -> None:
-        super().__init__(base, words, settings)
+    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
+        super().__init__(base, words, settings, exemplars)
         self._prepositions = preposition_ids(base)
         self._negatives: dict[str, list[int]] = {}  # ids of each caption's content words, computed once
 
