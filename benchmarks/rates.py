@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import timed
 from relinv.devices import deterministic
 from relinv.diffusion.bases import Base
-from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
+from relinv.diffusion.conditioning import Drawer
+from relinv.diffusion.sampling import Sampler, to_pictures
 
 OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times samples in each
 
@@ -68,8 +69,6 @@ def count(work: Callable[[], object]) -> int:
 
 def drawn(base: Base, sampler: Sampler, batch: int) -> None:
     """Draw `batch` pictures of one prompt as generation does, decoded and moved to the CPU."""
-    with torch.inference_mode():
-        encodings = base.encode(base.tokenize(["cat inside box", ""]))  # (2, tokens, dim)
-    prompt, empty = (encoding.expand(batch, -1, -1) for encoding in encodings)
+    prompts = ["cat inside box"] * batch
     with deterministic(base.device, backward=False):
-        to_pictures(sample(base, prompt, empty, initial_latents(base, range(batch)), sampler))
+        to_pictures(Drawer(base, [], prompts, sampler).draw(prompts, range(batch)))

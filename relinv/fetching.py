@@ -76,6 +76,7 @@ def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch:
         found = relation_folder(given, relation) or _unzipped(relation, given, Path(temporary))
         with FileLock(cache / ".lock"), atomic_folder(PLACED / cache.name / relation) as folder:
             copy_files(found, folder)
+            (folder / ENTRY).unlink(missing_ok=True)
             if wrong := _compare(relation, folder, source):
                 raise _off_record(relation, source, wrong, "Place the right ones")
 

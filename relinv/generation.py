@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
-from relinv.images import FORMS_FILE, ImageRecord, ImageWriter, Workspace, contact_sheet, encode_png
+from relinv.images import FORMS_FILE, ImageRecord, contact_sheet, encode_png, publish, workspace, write_image
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # The code that decides the pixels: an unfinished run is resumed only by the same code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
+
+WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
 
 # What error messages call the settings in records.
 NAMES = {"base_sha256": "base", "concept_sha256": "concept", "concepts": "concept",
@@ -51,19 +55,23 @@ def generate_folder(
     """
     records = plan(base, concept, scenarios, settings)
     label = f"{records[0].relation} by {records[0].method}"
-    with Workspace(scratch, records, code_hash(Path(__file__).parent, CODE)) as workspace:
-        with (
-            ImageWriter(workspace.folder) as writer,
-            tqdm(total=len(records), desc=label, unit="image") as progress,
-        ):
-            for batch, pictures in generate(base, concept, records, settings, skip=workspace.is_done):
-                for record, picture in zip(batch, pictures, strict=True):
-                    writer.write(record, picture)
+    with workspace(scratch, records, code_hash(Path(__file__).parent, CODE)) as made:
+
+        def is_done(batch: Sequence[ImageRecord]) -> bool:
+            """Return whether a batch's files are there; each appears only when complete."""
+            return all((made / record.file).is_file() for record in batch)
+
+        with ThreadPoolExecutor(WRITERS) as threads, tqdm(total=len(records), desc=label, unit="image") as progress:
+            written: Iterator[None] = iter(())
+            for batch, pictures in generate(base, concept, records, settings, skip=is_done):
+                list(written)  # of the batch before, while this one was drawn; reports a full disk now
+                written = threads.map(partial(write_image, made), batch, pictures)
                 progress.update(len(batch))
-        sheet = workspace.folder / FORMS_FILE
+            list(written)
+        sheet = made / FORMS_FILE
         if not sheet.is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
             atomic_write_bytes(sheet, encode_png(forms))
-        workspace.publish(folder)
+        publish(made, records, folder)
 
 
 def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequence[Scenario]) -> Image.Image:

@@ -6,12 +6,11 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from pydantic import ConfigDict
@@ -28,7 +27,6 @@ RECORDS = "records.jsonl"
 PNG_RECORD = "relinv"  # the key of the PNG text that holds its record
 FORMS_FILE = "forms.png"  # beside the records: one scenario with each form of the token, if it has several
 SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
-WRITERS = 4  # threads; compressing a 512 px PNG takes about as long as sampling it on a fast GPU
 
 
 @dataclass(frozen=True)
@@ -171,76 +169,32 @@ def require_png(path: Path) -> None:
         raise UserError(f"The image '{path}' would be a PNG by another name: let its name end in .png.")
 
 
-class ImageWriter:
-    """Writes pictures into a folder on its own threads, so that sampling does not wait for compression.
-
-    Use it as a context manager: leaving it waits for every file. A failed file's error is raised on leaving or, if
-    known by then, by the next `write`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = Path(folder)
-        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="png")
-        self._pending: list[Future[None]] = []
-
-    def write(self, record: ImageRecord, picture: Image.Image) -> None:
-        """Queue `picture` to be written as its record's file, whole or not at all, with the record in it."""
-        for future in filter(Future.done, self._pending):
-            future.result()  # reports a full disk now, not after drawing all the rest
-        self._pending.append(self._threads.submit(self._write, record, picture))
-
-    def _write(self, record: ImageRecord, picture: Image.Image) -> None:
-        atomic_write_bytes(self._folder / record.file, encode_png(picture, record))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._threads.shutdown(wait=True)
-        if error is None:
-            for future in self._pending:
-                future.result()
-
-
-class Workspace:
-    """A scratch folder in which an image folder grows, so that a killed run can resume where it stopped.
+@contextmanager
+def workspace(scratch: Path, records: Sequence[ImageRecord], code: str) -> Iterator[Path]:
+    """Yield a folder below `scratch` in which an image folder grows, so that a killed run can resume where it stopped.
 
     DVC deletes the output folder before each run; this one lies elsewhere, named by a hash of everything that
-    determines the images, so that a run that would draw others never resumes it. Inside the `with` block it belongs
-    to one run: a second waits, because a killed run may have left its stage running.
+    determines the images, so that a run that would draw others never resumes it; `code` is a hash of the code that
+    draws them. It belongs to one run: a second waits, because a killed run may have left its stage running.
     """
+    text = json.dumps([code, *map(asdict, records)], sort_keys=True)
+    folder = scratch / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        folder.mkdir(exist_ok=True)
+        yield folder
 
-    def __init__(self, scratch: Path, records: Sequence[ImageRecord], code: str) -> None:
-        """Name the folder for `records` below `scratch`; `code` is a hash of the code that draws them."""
-        text = json.dumps([code, *map(asdict, records)], sort_keys=True)
-        self.folder = Path(scratch) / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        self._records = records
-        self._lock = FileLock(self.folder.with_suffix(".lock"))
 
-    def __enter__(self) -> Self:
-        """Lock the folder, and make it if it is missing."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
-        self.folder.mkdir(exist_ok=True)
-        return self
+def write_image(folder: Path, record: ImageRecord, picture: Image.Image) -> None:
+    """Write `picture` as its record's file in `folder`, whole or not at all, with the record in it."""
+    atomic_write_bytes(folder / record.file, encode_png(picture, record))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Unlock the folder for another run."""
-        self._lock.release()
 
-    def is_done(self, records: Iterable[ImageRecord]) -> bool:
-        """Return whether the files of all `records` are there; each appears only when complete."""
-        return all((self.folder / record.file).is_file() for record in records)
-
-    def publish(self, folder: Path) -> None:
-        """Replace `folder` with the finished images, records and sheet of forms, and remove the workspace."""
-        with atomic_folder(folder) as new:
-            forms = [FORMS_FILE] if (self.folder / FORMS_FILE).is_file() else []
-            for file in [record.file for record in self._records] + forms:
-                shutil.copyfile(self.folder / file, new / file)
-            write_records(new, self._records)
-        shutil.rmtree(self.folder, ignore_errors=True)
+def publish(workspace: Path, records: Sequence[ImageRecord], folder: Path) -> None:
+    """Replace `folder` with the finished images, records and sheet of forms, and remove the workspace."""
+    with atomic_folder(folder) as new:
+        forms = [FORMS_FILE] if (workspace / FORMS_FILE).is_file() else []
+        for file in [record.file for record in records] + forms:
+            shutil.copyfile(workspace / file, new / file)
+        write_records(new, records)
+    shutil.rmtree(workspace, ignore_errors=True)

@@ -38,7 +38,7 @@ from relinv.settings import (
     ValidateSettings,
 )
 
-GROUPS = ("fetch", "validate", "invert", "generate", "score")  # each needs the one before it; report comes last
+GROUPS = ("fetch", "validate", "judge", "invert", "generate", "score")  # in an order that works; report comes last
 SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
             "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 LOGS = ".scratch/reproduce"  # git-ignored

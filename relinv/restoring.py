@@ -40,11 +40,14 @@ def restore(root: Path) -> Path | None:
 
 
 def _keep_parameters(root: Path) -> Path | None:
-    """Write how the parameters differ from the committed ones, staged or not, to a file of that difference's own."""
+    """Write how the parameters differ from the committed ones, as they are and as staged, to files of their own.
+
+    Returns the first of these files, if any.
+    """
+    kept = []
     for kind in ([], ["--cached"]):
         if changes := git(root, *PLAIN_DIFF, *kind, "HEAD", "--", *PARAMETERS):
             data = changes.encode("utf-8", "surrogateescape")
-            file = KEPT / f"{hashlib.sha256(data).hexdigest()[:8]}.diff"
-            atomic_write_bytes(root / file, data)
-            return root / file
-    return None
+            kept.append(root / KEPT / f"{hashlib.sha256(data).hexdigest()[:8]}.diff")
+            atomic_write_bytes(kept[-1], data)
+    return kept[0] if kept else None

@@ -13,6 +13,7 @@ FOLDERS = {
     "invert": Path("data/concepts"),
     "generate": Path("data/images"),
     "score": Path("data/scores"),
+    "judge": Path("data/judged"),
 }
 
 

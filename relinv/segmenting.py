@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from relinv.errors import UserError, reason
 from relinv.exemplars import IMAGE_SUFFIXES, MASKS, open_upright, pictures_in
-from relinv.files import atomic_folder
+from relinv.files import atomic_folder, is_visible
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def find_pictures(folder: Path) -> list[Path]:
         if by_stem[path.stem] != path.name:
             both = f"'{path.name}' and '{by_stem[path.stem]}' of '{folder}'"
             raise UserError(f"{both} would share {MASKS}/{path.stem}.png: rename one, in its captions too.")
-    if any((folder / MASKS).glob("*")):
+    if any(is_visible(path.name) for path in (folder / MASKS).glob("*")):
         raise UserError(f"'{folder / MASKS}' holds masks already: move it away to have others made.")
     return pictures
 

@@ -19,8 +19,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from relinv.errors import UserError, unknown
-
 CLUSTER = ["relation", "index"]
 Resampled = Literal["relations", "scenarios", "trainings"]
 TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under one seed
@@ -49,43 +47,32 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootstrap()) -> Interval:
-    """Return the mean of `metric` over the images it is defined for, with its cluster bootstrap interval."""
+def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootstrap()) -> Interval | None:
+    """Return the mean of `metric` over the images it is defined for, with its interval; None if there are none."""
     rows = rows.dropna(subset=[metric])
     if rows.empty:
-        return Interval(np.nan, np.nan, np.nan)
+        return None
     mean, resampled = _means(rows, metric, bootstrap, float(rows[metric].iloc[0]))
     return _interval(mean, resampled, bootstrap)
 
 
 def paired_difference(
     rows: pd.DataFrame, method_a: str, method_b: str, metric: str, bootstrap: Bootstrap = Bootstrap()
-) -> Interval:
+) -> Interval | None:
     """Return the mean of `metric` for `method_a` minus that for `method_b`, with its paired interval.
 
-    Only scenarios scored under both methods count. Raises UserError if a method has no rows, or no scenario
-    is shared.
+    Only scenarios that have the metric under both methods count; None if there are none.
     """
     rows = rows.dropna(subset=[metric])
-    a, b = (_of_method(rows, method).set_index(CLUSTER, drop=False) for method in (method_a, method_b))
+    a, b = (rows[rows["method"] == method].set_index(CLUSTER, drop=False) for method in (method_a, method_b))
     shared = a.index.intersection(b.index)
     if shared.empty:
-        raise UserError(
-            f"No scenario has a '{metric}' score under both '{method_a}' and '{method_b}'; score both first."
-        )
+        return None
     a, b = a[a.index.isin(shared)], b[b.index.isin(shared)]
     origin = float(a[metric].iloc[0])  # of both: from two, equal means would differ by rounding, and zero be excluded
     mean_a, resampled_a = _means(a, metric, bootstrap, origin)
     mean_b, resampled_b = _means(b, metric, bootstrap, origin)
     return _interval(mean_a - mean_b, resampled_a - resampled_b, bootstrap)
-
-
-def _of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the rows of `method`; if it has none, raises UserError naming the methods there are."""
-    chosen = rows[rows["method"] == method]
-    if chosen.empty:
-        raise unknown("method", method, set(rows["method"]))
-    return chosen
 
 
 def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float) -> tuple[float, np.ndarray]:

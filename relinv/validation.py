@@ -108,7 +108,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
 def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
     """Add the masks that belong to no picture or to two, cannot be read, are deeper than 8 bits, or transparent."""
     stems = [Path(name).stem for name in images]
-    for path in sorted(folder.glob("*")):
+    for path in sorted(path for path in folder.glob("*") if is_visible(path.name)):
         if path.suffix != ".png" or path.stem not in stems:
             verdict.warnings.append(
                 f"{MASKS}/{path.name} is no picture's mask: name it as its picture, ending in .png."

@@ -209,10 +209,10 @@ def test_the_loss_goes_down_and_each_image_is_moved_by_itself(adapter: Adapter) 
 
 def test_latents_are_guided_by_one_concept_alone(base: Base) -> None:
     with in_use(base, [concept(base), concept(base).called("<s>")]) as adapters:
-        assert guided_by(adapters, ["cat <r> box", "cat in box"]) is not None
-        assert guided_by(adapters, ["cat in box"]) is None
+        assert guided_by(base, adapters, ["cat <r> box", "cat in box"]) is not None
+        assert guided_by(base, adapters, ["cat in box"]) is None
         with pytest.raises(UserError, match="Two of the concepts in use guide the latents: use one of them"):
-            guided_by(adapters, ["cat <r> box", "dog <s> cup"])
+            guided_by(base, adapters, ["cat <r> box", "dog <s> cup"])
 
 
 def test_one_update_is_a_step_down_the_gradient(base: Base) -> None:

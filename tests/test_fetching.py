@@ -269,6 +269,15 @@ def test_files_placed_by_hand_win_over_a_source_that_has_the_relation(
     assert fingerprint(fetch(source, tmp_path)) == before
 
 
+def test_what_is_placed_with_a_relation_yaml_is_on_record_without_it(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    (given / "relation.yaml").write_text("words: within\nasymmetric: true\nheads: [cat]\ntails: [dog]\n")
+    source = from_("archive", tmp_path / "nowhere", tmp_path / "manifest")
+    for _ in range(2):  # the second time, held to the record that the first made
+        place_exemplars("inside", given, source, tmp_path / "scratch")
+        assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+
+
 def test_files_that_are_not_as_recorded_are_told_apart(exemplar_folder: Path, tmp_path: Path) -> None:
     given = varied(exemplar_folder, tmp_path)
     source = from_("folder", given.parent, tmp_path / "manifest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,25 @@ def test_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> No
     with pytest.raises(ZeroDivisionError), files.atomic_folder(target) as folder:
         (folder / "half.txt").write_text("half")
         raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept.txt"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "kept.txt").write_text("kept")
+    replace = os.replace
+
+    def refuse(source: Path, place: Path) -> None:
+        if source.name == "new":
+            raise OSError("the disk is gone")
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="the disk is gone"), files.atomic_folder(target):
+        pass
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept.txt"]
 
 

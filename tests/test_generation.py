@@ -274,3 +274,20 @@ def test_memory_and_precision_are_told_in_a_sentence(
         monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"precision": precision}))
         with pytest.raises(UserError, match=rf"set its sampling\.precision to {wider}; if"):
             list(generation.generate(base, concept, records, SETTINGS))
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_all_others_are_drawn(
+    base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def write(folder: Path, record: ImageRecord, picture: object) -> None:
+        drawn.append(record.file)
+        if record.index == 0:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(generation, "write_image", write)
+    one_by_one = SETTINGS.model_copy(update={"batch_size": 1})
+    with pytest.raises(OSError, match="No space left"):
+        generate_folder(base, concept, SCENARIOS, one_by_one, tmp_path / "images", tmp_path / "scratch")
+    assert drawn == ["000.png"] and not (tmp_path / "images").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from PIL.PngImagePlugin import PngInfo
 from relinv.errors import UserError
 from relinv.images import (
     RECORDS,
-    ImageWriter,
-    Workspace,
     encode_png,
     parameters,
+    publish,
     read_image_record,
     read_pictures,
     read_records,
+    workspace,
+    write_image,
     write_records,
 )
 from tests.records import SETTINGS, record
@@ -158,41 +159,28 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -
 
 
 def test_a_second_run_waits_for_the_workspace(tmp_path: Path) -> None:
-    first, second = (Workspace(tmp_path, [record(0)], "v1") for _ in range(2))
-    with first, ThreadPoolExecutor(1) as pool:
-        entered = pool.submit(second.__enter__)
+    def second() -> list[Path]:
+        with workspace(tmp_path, [record(0)], "v1") as folder:
+            return [*folder.iterdir()]
+
+    with ThreadPoolExecutor(1) as pool, workspace(tmp_path, [record(0)], "v1") as folder:
+        waiting = pool.submit(second)
         with pytest.raises(TimeoutError):
-            entered.result(timeout=0.3)
-        (first.folder / "000.png").write_bytes(encode_png(picture()))
-        first.publish(tmp_path / "images")
-        first.__exit__(None, None, None)
-        assert entered.result(timeout=30).folder.is_dir() and not second.is_done([record(0)])
-        pool.submit(second.__exit__, None, None, None).result()
-    assert (tmp_path / "images/000.png").is_file()
-
-
-def test_writer_raises_what_went_wrong_with_a_file(tmp_path: Path) -> None:
-    (tmp_path / "001.png").mkdir()  # in the way
-    with pytest.raises(OSError), ImageWriter(tmp_path) as writer:
-        writer.write(record(0), picture())
-        writer.write(record(1), picture())
-    assert (tmp_path / "000.png").read_bytes() == encode_png(picture(), record(0))
-
-
-def test_writer_stops_at_a_file_that_went_wrong_before(tmp_path: Path) -> None:
-    (tmp_path / "000.png").mkdir()  # in the way
-    with pytest.raises(OSError, match=r"000\.png"), ImageWriter(tmp_path) as writer:
-        writer.write(record(0), picture())
-        wait(writer._pending)
-        writer.write(record(1), picture())
-    assert not (tmp_path / "001.png").exists()
+            waiting.result(timeout=0.3)
+        write_image(folder, record(0), picture())
+        publish(folder, [record(0)], tmp_path / "images")
+    assert waiting.result() == []
+    assert (tmp_path / "images/000.png").read_bytes() == encode_png(picture(), record(0))
 
 
 def test_workspace_is_found_again_by_all_that_decides_the_images(tmp_path: Path) -> None:
-    first = Workspace(tmp_path, [record(0)], "v1").folder
-    assert Workspace(tmp_path, [record(0)], "v1").folder == first
-    assert Workspace(tmp_path, [record(0)], "v2").folder != first
-    assert Workspace(tmp_path, [record(0, settings={**SETTINGS, "steps": 50})], "v1").folder != first
+    def name_of(settings: dict[str, Any], code: str) -> str:
+        with workspace(tmp_path, [record(0, settings=settings)], code) as folder:
+            return folder.name
+
+    other = SETTINGS | {"steps": 50}
+    assert name_of(SETTINGS, "v1") == name_of(SETTINGS, "v1")
+    assert len({name_of(SETTINGS, "v1"), name_of(SETTINGS, "v2"), name_of(other, "v1")}) == 3
 
 
 def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -200,13 +188,10 @@ def test_publishing_replaces_the_folder_and_leaves_nothing_behind(tmp_path: Path
     target.mkdir()
     (target / "old.png").touch()
     records = [record(0), record(1)]
-    with Workspace(tmp_path / "scratch", records, "") as workspace:
-        assert not workspace.is_done(records)
-        with ImageWriter(workspace.folder) as writer:
-            for each in records:
-                writer.write(each, picture(each.index))
-        assert workspace.is_done(records)
-        workspace.publish(target)
+    with workspace(tmp_path / "scratch", records, "") as folder:
+        for each in records:
+            write_image(folder, each, picture(each.index))
+        publish(folder, records, target)
     assert sorted(path.name for path in target.iterdir()) == ["000.png", "001.png", RECORDS]
     assert read_records(target) == records
     assert [path.suffix for path in (tmp_path / "scratch").iterdir()] == [".lock"]

@@ -54,17 +54,30 @@ WORK = {  # what each command calls, the last of it after all parameters were re
         "relinv.judge.load_judge",
         "relinv.scoring.score_drawn",
     ],
+    "judge": [
+        "stages.judge.read_exemplars",
+        "relinv.judge.load_judge",
+        "relinv.judging.read_exemplars_by",
+    ],
     "report": [
         *(
             f"relinv.report.collect.{name}"
-            for name in ("read_arms", "read_exemplars", "read_warnings", "read_metadata", "judge_facts")
+            for name in (
+                "read_arms",
+                "read_judged",
+                "read_exemplars",
+                "read_warnings",
+                "read_metadata",
+                "judge_facts",
+                "_require_scored_by",
+            )
         ),
         "relinv.report.build.tell",
     ],
 }
 
 EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@inside-reversion",
-        "score@inside-reversion", "report"]  # fmt: skip
+        "score@inside-reversion", "judge@inside", "report"]  # fmt: skip
 # Code that brings results about without deciding what they are.
 PLUMBING = {
     f"relinv/{name}.py"
@@ -97,10 +110,10 @@ def stages(params_file: Path) -> dict[str, Any]:
 
 
 def test_stages_are_named_by_relation_and_method(stages: dict[str, Any]) -> None:
-    each = [f"{stage}@{relation}" for stage in ("fetch", "validate") for relation in RELATIONS]
+    fetched, valid, judged = ([f"{stage}@{each}" for each in RELATIONS] for stage in ("fetch", "validate", "judge"))
     runs = [f"{stage}@{relation}-{method}" for stage in ("invert", "generate", "score")
             for relation in RELATIONS for method in METHODS]  # fmt: skip
-    assert list(stages) == [*each, *runs, "report"]
+    assert list(stages) == [*fetched, *valid, *runs, *judged, "report"]
 
 
 def test_the_readmes_graph_is_the_pipelines(stages: dict[str, Any]) -> None:
@@ -173,7 +186,7 @@ def test_a_stage_depends_on_the_plugins_that_it_finds_by_name(name: str, stages:
     texts = [Path(path).read_text() for path in imported(Path(f"stages/{name.partition('@')[0]}.py")) - PLUMBING]
     found = {package for text in texts for package in re.findall(r'"relinv\.(\w+)"', text)}
     found -= {"methods"}  # of which a run needs one alone
-    assert bool(found) == (name != "validate@inside")
+    assert bool(found) == (name not in ("validate@inside", "judge@inside"))
     assert {f"relinv/{package}" for package in found} <= {dep.def_path for dep in stages[name].deps}
 
 

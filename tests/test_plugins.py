@@ -32,18 +32,14 @@ def test_plugin_is_found_by_its_file_name(shapes: str) -> None:
 
 @pytest.mark.parametrize("name", ["sqare", "_private", "os", "square.x", ""])
 def test_unknown_plugin_is_refused(shapes: str, name: str) -> None:
-    with pytest.raises(UserError, match=r"Unknown shape '.*'.*Available: circle, square, torn\."):
+    with pytest.raises(UserError, match=r"Unknown shape '.*'.*Available: circle, square, torn\.") as caught:
         find_plugin(shapes, name)
+    assert ("Did you mean 'square'" in str(caught.value)) == name.startswith("s")
 
 
 def test_of_many_names_the_closest_are_listed() -> None:
     said = str(unknown("shape", "polygon_8", [f"polygon_{sides}" for sides in range(3, 300)]))
     assert "Did you mean 'polygon_8'" in said and "The closest of 297: " in said and said.count(",") == 7
-
-
-def test_closest_name_is_offered(shapes: str) -> None:
-    with pytest.raises(UserError, match="Did you mean 'square'"):
-        find_plugin(shapes, "sqare")
 
 
 def test_error_inside_a_plugin_is_not_hidden(shapes: str) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base
-from relinv.diffusion.concept import EMBEDDING, Concept
+from relinv.diffusion.concept import Concept
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
@@ -34,12 +34,6 @@ from tests.inverting import METHODS, build, looping, problem, visit
 
 CHECKS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=0.0)
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=1, guidance_scale=2.0, scheduler="ddim", batch_size=3)
-
-
-@pytest.fixture
-def learned(base: Base, exemplar_folder: Path, tmp_path: Path) -> Path:
-    invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
-    return tmp_path / "concept"
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
@@ -196,13 +190,7 @@ def counted_sizes(checkpoints: Any) -> list[int]:
     return sizes
 
 
-def test_10_previews_come_as_often_as_asked(learned: Path) -> None:
-    names = sorted(path.name for path in (learned / "previews").iterdir())
-    assert names == ["step_0003.png", "step_0006.png"]  # twice in 6 steps, the last time at the end
-
-
-def test_11_the_artefact_holds_the_row_and_no_table(base: Base, learned: Path) -> None:
-    assert (learned / EMBEDDING).stat().st_size < 4 * base.dim + 4096
+# 10: tests/test_methods_contract.py, twice in 6 steps. 11: tests/test_concept.py, one row and no table.
 
 
 def test_12_any_number_of_images_any_words_and_a_seed_each(base: Base, tmp_path: Path) -> None:

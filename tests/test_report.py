@@ -40,7 +40,6 @@ from relinv.report.tables import (
     Table,
     as_text,
     by_method,
-    difference,
     figure,
     groups,
     leads,
@@ -606,17 +605,18 @@ def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_noth
         write_arm(tmp_path, "kissing", method)
     shutil.copytree(tmp_path / "data/relations/hug", tmp_path / "data/relations/kissing")
     (tmp_path / "data/relations/kissing/relation.yaml").write_text(entry)
-    shutil.copy(tmp_path / "data/verdicts/hug.json", tmp_path / "data/verdicts/kissing.json")
+    for kind in ("verdicts", "judged"):
+        shutil.copy(tmp_path / "data" / kind / "hug.json", tmp_path / "data" / kind / "kissing.json")
     write_report(tmp_path, params)
     for page in ("report.md", "report.html"):
         text = (tmp_path / "reports" / page).read_text()
-        assert "All 24 scenarios of 2 relations" in text and "not tested on" not in text
+        assert "All 24 scenarios of 2 relations" in text and "not among them" not in text
     apply_overrides(tmp_path / "params.yaml", ["generate.pairs=validation", "relations=[kissing]"])
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     for page in ("report.md", "report.html"):
         text = (tmp_path / "reports" / page).read_text()
         assert "on 1 relation of the" in text.replace("\n", " ") and "data/miniature/judge" in text
-        assert "The 12 validation scenarios of 1 relation" in text and "It was not tested on kissing: look" in text
+        assert "The 12 validation scenarios of 1 relation" in text and "kissing was not among them" in text
     (guess,) = shapes(tell(collect(tmp_path, load_params(tmp_path / "params.yaml"))).bars[1].svg, "line", "zero")
     middle = (charts.LABEL + charts.WIDTH - charts.RIGHT) / 2  # the judge guesses among two relations that it knows
     assert numbers(guess, "x1") == pytest.approx([middle], abs=0.1)
@@ -785,6 +785,27 @@ def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -
     rows.assign(judge="0123456789abcdef").to_csv(scores, index=False)
     with pytest.raises(UserError, match=r"'hug' by 'reversion' are by another judge than 'data/.*' is now: change the"):
         write_report(tmp_path, params)
+    rows.assign(judge=fingerprint).to_csv(scores, index=False)
+    reading = tmp_path / "data/judged/hug.json"
+    reading.write_text(json.dumps(json.loads(reading.read_text()) | {"judge": "0123456789abcdef"}))
+    with pytest.raises(UserError, match="scores of the exemplars of 'hug' are by another judge"):
+        write_report(tmp_path, params)
+    reading.write_text('{"captions": "four"}')
+    with pytest.raises(UserError, match=r"hug\.json' does not say how well the judge reads the exemplars: delete it"):
+        write_report(tmp_path, params)
+
+
+def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    write_report(tmp_path, params)
+    for page in ("report.md", "report.html"):
+        text = " ".join((tmp_path / "reports" / page).read_text().split())
+        assert "For 7 of their 8 captions the judge prefers the right one of 2 relations (chance 1 in 2)" in text
+        assert "where it errs: hug 3 of 4." in text
+    reading = tmp_path / "data/judged/hug.json"
+    reading.write_text(json.dumps(json.loads(reading.read_text()) | {"right": 4}))
+    write_report(tmp_path, params)
+    assert "where it errs" not in (tmp_path / "reports/report.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"warnings": 3}'])
@@ -817,12 +838,6 @@ def test_damaged_losses_are_named(text: str, fault: str, tmp_path: Path) -> None
     (tmp_path / "data/concepts/hug/reversion/losses.csv").write_text(text)
     with pytest.raises(UserError, match=rf"losses\.csv' {fault}"):
         write_report(tmp_path, params)
-
-
-def test_no_difference_without_a_shared_scenario() -> None:
-    first, second = RELATIONS
-    rows = both(score_table(first, "reversion"), score_table(second, "relation_words"))
-    assert difference(rows, "reversion", "relation_words", "scene_accuracy", FEW) is None
 
 
 def test_the_stage_never_imports_torch(tmp_path: Path) -> None:

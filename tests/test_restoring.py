@@ -61,6 +61,14 @@ def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
     assert "skill: 0.9" in first.read_text() and "skill: 0.9" in second.read_text()
 
 
+def test_what_is_staged_is_kept_beside_what_has_changed_since(repository: Path) -> None:
+    runner(repository)("git", "add", "params.yaml")
+    (repository / "params.yaml").write_text(PARAMS + "# mine\n")
+    kept = restore(repository)
+    assert kept is not None and "# mine" in kept.read_text()
+    assert sorted("skill: 0.9" in path.read_text() for path in kept.parent.iterdir()) == [False, True]
+
+
 def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(repository: Path) -> None:
     run = runner(repository)
     (repository / "presets.yaml").write_text("reversion: {}\n")

@@ -17,7 +17,8 @@ from benchmarks.training import peak_bytes
 from relinv.benchmark import load_benchmark
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
-from relinv.diffusion.sampling import Sampler, initial_latents, sample
+from relinv.diffusion.conditioning import Drawer
+from relinv.diffusion.sampling import Sampler
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
 from relinv.learning.inversion import invert_relation, invert_together
@@ -46,9 +47,8 @@ def learned(
 
 def drawn(base: Base) -> torch.Tensor:
     """Return two pictures of nothing in particular."""
-    with torch.inference_mode():
-        encoding = base.encode(base.tokenize(["cat inside box"])).expand(2, -1, -1)
-    return sample(base, encoding, encoding.flip(-1), initial_latents(base, [1, 2]), Sampler(3, 4.0))
+    prompts = ["cat inside box"] * 2
+    return Drawer(base, [], prompts, Sampler(3, 4.0)).draw(prompts, [1, 2])
 
 
 def test_attention_computed_otherwise_draws_the_same(tiny_base: Path, base: Base) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
@@ -32,10 +33,15 @@ def encode(base: Base, prompts: list[str]) -> torch.Tensor:
         return base.encode(base.tokenize(prompts))
 
 
+def constant(encodings: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """Return the condition that is the same at every timestep."""
+    return lambda timestep: encodings
+
+
 def drawn(base: Base, sampler: Sampler, prompts: list[str] = PROMPTS, seeds: list[int] = SEEDS) -> np.ndarray:
     """Return what `sample` draws as 8-bit pixels, (images, side, side, 3)."""
-    negatives = encode(base, [""] * len(prompts))
-    images = sample(base, encode(base, prompts), negatives, initial_latents(base, seeds), sampler)
+    conditions = constant(encode(base, prompts)), constant(encode(base, [""] * len(prompts)))
+    images = sample(base, *conditions, initial_latents(base, seeds), sampler)
     return np.stack([np.asarray(picture) for picture in to_pictures(images)]).astype(int)
 
 
@@ -93,16 +99,16 @@ def test_prompt_and_guidance_reach_the_image(base: Base) -> None:
 
 
 def test_conditioning_may_depend_on_the_timestep(base: Base) -> None:
-    constant, negatives = encode(base, PROMPTS), encode(base, ["", ""])
+    encodings, negatives = encode(base, PROMPTS), constant(encode(base, ["", ""]))
     latents, sampler = initial_latents(base, SEEDS), Sampler(4, 5.0, "ddim")
     seen: list[int] = []
 
     def by_timestep(timestep: int) -> torch.Tensor:
         seen.append(timestep)
-        return constant
+        return encodings
 
     images = sample(base, by_timestep, negatives, latents, sampler)
-    assert torch.equal(images, sample(base, constant, negatives, latents, sampler))
+    assert torch.equal(images, sample(base, constant(encodings), negatives, latents, sampler))
     assert seen == build_timesteps(base, 4)
 
 
@@ -118,6 +124,7 @@ def test_each_step_is_guided_once_and_each_move_counts(base: Base, scheduler: st
     sampler, noise = Sampler(5, 1.0, scheduler), initial_latents(base, [1])
     with torch.inference_mode():
         words = base.encode(base.tokenize(["cat inside box"]))  # (1, tokens, dim)
+    same = constant(words), constant(words)
 
     def moved(at: int | None) -> tuple[torch.Tensor, list[int], list[float]]:
         """Return the latents where the guidance moves them at its call `at`, and the calls' timesteps and progress."""
@@ -133,13 +140,20 @@ def test_each_step_is_guided_once_and_each_move_counts(base: Base, scheduler: st
             return latents + 10.0 if len(timesteps) - 1 == at else latents
 
         with torch.inference_mode():
-            return denoise(base, words, words, noise, sampler, guidance), timesteps, progress
+            return denoise(base, *same, noise, sampler, guidance), timesteps, progress
 
     seen: list[torch.Tensor] = []
     hook = base.unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     guided: list[torch.Tensor] = []
     with torch.inference_mode():
-        denoise(base, words, words, noise, sampler, lambda latents, *_: guided.append(latents) or latents)
+        denoise(
+            base,
+            constant(words),
+            constant(words),
+            noise,
+            sampler,
+            lambda latents, *_: guided.append(latents) or latents,
+        )
     hook.remove()
     assert torch.equal(guided[0], seen[0]) and torch.equal(guided[-1], seen[-1])  # what the UNet is given, unscaled
     still, timesteps, progress = moved(None)

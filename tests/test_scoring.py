@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,19 @@ from PIL import ImageOps
 from typer.testing import CliRunner
 
 from relinv import cli
-from relinv.benchmark import Benchmark, load_benchmark
+from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
-from relinv.exemplars import load_image
-from relinv.images import ImageWriter, read_records, write_records
+from relinv.exemplars import load_image, read_exemplars
+from relinv.images import read_records, write_image, write_records
 from relinv.judge import Judge, load_judge
+from relinv.judging import read_exemplars_by
+from relinv.params import load_params
 from relinv.plugins import plugin_names
 from relinv.scoring import JUDGE, KEYS, METRICS, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
+from stages import judge as judge_stage
 from tests.concepts import keep, made
 from tests.records import record
 from tests.tiny_judge import build_tiny_judge
@@ -66,9 +70,8 @@ def images(tmp_path: Path, exemplar_folder: Path, benchmark: Benchmark) -> Path:
     ]
     folder = tmp_path / "images"
     folder.mkdir()
-    with ImageWriter(folder) as writer:
-        for each in records:
-            writer.write(each, load_image(exemplar_folder / f"{each.index}.png", 64))
+    for each in records:
+        write_image(folder, each, load_image(exemplar_folder / f"{each.index}.png", 64))
     write_records(folder, records)
     return folder
 
@@ -89,10 +92,9 @@ def test_an_image_is_held_against_its_own_words_and_the_exemplars(
 ) -> None:
     """Its values by hand, of pictures that are no exemplars and in another order than the records' pairs."""
     records = read_records(images)
-    drawn = [ImageOps.invert(load_image(exemplar_folder / f"{3 - record.index}.png", 64)) for record in records]
-    with ImageWriter(images) as writer:
-        for record, picture in zip(records, drawn, strict=True):
-            writer.write(record, picture)
+    drawn = [ImageOps.invert(load_image(exemplar_folder / f"{3 - each.index}.png", 64)) for each in records]
+    for each, picture in zip(records, drawn, strict=True):
+        write_image(images, each, picture)
     rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
     exemplars = judge.encode_images([load_image(exemplar_folder / f"{place}.png", 64) for place in range(4)], 4)
     for (_, row), picture in zip(rows.iterrows(), drawn, strict=True):
@@ -169,6 +171,45 @@ def project(
     return tmp_path
 
 
+class Reader:
+    """A judge of three dimensions, one per relation, which sees another relation in each of four pictures."""
+
+    resolution, fingerprint = 64, "reader"
+    SEES = ((1.0, 0.0, 0.0), (0.6, 0.5, 0.6), (0.0, 0.0, 1.0), (0.9, 0.1, 0.0))  # the second: a tie
+
+    def encode_images(self, images: Sequence[Any], batch_size: int) -> np.ndarray:
+        """Return what it sees in the pictures, (images, 3)."""
+        return np.array(self.SEES[: len(images)])
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the axis of the relation that each text names, (texts, 3)."""
+        return np.array(
+            [np.eye(3)[[word in text for word in ("inside", "hugging", " under ")].index(True)] for text in texts]
+        )
+
+
+def test_a_judge_is_asked_which_relation_each_caption_lacks(exemplar_folder: Path, benchmark: Benchmark) -> None:
+    others = {"below": replace_words(benchmark, "under"), "within": replace_words(benchmark, "inside")}  # no rival
+    asked = replace(benchmark, relations=benchmark.relations | others)
+    found = read_exemplars_by(Reader(), read_exemplars(exemplar_folder), asked, 2)  # type: ignore[arg-type]
+    assert found == {"captions": 8, "right": 4, "choices": 3, "judge": "reader"}
+    alone = replace(benchmark, relations={"inside": benchmark.relation("inside")})
+    assert read_exemplars_by(Reader(), read_exemplars(exemplar_folder), alone, 2)["choices"] == 1  # type: ignore[arg-type]
+
+
+def replace_words(benchmark: Benchmark, words: str) -> Relation:
+    """Return the relation `hug` in other words."""
+    return replace(benchmark.relation("hug"), words=words)
+
+
+def test_the_stage_asks_the_judge_of_a_relation(project: Path) -> None:
+    result = CliRunner().invoke(judge_stage.app, ["inside"])
+    assert result.exception is None, result.output
+    found = json.loads((project / "data/judged/inside.json").read_text())
+    assert (found["captions"], found["choices"]) == (8, 2) and 0 <= found["right"] <= 8
+    assert found["judge"] == load_params().judge().fingerprint()
+
+
 def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     for stage in (generate, score):
         result = CliRunner().invoke(stage.app, ["inside", "reversion"])
@@ -202,6 +243,7 @@ def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest
         ),
         (generate, ["inside", "publishd"], "Unknown method 'publishd'. Did you mean 'published'?"),
         (generate, ["inside", "multires"], "make it with `python -m stages.invert inside multires`."),
+        (judge_stage, ["insid"], "Unknown relation 'insid'. Did you mean 'inside'"),
         (score, ["insid", "reversion"], "Unknown relation 'insid'. Did you mean 'inside'"),
         (score, ["inside", "revers"], "Unknown method 'revers'. Did you mean 'reversion'?"),
         (score, ["inside", "multires"], "make it with `python -m stages.generate inside multires`."),

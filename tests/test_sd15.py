@@ -17,8 +17,9 @@ from relinv.benchmark import load_benchmark
 from relinv.diffusion.attention_maps import coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import EMBEDDING, load_concept
+from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.cross_attention import cross_attentions
-from relinv.diffusion.sampling import Sampler, initial_latents, sample
+from relinv.diffusion.sampling import Sampler
 from relinv.exporting import export_concept
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
@@ -115,8 +116,6 @@ def test_in_bf16_the_row_alone_gets_a_gradient_and_a_picture_is_drawn(
     assert row.grad is not None and row.grad.isfinite().all() and row.grad.any()
     for network in (half.text_encoder, half.vae, half.unet):
         assert {(weight.dtype, weight.grad) for weight in network.parameters()} == {(torch.bfloat16, None)}
-    with torch.inference_mode():
-        encodings = half.encode(half.tokenize(["cat inside box", ""]))  # (2, tokens, dim)
-    image = sample(half, encodings[:1], encodings[1:], initial_latents(half, [1]), Sampler(2, 7.5, "pndm"))
+    image = Drawer(half, [], ["cat inside box"], Sampler(2, 7.5, "pndm")).draw(["cat inside box"], [1])
     assert image.shape == (1, 3, half.resolution, half.resolution)
     assert image.isfinite().all() and image.std() > 0

@@ -179,10 +179,11 @@ def test_what_is_there_is_never_overwritten(model: Path, folder: Path) -> None:
 
 def test_as_many_words_as_the_model_reads_fill_an_emptied_folder(model: Path, folder: Path) -> None:
     (folder / "masks").mkdir()
+    (folder / "masks/.DS_Store").write_text("looked at")
     tokenizer = CLIPSegProcessor.from_pretrained(model).tokenizer
     count = TOKENS - max(len(tokenizer(prompt.format("")).input_ids) for prompt in PROMPTS)
     run("masks", str(folder), " ".join(["cat"] * count), "--model", str(model))
-    assert len(list((folder / "masks").iterdir())) == 4
+    assert len(list((folder / "masks").glob("*.png"))) == 4
 
 
 def test_a_picture_that_cannot_be_read_leaves_no_masks(model: Path, folder: Path) -> None:

@@ -170,6 +170,8 @@ def test_captions_may_begin_with_a_byte_order_mark(folder: Path) -> None:
 def test_hidden_files_are_no_matter(folder: Path) -> None:
     (folder / ".DS_Store").write_text("")
     (folder / "._0.png").write_text("what macOS writes beside each file on other disks")
+    (folder / "masks").mkdir()
+    (folder / "masks/.DS_Store").write_text("")
     assert judge(folder).warnings == judge(folder).errors == []
 
 

@@ -118,24 +118,24 @@ class Drawer:
         Raises UserError as `sample` and `guided_by` do.
         """
         conditions = self._encodings.of(prompts), self._encodings.of([""] * len(prompts))
-        noise, guidance = initial_latents(self._base, seeds), guided_by(self._adapters, prompts)
+        noise, guidance = initial_latents(self._base, seeds), guided_by(self._base, self._adapters, prompts)
         return sample(self._base, *conditions, noise, self._sampler, guidance)
 
 
-def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int | None) -> str:
-    """Return the prompt as all adapters rewrite it for a timestep; None means the noisiest timestep."""
+def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int) -> str:
+    """Return the prompt as all adapters rewrite it for a timestep."""
     for adapter in adapters:
-        last = adapter.base.scheduler.config.num_train_timesteps - 1
-        prompt = adapter.prompt_at(prompt, last if timestep is None else timestep)
+        prompt = adapter.prompt_at(prompt, timestep)
     return prompt
 
 
-def guided_by(adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
+def guided_by(base: Base, adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
     """Return the guidance of the one adapter that guides these prompts, or None. Raises UserError if two do.
 
     Adapters get the prompts of the noisiest timestep, where layouts are decided.
     """
-    texts = [prompt_at(adapters, prompt, None) for prompt in prompts]
+    noisiest = base.scheduler.config.num_train_timesteps - 1
+    texts = [prompt_at(adapters, prompt, noisiest) for prompt in prompts]
     found = [guidance for adapter in adapters if (guidance := adapter.guidance(texts))]
     if len(found) > 1:
         raise UserError("Two of the concepts in use guide the latents: use one of them.")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.settings import SamplingSettings
 
-    # How text conditions images: one encoding (batch, tokens, dim), or a function from timestep to encoding.
-    Conditioning = torch.Tensor | Callable[[int], torch.Tensor]
+    Conditioning = Callable[[int], torch.Tensor]  # from timestep to the prompts' encodings, (batch, tokens, dim)
 
 # Scheduler classes of diffusers, with the options each needs besides the base's own noise schedule.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,12 +64,11 @@ def sample(
 ) -> torch.Tensor:
     """Return the images that `latents`, unit noise (batch, channels, height, width), are denoised to.
 
-    Shape (batch, 3, pixels, pixels), float32 in [0, 1] on the base's device. Each conditioning is (batch, tokens, dim),
-    or a function that gives it for a timestep; the same inputs give the same images. The two conditions of
-    classifier-free guidance go through the UNet in one pass; at a scale of 1 or less only `prompt_embeds` does, as in
-    diffusers. `guidance` is an adapter's: it moves the latents before each step that starts from them. Raises
-    UserError for a scheduler that is not in `SCHEDULERS`, or if the device's memory is too small or the base's
-    precision too low for its numbers.
+    Shape (batch, 3, pixels, pixels), float32 in [0, 1] on the base's device. The same inputs give the same images. The
+    two conditions of classifier-free guidance go through the UNet in one pass; at a scale of 1 or less only
+    `prompt_embeds` does, as in diffusers. `guidance` is an adapter's: it moves the latents before each step that starts
+    from them. Raises UserError for a scheduler that is not in `SCHEDULERS`, or if the device's memory is too small or
+    the base's precision too low for its numbers.
     """
     import torch
 
@@ -118,8 +116,8 @@ def denoise(
         # PNDM evaluates its second timestep twice, first to step from older latents: a move made then would be lost
         if guidance and timestep not in timesteps[index + 1 :]:
             progress = distinct.index(int(timestep)) / len(distinct)
-            latents = guidance(latents, timestep, progress, _at(prompt_embeds, timestep))
-        embeds = [_at(condition, timestep) for condition in conditions]
+            latents = guidance(latents, timestep, progress, prompt_embeds(int(timestep)))
+        embeds = [condition(int(timestep)) for condition in conditions]
         inputs = scheduler.scale_model_input(latents, timestep)
         noise = _predict(base, inputs, on_device[index], embeds)
         if guided:
@@ -176,8 +174,3 @@ def _predict(base: Base, latents: torch.Tensor, timestep: torch.Tensor, embeds: 
     inputs = torch.cat([latents] * len(embeds)).to(base.dtype)
     conditioning = torch.cat(list(embeds)).to(base.device, base.dtype)
     return base.unet(inputs, timestep, encoder_hidden_states=conditioning).sample.float()
-
-
-def _at(condition: Conditioning, timestep: torch.Tensor) -> torch.Tensor:
-    """Return the encoding to use at `timestep`, (batch, tokens, dim)."""
-    return condition(int(timestep)) if callable(condition) else condition

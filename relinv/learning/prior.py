@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from relinv.devices import deterministic
-from relinv.diffusion.sampling import Sampler, initial_latents, sample, to_pictures
+from relinv.diffusion.conditioning import Drawer
+from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash, opened_picture
 from relinv.images import encode_png
@@ -79,14 +80,9 @@ def _keep(pictures: list[Image.Image], files: Sequence[Path]) -> list[Image.Imag
 
 def _draw(base: Base, prompts: Sequence[str], seed: int, sampler: Sampler) -> list[Image.Image]:
     """Return one picture per prompt, with noise from `seed` and the seeds after it."""
-    import torch
-
     # as images are drawn; training's own determinism is a setting that these pictures are not to depend on
-    with deterministic(base.device, backward=False), torch.no_grad():
-        encodings = base.encode(base.tokenize([*prompts, ""]))  # (prompts + 1, tokens, dim)
-        empty = encodings[-1:].expand(len(prompts), -1, -1)
-        noise = initial_latents(base, range(seed, seed + len(prompts)))
-        return to_pictures(sample(base, encodings[:-1], empty, noise, sampler))
+    with deterministic(base.device, backward=False):
+        return to_pictures(Drawer(base, [], prompts, sampler).draw(prompts, range(seed, seed + len(prompts))))
 
 
 def class_prompts(exemplars: ExemplarSet, words: str, count: int) -> list[str]:

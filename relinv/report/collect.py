@@ -43,6 +43,7 @@ class Run:
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
     judge: dict[str, Any]  # model, pretrained, fingerprint, scenes, accuracy ({} if unknown)
+    judged: dict[str, dict[str, Any]]  # how well it reads each relation's exemplars (relinv/judging.py)
 
 
 def collect(root: Path, params: Params) -> Run:
@@ -54,7 +55,8 @@ def collect(root: Path, params: Params) -> Run:
     base = params.section(f"bases.{params.base()}", BaseSettings)
     sets = {relation: read_exemplars(folders["fetch"] / relation) for relation in relations}
     judge, rows = judge_facts(Path(root), base.judge), read_arms(folders["score"], relations, methods)
-    _require_scored_by(judge, rows)
+    judged = {name: read_judged(folders["judge"] / f"{name}.json") for name in relations}
+    _require_scored_by(judge, rows, judged)
     return Run(
         relations=relations,
         methods=methods,
@@ -72,6 +74,7 @@ def collect(root: Path, params: Params) -> Run:
         },
         images=folders["generate"],
         judge=judge,
+        judged=judged,
     )
 
 
@@ -106,6 +109,14 @@ def read_warnings(path: Path) -> list[str]:
     raise UserError(f"The verdict '{path}' lists no warnings: delete it and run `dvc repro`.")
 
 
+def read_judged(path: Path) -> dict[str, Any]:
+    """Return how well the judge reads a relation's exemplars; UserError if the file is missing or damaged."""
+    match read_json(path, "judge's reading", MAKE):
+        case {"captions": int(), "right": int(), "choices": int(), "judge": str()} as found:
+            return found
+    raise UserError(f"'{path}' does not say how well the judge reads the exemplars: delete it and run `dvc repro`.")
+
+
 def read_losses(path: Path) -> pd.DataFrame:
     """Return the loss curve of an inversion: `step`, then one column per term; UserError if it is damaged."""
     try:
@@ -130,12 +141,14 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     }
 
 
-def _require_scored_by(judge: Mapping[str, Any], rows: pd.DataFrame) -> None:
-    """Raise UserError if rows say that another judge scored them: DVC does not watch every judge's folder."""
-    others = rows[(rows[JUDGE] != "") & (rows[JUDGE] != judge["fingerprint"])]
-    if len(others):
-        relation, method = others[["relation", "method"]].iloc[0]
+def _require_scored_by(judge: Mapping[str, Any], rows: pd.DataFrame, judged: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UserError if scores say that another judge gave them: DVC does not watch every judge's folder."""
+    arms = rows[["relation", "method", JUDGE]].drop_duplicates().itertuples(index=False)
+    found = [(f"'{relation}' by '{method}'", by) for relation, method, by in arms]
+    found += [(f"the exemplars of '{relation}'", of["judge"]) for relation, of in judged.items()]
+    others = [what for what, by in found if by not in ("", judge["fingerprint"])]  # "": by an earlier version
+    if others:
         raise UserError(
-            f"The scores of '{relation}' by '{method}' are by another judge than '{judge['model']}' is now: change the "
-            "revision of the base's judge in params.yaml, and run `dvc repro`."
+            f"The scores of {others[0]} are by another judge than '{judge['model']}' is now: change the revision of "
+            "the base's judge in params.yaml, and run `dvc repro`."
         )

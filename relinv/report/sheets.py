@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from relinv.exemplars import load_image
 from relinv.images import FORMS_FILE
 from relinv.report.collect import Run
-from relinv.report.tables import as_flag, label
+from relinv.report.tables import label
 
 PANEL_LINES = 5  # scenarios shown of each kind
 CELL = 112  # pixels a side of a generated image on the sheet
@@ -68,11 +68,10 @@ def build(run: Run, relation: str) -> Sheet:
     Pairs that an exemplar shows are left out.
     """
     rows = run.rows[(run.rows["relation"] == relation) & ~run.rows["exemplar_pair"]]
-    held_out = rows["held_out"].map(as_flag)
     kinds = {
-        "held out of the base’s training": held_out.eq(True),
-        "seen in the base’s training": held_out.eq(False),
-        "scenarios": held_out.isna(),
+        "held out of the base’s training": rows["held_out"].isin([True]),
+        "seen in the base’s training": rows["held_out"].isin([False]),
+        "scenarios": rows["held_out"].isna(),
     }
     panels = [Panel(words, _lines(run, rows[chosen])) for words, chosen in kinds.items() if chosen.any()]
     concept = run.benchmark.relation(relation)

@@ -21,7 +21,6 @@ from relinv.report.tables import (
     Table,
     by_method,
     by_relation,
-    difference,
     groups,
     label,
     leads,
@@ -31,7 +30,7 @@ from relinv.report.tables import (
     verdict,
 )
 from relinv.scoring import METRICS, load_metric
-from relinv.statistics import Bootstrap
+from relinv.statistics import Bootstrap, paired_difference
 
 RIVAL = "textual_inversion"
 CURVE_POINTS = 120  # of a loss curve, so that ten relations stay a small drawing
@@ -84,7 +83,7 @@ def tell(run: Run) -> Story:
         bars=_bars(run, bootstrap),
         sheets=[build(run, relation) for relation in run.relations],
         curves=_curves(run),
-        judge=run.judge,
+        judge=run.judge | _reading(run),
         metric_files=[load_metric(name) for name in plugin_names(METRICS)],
         warnings={relation: warnings for relation, warnings in run.warnings.items() if warnings},
         hashes=_hashes(run),
@@ -116,6 +115,19 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
+def _reading(run: Run) -> dict[str, Any]:
+    """Return for how many captions of exemplars the judge picks the right relation, and where it misses some."""
+    found = list(run.judged.items())
+    return {
+        "captions": sum(of["captions"] for _, of in found),
+        "right": sum(of["right"] for _, of in found),
+        "choices": max(of["choices"] for _, of in found),
+        "missed": [
+            f"{label(name)} {of['right']} of {of['captions']}" for name, of in found if of["right"] < of["captions"]
+        ],
+    }
+
+
 def _again(parameters: dict[str, Any]) -> dict[str, str]:
     """Return how `make` is told to ask the hub, and a change of the subject's parameters for DVC."""
     base, subject = parameters["base"], subject_of(parameters["methods"])
@@ -136,7 +148,7 @@ def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
     subject = subject_of(run.methods)
     if subject == RIVAL or RIVAL not in run.methods:
         return []
-    found = {metric: difference(run.rows, subject, RIVAL, metric, bootstrap) for metric in HEADLINE}
+    found = {metric: paired_difference(run.rows, subject, RIVAL, metric, bootstrap) for metric in HEADLINE}
     return [
         verdict(label(subject), label(RIVAL), READINGS[metric].title, interval, bootstrap.level)
         for metric, interval in found.items()

@@ -88,7 +88,7 @@ def between(
     """Return one line per named pair (a, b) of methods: paired a − b, bold if its interval excludes zero."""
     lines = []
     for name, (method, other) in pairs.items():
-        cells = [difference(rows, method, other, metric, bootstrap) for metric in metrics]
+        cells = [paired_difference(rows, method, other, metric, bootstrap) for metric in metrics]
         lines.append(Line(name, cells, [found is not None and not found.low <= 0 <= found.high for found in cells]))
     return Table(caption, [heading(metric) for metric in metrics], lines, signed=True)
 
@@ -112,11 +112,10 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
     which no setting may be chosen. A kind with none or all of the scenarios gets no table: a published base's
     training set, for example, is unknown.
     """
-    held_out = rows["held_out"].map(as_flag)
     tests = {(name, s.index) for name in set(rows["relation"]) for s in benchmark.scenarios(name, "test")}
     kinds = {
-        "Triplets held out of the base’s training": held_out.eq(True),
-        "Triplets seen in the base’s training": held_out.eq(False),
+        "Triplets held out of the base’s training": rows["held_out"].isin([True]),
+        "Triplets seen in the base’s training": rows["held_out"].isin([False]),
         "Pairs that no exemplar shows": ~rows["exemplar_pair"],
         "Scenarios by which no setting was chosen": rows[CLUSTER].apply(tuple, axis=1).isin(tests),
     }
@@ -142,17 +141,7 @@ def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bo
 
 def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
     """Return the mean and interval of a metric for a method, None if no row defines it."""
-    found = mean_interval(rows[rows["method"] == method], metric, bootstrap)
-    return None if math.isnan(found.mean) else found
-
-
-def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
-    """Return the paired difference `method` − `other` of a metric, None if no scenario has it under both."""
-    defined = rows.dropna(subset=[metric]).set_index(CLUSTER, drop=False)
-    ours, theirs = (defined.index[defined["method"] == name] for name in (method, other))
-    if ours.intersection(theirs).empty:
-        return None
-    return paired_difference(defined, method, other, metric, bootstrap)
+    return mean_interval(rows[rows["method"] == method], metric, bootstrap)
 
 
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
@@ -198,11 +187,6 @@ def _cell_text(line: Line, place: int, signed: bool) -> str:
     if found is None:
         return "–"
     return f"{figure(found.mean, signed)}{mark} ({figure(found.low, signed)}…{figure(found.high, signed)})"
-
-
-def as_flag(value: object) -> bool | None:
-    """Return whether a score row says its triplet was held out: True, False (seen), or None (unknown)."""
-    return {"true": True, "false": False}.get(str(value).lower())
 
 
 def _best(column: Sequence[Interval | None], higher: bool | None) -> list[bool]:

@@ -1,0 +1,41 @@
+"""Stage `judge`: asks the judge which relation the exemplars show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.benchmark import load_benchmark
+from relinv.exemplars import read_exemplars
+from relinv.files import write_json
+from relinv.params import load_params
+from relinv.results import FOLDERS
+from relinv.settings import ScoreSettings
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: python -m stages.judge inside")
+def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")]) -> None:
+    """Count for how many captions of data/relations/RELATION the judge picks the right relation: data/judged.
+
+    What the exemplars show is known, so this tells how far the judge's scores can be believed.
+    """
+    params = load_params()
+    settings = params.section("score", ScoreSettings)
+    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation)
+    benchmark.relation(relation)  # a wrong name fails before the judge is loaded
+    exemplars = read_exemplars(FOLDERS["fetch"] / relation)
+
+    from relinv.judge import load_judge  # imports torch, so it comes after the checks of the files
+    from relinv.judging import read_exemplars_by
+
+    found = read_exemplars_by(load_judge(params.judge()), exemplars, benchmark, settings.batch_size)
+    write_json(FOLDERS["judge"] / f"{relation}.json", found)
+    params.require_unchanged()
+
+
+if __name__ == "__main__":
+    cli.run(app)
