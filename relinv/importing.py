@@ -116,6 +116,11 @@ def read_published(file: Path, base: Base, token_file: Path | None = None) -> Pu
     if file.suffix.lower() == ".ckpt":
         return read_perfusion(content, file, base)
     name, rows = token_in(content, file)
+    if name == ROWS:
+        raise UserError(
+            f"'{file}' is part of a concept of this project, and concept.json, beside it, says how its rows are used: "
+            "copy their folder into data/concepts instead."
+        )
     if len(rows) == 1:
         return Published(name, rows[0])
     return Published(name, None, "vectors", Adapter.FILE, {}, {ROWS: rows})

@@ -112,6 +112,11 @@ class JudgeSettings(Settings):
     revision: str | None = None
     device: Device
 
+    @property
+    def name(self) -> str:
+        """Return what to call it: its folder, or its name and tag."""
+        return f"{self.model}/{self.pretrained}" if self.pretrained else self.model
+
     def fingerprint(self, root: Path = Path()) -> str:
         """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag."""
         folder = root / self.model

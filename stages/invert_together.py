@@ -1,4 +1,4 @@
-"""Command `invert_together`: several relations learned at once, which a GPU does faster than one after another."""
+"""Command `invert_together`: several relations learned at once, which uses a device better than one after another."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def study(
         planned = trials(Path(), plan)  # of the files as they are when its experiments begin
         commits = run_pending(Path(), planned, slots)
         folder = Path("reports") / path.stem
-        write_study(folder, path.as_posix(), plan, gather(Path(), plan, planned, commits), bootstrap)
+        judges = list(dict.fromkeys(trial.judge for trial in planned))
+        write_study(folder, path.as_posix(), plan, judges, gather(Path(), plan, planned, commits), bootstrap)
         keep_reports(Path(), folder, plan, planned, commits)
 
 

@@ -11,7 +11,15 @@ from relinv.study.plan import Trial, load_plan, trials
 from relinv.study.running import run_pending
 
 HERE = Path(__file__).parent.parent
-PARAMS = """relations:
+PARAMS = """base: b
+bases:
+  b:
+    preset:
+    judge:
+      model: ViT-B-32
+      pretrained: openai
+      device: cpu
+relations:
 - inside
 - hug
 methods:

@@ -233,6 +233,12 @@ def test_an_imported_token_is_a_concept_like_any_other(base: Base, tmp_path: Pat
     assert concept.metadata["imported"]["token"] == "<R>"
 
 
+def test_rows_of_a_concept_of_this_project_are_no_phrase(base: Base, tmp_path: Path) -> None:
+    write(tmp_path / "rows.safetensors", {"rows": torch.zeros(10, base.dim)})
+    with pytest.raises(UserError, match=r"part of a concept of this project, .*: copy their folder into data/concepts"):
+        import_concept(tmp_path / "rows.safetensors", "inside", "published", base, tmp_path / "concept")
+
+
 @pytest.mark.parametrize("width", [8, 768])
 def test_a_token_of_another_width_is_refused(width: int, base: Base, tmp_path: Path) -> None:
     write(tmp_path / "other.bin", {"<R>": row(width)})

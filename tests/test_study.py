@@ -264,16 +264,17 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
         scores = parse_rows(pretended(params | {"invert": {"seed": seed}}), "made up")
         parts.append(scores.assign(arm=arm, trial=seed))
     rows = pd.concat(parts, ignore_index=True)
-    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "What skill adds" in page and "score.skill = 0.9" in page and "`study.yaml`" in page
+    assert "The judge is `ViT-B-32/openai`." in page
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
     assert "better/reversion is 0.250 higher than that of plain/reversion" in page
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").count("What skill adds: 0.250 ") == 1  # of four metrics
     assert "0, 1; scenarios: 24, of 2 relations" in page
     plain, better = page.partition("\nplain (what all arms have in common)")[2].split("\nbetter (score.skill = 0.9)")
     assert "| reversion | **0.667** " in plain and "| reversion | **0.917** " in better
-    write_study(tmp_path / "half", "study.yaml", plan, rows, Bootstrap(resamples=100, level=0.5))
+    write_study(tmp_path / "half", "study.yaml", plan, ["ViT-B-32/openai"], rows, Bootstrap(resamples=100, level=0.5))
     half = (tmp_path / "half/study.md").read_text(encoding="utf-8")
     wide, narrow = ([line for line in text.splitlines() if line.startswith("| What skill")] for text in (page, half))
     assert all(map(str.__ne__, wide[:2], narrow[:2]))  # what trainings add does not vary here
@@ -281,11 +282,18 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     arms = {"plain": {}, "better": {"invert.reversion.skill": 1}, "as_good": {"invert.reversion.skill": 2}}
     search = plan.model_copy(update={"contrasts": [], "arms": arms})
     as_good = rows[rows["arm"] == "better"].assign(arm="as_good")  # of equals the plan's first is named
-    write_study(tmp_path / "search", "search.yaml", search, pd.concat([rows, as_good], ignore_index=True), FEW)
+    write_study(
+        tmp_path / "search",
+        "search.yaml",
+        search,
+        ["ViT-B-32/openai"],
+        pd.concat([rows, as_good], ignore_index=True),
+        FEW,
+    )
     found = (tmp_path / "search" / "study.md").read_text(encoding="utf-8")
     assert "- reversion: better, " in found and "- relation words" not in found
     before = {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
-    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
 
 
@@ -302,7 +310,7 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
             for index in range(10)
         ]
     )
-    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
     large, these = page.partition("The same with the relations as they are")[::2]
     assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in large
@@ -326,7 +334,7 @@ def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(reposit
             for index in range(10)
         ]
     )
-    write_study(tmp_path, "study.yaml", plan, rows, FEW)
+    write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
     these, others = page.partition("The same with relations and scenarios as they are, trainings drawn")[::2]
     assert "trained again" in these and these.count("| What skill adds | **+0.500** (+0.500 … +0.500) |") == 2
@@ -498,13 +506,24 @@ def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytes
     assert all(name in as_lines(comparison) for name in ("b − my_run", "c − my_run", "c − b"))
 
 
+def test_scores_of_two_judges_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = with_leakage(score_table("inside", "reversion"))
+    scores = {"a": rows.assign(judge="one"), "b": rows.assign(judge="two"), "c": rows.assign(judge="one"), "d": rows}
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: scores[revision])
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
+    for others, told in (("b", True), ("c", False), ("d", False)):
+        comparison = compare(Path(), ["a", others], FEW)
+        assert ("2 judges scored: differences may be theirs" in as_lines(comparison)) == told
+        assert ("2 judges scored: differences may be theirs" in as_html(comparison)) == told
+
+
 def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
     (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}, short: {steps: 9}}\nother: {}\n")
-    (repository / "params.yaml").write_text(PARAMS + "base: b\nbases: {b: {preset: long}}\n")
+    (repository / "params.yaml").write_text(PARAMS.replace("preset:\n", "preset: long\n"))
     try:
         assert params_at(repository, "workspace")["presets.yaml:reversion.long.steps"] == 3000
         assert not any("short" in name for name in params_at(repository, "workspace"))
-        chosen = PARAMS.replace("invert:\n", "invert:\n  preset: short\n") + "base: b\nbases: {b: {preset: long}}\n"
+        chosen = PARAMS.replace("invert:\n", "invert:\n  preset: short\n").replace("preset:\n", "preset: long\n")
         (repository / "params.yaml").write_text(chosen)
         assert params_at(repository, "workspace")["presets.yaml:reversion.short.steps"] == 9
         (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}}\nother:\n")

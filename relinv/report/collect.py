@@ -42,7 +42,7 @@ class Run:
     concepts: dict[Arm, Mapping[str, Any]]
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
-    judge: dict[str, Any]  # model, pretrained, fingerprint, scenes, accuracy ({} if unknown)
+    judge: dict[str, Any]  # name, fingerprint, scenes, accuracy ({} if unknown)
     judged: dict[str, dict[str, Any]]  # how well it reads each relation's exemplars (relinv/judging.py)
 
 
@@ -133,8 +133,7 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     file = root / settings.model / "accuracy.json"
     accuracy = parse(dict[str, float], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
-        "model": settings.model,
-        "pretrained": settings.pretrained,
+        "name": settings.name,
         "fingerprint": settings.fingerprint(root),
         "scenes": int(accuracy.pop("scenes", 0)) or None,
         "accuracy": accuracy,
@@ -149,6 +148,6 @@ def _require_scored_by(judge: Mapping[str, Any], rows: pd.DataFrame, judged: Map
     others = [what for what, by in found if by not in ("", judge["fingerprint"])]  # "": by an earlier version
     if others:
         raise UserError(
-            f"The scores of {others[0]} are by another judge than '{judge['model']}' is now: change the revision of "
+            f"The scores of {others[0]} are by another judge than '{judge['name']}' is now: change the revision of "
             "the base's judge in params.yaml, and run `dvc repro`."
         )

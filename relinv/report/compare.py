@@ -14,6 +14,7 @@ from relinv.report.pages import fill
 from relinv.report.revisions import params_at, scores_at
 from relinv.report.rows import READINGS
 from relinv.report.tables import Table, as_text, between, by_method, label, scenario_count
+from relinv.scoring import JUDGE
 from relinv.statistics import CLUSTER, Bootstrap
 
 
@@ -27,6 +28,7 @@ class Comparison:
     revisions: list[str]
     parameters: dict[str, list[Any]]
     methods: dict[str, list[Table]]
+    judges: int  # how many scored; 0 if that is not known
 
     @property
     def same(self) -> list[str]:
@@ -49,12 +51,15 @@ def compare(root: Path, revisions: Sequence[str], bootstrap: Bootstrap) -> Compa
         revisions,
         _changed([params_at(root, revision) for revision in revisions]),
         {label(method): _tables(scores, method, bootstrap) for method in methods},
+        len({judge for rows in scores.values() for judge in rows[JUDGE] if judge}),
     )
 
 
 def as_lines(comparison: Comparison) -> str:
     """Return a comparison for a terminal."""
     parts = [f"{name}: {' | '.join(map(str, values))}" for name, values in comparison.parameters.items()]
+    if comparison.judges > 1:
+        parts.append(f"{comparison.judges} judges scored: differences may be theirs")
     parts.append("*: the best mean of a column; of a difference, that its interval excludes zero")
     if comparison.same:
         parts.append(f"The same on all scenarios they share: {', '.join(comparison.same)}")

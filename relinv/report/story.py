@@ -110,7 +110,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "own": [found.words for found in run.benchmark.relations.values() if found.own],
         "exemplars": sum(len(found.exemplars) for found in run.exemplars.values()),
         "level": percent(run.settings.level),
-        "judge": "/".join(filter(None, [run.judge["model"], run.judge["pretrained"]])),
+        "judge": run.judge["name"],
         "again": _again(run.parameters),
     }
 
@@ -215,7 +215,7 @@ def _hashes(run: Run) -> list[tuple[str, str]]:
     for (relation, _), concept in run.concepts.items():
         found[f"base {concept['base']}"] = concept["base_hash"]
         found[f"exemplars {relation}"] = concept["exemplars_hash"]
-    found[f"judge {run.judge['model']}"] = run.judge["fingerprint"]
+    found[f"judge {run.judge['name']}"] = run.judge["fingerprint"]
     return sorted(found.items(), key=lambda item: (item[0].startswith("exemplars"), item[0]))
 
 

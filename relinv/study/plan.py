@@ -18,7 +18,7 @@ from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
 from relinv.params import OF_ALL_METHODS, PRESETS, load_presets
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
-from relinv.settings import Name, Seed, Settings
+from relinv.settings import JudgeSettings, Name, Seed, Settings
 
 METHOD = "${item.method}"  # in dvc.yaml: each of the run's methods
 
@@ -57,6 +57,7 @@ class Trial:
     overrides: dict[str, Any]
     name: str
     work: int  # inversions to make; a trial's time is roughly proportional to it
+    judge: str  # what scores
 
 
 def load_plan(path: Path) -> Plan:
@@ -129,13 +130,14 @@ def _trial(
     facts = [_deciding(values), dependencies.of(methods)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
-    return Trial(arm, seed, overrides, name, len(relations) * len(methods))
+    judge = parse(JudgeSettings, values["bases"][values["base"]]["judge"], "judge", "params.yaml")
+    return Trial(arm, seed, overrides, name, len(relations) * len(methods), judge.name)
 
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that decide scores: without other bases, other methods, and the report's intervals."""
     invert = {name: value for name, value in values["invert"].items() if name in (*OF_ALL_METHODS, *values["methods"])}
-    bases = {name: value for name, value in values.get("bases", {}).items() if name == values.get("base")}
+    bases = {values["base"]: values["bases"][values["base"]]}
     return {name: value for name, value in values.items() if name != "report"} | {"invert": invert, "bases": bases}
 
 

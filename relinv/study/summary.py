@@ -27,10 +27,12 @@ def gather(root: Path, plan: Plan, planned: Sequence[Trial], commits: Mapping[st
     return pd.concat(parts, ignore_index=True)[[*COLUMNS, *plan.metrics]]
 
 
-def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstrap: Bootstrap) -> None:
+def write_study(
+    folder: Path, name: str, plan: Plan, judges: Sequence[str], rows: pd.DataFrame, bootstrap: Bootstrap
+) -> None:
     """Write study.csv (all rows), study.md (tables) and, if there are contrasts, study.svg to `folder`; deterministic.
 
-    name: the plan's file, for a reader who wants to know what was run.
+    name: the plan's file, for a reader who wants to know what was run. judges: what scored.
     A scenario's images under all seeds form one cluster, so that seeds do not count as independent scenarios.
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
@@ -47,6 +49,7 @@ def write_study(folder: Path, name: str, plan: Plan, rows: pd.DataFrame, bootstr
     page = fill(
         "study.md.jinja",
         plan=name,
+        judges=judges,
         seeds=sorted(rows["trial"].unique()),
         relations=rows["relation"].nunique(),
         scenarios=scenario_count(rows),
