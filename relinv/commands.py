@@ -237,26 +237,13 @@ def draw(
     target: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
     """Draw an image again from the record stored in it: the same bytes on the same machine."""
-    from relinv.benchmark import load_benchmark
-    from relinv.diffusion.bases import load_base
-    from relinv.diffusion.concept import load_concept
     from relinv.files import atomic_write_bytes
-    from relinv.generation import redraw
     from relinv.images import encode_png, read_image_record, require_png
-    from relinv.imagining import find_concepts, reimagine
+    from relinv.imagining import draw_again
 
     require_png(target)
     record = read_image_record(image)
-    params = load_params()
-    base = load_base(params.drawing_model())
-    if uses := record.settings.get("concepts"):
-        picture = reimagine(base, find_concepts(list(uses), base), record)
-    else:
-        benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / record.relation)
-        scenarios = benchmark.scenarios(record.relation, record.settings["pairs"])
-        concept = load_concept(find_result("invert", record.relation, record.method), base)
-        picture = redraw(base, concept, record, scenarios)
-    atomic_write_bytes(target, encode_png(picture, record))
+    atomic_write_bytes(target, encode_png(draw_again(record, load_params()), record))
 
 
 @app.command(

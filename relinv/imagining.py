@@ -1,20 +1,21 @@
-"""Prompts of one's own: drawn with one or several concepts at once, outside the benchmark's scenarios."""
+"""Prompts of one's own, drawn with one or several concepts at once; and any picture, drawn again from its record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from relinv.benchmark import load_benchmark
 from relinv.devices import deterministic
-from relinv.diffusion.bases import PLACEHOLDER
+from relinv.diffusion.bases import PLACEHOLDER, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.files import parse_yaml
-from relinv.generation import require_same, settings_of, shared_facts
+from relinv.generation import redraw, require_same, settings_of, shared_facts
 from relinv.images import ImageRecord
-from relinv.results import find_result
+from relinv.results import FOLDERS, find_result
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
+    from relinv.params import Params
 
 
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
@@ -42,6 +44,20 @@ def free_record(
     used = {source: concept.fingerprint for source, concept in concepts.items()}
     facts = {**shared_facts(base, settings), "concepts": used}
     return ImageRecord(file, prompt, "", "", "", 0, seed, None, "", facts)
+
+
+def draw_again(record: ImageRecord, params: Params) -> Image.Image:
+    """Return the picture of a scenario or of a free prompt, redrawn with what is here now.
+
+    Raises UserError if that is not what the record says it was drawn with.
+    """
+    base = load_base(params.drawing_model())
+    if uses := record.settings.get("concepts"):
+        return reimagine(base, find_concepts(list(uses), base), record)
+    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / record.relation)
+    scenarios = benchmark.scenarios(record.relation, record.settings["pairs"])
+    concept = load_concept(find_result("invert", record.relation, record.method), base)
+    return redraw(base, concept, record, scenarios)
 
 
 def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) -> Image.Image:

@@ -72,19 +72,22 @@ class Judge:
                 self._texts.update(zip(part, vectors, strict=True))
         return np.stack([self._texts[text] for text in texts])
 
+    def reads(self, texts: Sequence[str]) -> list[bool]:
+        """Return for each text whether it is short enough for the model to read all of it."""
+        length = self._tokenizer.context_length
+        # A text that was cut ends with the end token; with one more place, another token is there instead.
+        cut = self._tokenizer(list(texts), context_length=length + 1)[:, :length] != self._tokenizer(list(texts))
+        return [not each for each in cut.any(dim=1).tolist()]
+
     def _tokenize(self, texts: list[str]) -> torch.Tensor:
         """Return token ids (texts, tokens); UserError if a text does not fit."""
-        length = self._tokenizer.context_length
-        tokens = self._tokenizer(texts)
-        # A text that was cut ends with the end token; with one more place, another token is there instead.
-        cut = (self._tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
-        if cut.any():
-            text = texts[int(cut.int().argmax())]
-            raise UserError(
-                f"The judge '{self.name}' reads {length} tokens at most: shorten the entities of '{text}', or its "
-                "relation's words."
-            )
-        return tokens
+        for text, whole in zip(texts, self.reads(texts), strict=True):
+            if not whole:
+                raise UserError(
+                    f"The judge '{self.name}' reads {self._tokenizer.context_length} tokens at most: shorten the "
+                    f"entities of '{text}', or its relation's words."
+                )
+        return self._tokenizer(texts)
 
 
 def load_judge(settings: JudgeSettings) -> Judge:

@@ -175,6 +175,12 @@ def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
     return {method: of_method[name] for method, of_method in presets.items() if name in of_method}
 
 
+def preset_in_use(values: Mapping[str, Any]) -> str | None:
+    """Return the preset that nested parameters choose, for all methods or by their base; None if they choose none."""
+    invert, base = values.get("invert") or {}, (values.get("bases") or {}).get(values.get("base")) or {}
+    return invert.get("preset") or base.get("preset")
+
+
 def read_params(file: Path) -> Params:
     """Return the parameters in `file`, whatever their names; UserError if it is missing, not YAML, or not a mapping."""
     values = read_yaml(file, "parameter file", "run this in the checkout of the pipeline")

@@ -19,9 +19,9 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: python -m stages.judge inside")
 def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")]) -> None:
-    """Count for how many captions of data/relations/RELATION the judge picks the right relation: data/judged.
+    """Count for how many pictures of data/relations/RELATION the judge finds the relation they show: data/judged.
 
-    What the exemplars show is known, so this tells how far the judge's scores can be believed.
+    What they show is known, so this tells how far the judge's scores can be believed.
     """
     params = load_params()
     settings = params.section("score", ScoreSettings)

@@ -790,7 +790,7 @@ def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -
     reading.write_text(json.dumps(json.loads(reading.read_text()) | {"judge": "0123456789abcdef"}))
     with pytest.raises(UserError, match="scores of the exemplars of 'hug' are by another judge"):
         write_report(tmp_path, params)
-    reading.write_text('{"captions": "four"}')
+    reading.write_text('{"pictures": "four"}')
     with pytest.raises(UserError, match=r"hug\.json' does not say how well the judge reads the exemplars: delete it"):
         write_report(tmp_path, params)
 
@@ -800,7 +800,7 @@ def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) ->
     write_report(tmp_path, params)
     for page in ("report.md", "report.html"):
         text = " ".join((tmp_path / "reports" / page).read_text().split())
-        assert "For 7 of their 8 captions the judge prefers the right one of 2 relations (chance 1 in 2)" in text
+        assert "In 7 of 8 of these pictures the judge finds the right one of 2 relations (chance 1 in 2)" in text
         assert "where it errs: hug 3 of 4." in text
     reading = tmp_path / "data/judged/hug.json"
     reading.write_text(json.dumps(json.loads(reading.read_text()) | {"right": 4}))

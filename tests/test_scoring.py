@@ -172,10 +172,14 @@ def project(
 
 
 class Reader:
-    """A judge of three dimensions, one per relation, which sees another relation in each of four pictures."""
+    """A judge of three dimensions, one per relation, which reads 20 letters and sees what it likes in four pictures."""
 
     resolution, fingerprint = 64, "reader"
     SEES = ((1.0, 0.0, 0.0), (0.6, 0.5, 0.6), (0.0, 0.0, 1.0), (0.9, 0.1, 0.0))  # the second: a tie
+
+    def reads(self, texts: Sequence[str]) -> list[bool]:
+        """Return which texts are short enough."""
+        return [len(text) <= 20 for text in texts]
 
     def encode_images(self, images: Sequence[Any], batch_size: int) -> np.ndarray:
         """Return what it sees in the pictures, (images, 3)."""
@@ -183,18 +187,23 @@ class Reader:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the axis of the relation that each text names, (texts, 3)."""
-        return np.array(
-            [np.eye(3)[[word in text for word in ("inside", "hugging", " under ")].index(True)] for text in texts]
-        )
+        assert all(self.reads(texts))
+        return np.array([[float(name in text) for name in ("inside", "hugging", "under")] for text in texts])
 
 
-def test_a_judge_is_asked_which_relation_each_caption_lacks(exemplar_folder: Path, benchmark: Benchmark) -> None:
+def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Path, benchmark: Benchmark) -> None:
     others = {"below": replace_words(benchmark, "under"), "within": replace_words(benchmark, "inside")}  # no rival
     asked = replace(benchmark, relations=benchmark.relations | others)
-    found = read_exemplars_by(Reader(), read_exemplars(exemplar_folder), asked, 2)  # type: ignore[arg-type]
-    assert found == {"captions": 8, "right": 4, "choices": 3, "judge": "reader"}
-    alone = replace(benchmark, relations={"inside": benchmark.relation("inside")})
-    assert read_exemplars_by(Reader(), read_exemplars(exemplar_folder), alone, 2)["choices"] == 1  # type: ignore[arg-type]
+
+    def found(benchmark: Benchmark) -> dict[str, Any]:
+        return read_exemplars_by(Reader(), read_exemplars(exemplar_folder), benchmark, 2)  # type: ignore[arg-type]
+
+    assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "judge": "reader"}
+    long = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under, far")})
+    assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "judge": "reader"}  # of captions it can read
+    longer = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under it all, not inside")})
+    assert found(longer) == {"pictures": 0, "right": 0, "choices": 4, "judge": "reader"}
+    assert found(replace(benchmark, relations={"inside": benchmark.relation("inside")}))["choices"] == 1
 
 
 def replace_words(benchmark: Benchmark, words: str) -> Relation:
@@ -206,7 +215,7 @@ def test_the_stage_asks_the_judge_of_a_relation(project: Path) -> None:
     result = CliRunner().invoke(judge_stage.app, ["inside"])
     assert result.exception is None, result.output
     found = json.loads((project / "data/judged/inside.json").read_text())
-    assert (found["captions"], found["choices"]) == (8, 2) and 0 <= found["right"] <= 8
+    assert (found["pictures"], found["choices"]) == (4, 2) and 0 <= found["right"] <= 4
     assert found["judge"] == load_params().judge().fingerprint()
 
 

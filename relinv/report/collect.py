@@ -15,7 +15,7 @@ from relinv.diffusion.concept import read_metadata
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
-from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset
+from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset, preset_in_use
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
 from relinv.scoring import JUDGE
@@ -93,7 +93,7 @@ def used_parameters(params: Params) -> dict[str, Any]:
     }
     used |= {name: params.section(name, dict[str, Any]) for name in SECTIONS}
     invert = used["invert"]
-    preset = invert.get("preset") or entry.get("preset")
+    preset = preset_in_use(used)
     changes = load_preset(preset, params.file.with_name(PRESETS)) if preset else {}
     used["invert"] = {key: value for key, value in invert.items() if key in OF_ALL_METHODS} | {
         method: (invert.get(method) or {}) | changes.get(method, {}) for method in used["methods"]
@@ -112,7 +112,7 @@ def read_warnings(path: Path) -> list[str]:
 def read_judged(path: Path) -> dict[str, Any]:
     """Return how well the judge reads a relation's exemplars; UserError if the file is missing or damaged."""
     match read_json(path, "judge's reading", MAKE):
-        case {"captions": int(), "right": int(), "choices": int(), "judge": str()} as found:
+        case {"pictures": int(), "right": int(), "choices": int(), "judge": str()} as found:
             return found
     raise UserError(f"'{path}' does not say how well the judge reads the exemplars: delete it and run `dvc repro`.")
 

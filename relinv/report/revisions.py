@@ -10,7 +10,7 @@ import pandas as pd
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import parse_yaml
-from relinv.params import PRESETS
+from relinv.params import PRESETS, preset_in_use
 from relinv.report.rows import parse_rows
 
 WORKSPACE = "workspace"  # the name for the files as they are here now
@@ -49,8 +49,8 @@ def scores_at(root: Path, revision: str) -> pd.DataFrame:
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:
     """Return the parameters of a revision, {dotted name: value}, including those of its preset, if any."""
-    params = flatten(_values(root, revision, "params.yaml"))
-    preset = params.get("invert.preset") or params.get(f"bases.{params.get('base')}.preset")
+    values = _values(root, revision, "params.yaml")
+    params, preset = flatten(values), preset_in_use(values)
     if not preset:
         return params
     presets = parse(dict[str, dict[str, Any]], _values(root, revision, PRESETS), "", f"{PRESETS} of {revision}")

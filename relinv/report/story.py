@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from relinv.params import preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
@@ -116,14 +117,14 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _reading(run: Run) -> dict[str, Any]:
-    """Return for how many captions of exemplars the judge picks the right relation, and where it misses some."""
+    """Return for how many exemplars the judge finds the right relation, and where it misses some."""
     found = list(run.judged.items())
     return {
-        "captions": sum(of["captions"] for _, of in found),
+        "pictures": sum(of["pictures"] for _, of in found),
         "right": sum(of["right"] for _, of in found),
         "choices": max(of["choices"] for _, of in found),
         "missed": [
-            f"{label(name)} {of['right']} of {of['captions']}" for name, of in found if of["right"] < of["captions"]
+            f"{label(name)} {of['right']} of {of['pictures']}" for name, of in found if of["right"] < of["pictures"]
         ],
     }
 
@@ -131,7 +132,7 @@ def _reading(run: Run) -> dict[str, Any]:
 def _again(parameters: dict[str, Any]) -> dict[str, str]:
     """Return how `make` is told to ask the hub, and a change of the subject's parameters for DVC."""
     base, subject = parameters["base"], subject_of(parameters["methods"])
-    preset = parameters["invert"]["preset"] or parameters["bases"][base]["preset"]
+    preset = preset_in_use(parameters)
     section = f"presets.yaml:{subject}.{preset}" if preset else f"invert.{subject}"
     change = f"{section}.steer_weight=0.1" if subject == SUBJECT else f"{section}.steps=60"
     learns = parameters["invert"][subject]  # the plain words have no setting
