@@ -165,7 +165,8 @@ def test_images_are_drawn_without_reading_anything_back(scheduler: str, moved: B
     prompt, empty = moved.encode(moved.tokenize(["cat in box", ""])).split(1)
     _ = moved.unet, moved.vae  # loaded
     reads.clear()
-    latents = denoise(moved, prompt, empty, initial_latents(moved, [1]), Sampler(3, 7.5, scheduler))
+    conditions = (lambda timestep: prompt), (lambda timestep: empty)
+    latents = denoise(moved, *conditions, initial_latents(moved, [1]), Sampler(3, 7.5, scheduler))
     assert decode(moved, latents).device.type == NAME and reads == []
 
 

@@ -113,4 +113,4 @@ def encoding_in_place(base: Base, words: str, exemplars: ExemplarSet) -> torch.T
     last = [len(base.tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in prompts]  # after the start
     with torch.no_grad():
         encodings = base.encode(base.tokenize(prompts)).float()  # (prompts, tokens, dim)
-    return encodings[range(len(prompts)), last].mean(0)
+    return torch.stack([encoding[place] for encoding, place in zip(encodings, last, strict=True)]).mean(0)
