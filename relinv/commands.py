@@ -159,8 +159,8 @@ def restore() -> None:
 
     kept = bring_back(Path())
     print("The committed parameters and results are back.")
-    if kept:
-        print(f"How the parameters differed is kept: git apply {kept}")
+    for file in kept:
+        print(f"How the parameters differed is kept: git apply {file}")
 
 
 @app.command("second-moment", epilog="Example: relinv second-moment captions.txt")

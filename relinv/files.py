@@ -102,7 +102,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.replace(path, old)
         try:
             os.replace(new, path)
-        except OSError:
+        except BaseException:
             if old.exists():
                 os.replace(old, path)
             raise

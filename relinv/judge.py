@@ -102,8 +102,8 @@ def load_judge(settings: JudgeSettings) -> Judge:
     weights = check_judge(settings)
     if weights is None:
         _download(settings)
-        return _load(settings, settings.model, f"{settings.model}/{settings.pretrained}")
-    judge = _load(settings, f"local-dir:{weights.parent}", settings.model)
+        return _load(settings, settings.model)
+    judge = _load(settings, f"local-dir:{weights.parent}")
     _check_shapes(judge, weights)
     return judge
 
@@ -127,7 +127,7 @@ def check_judge(settings: JudgeSettings) -> Path | None:
     return _weights(folder)
 
 
-def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
+def _load(settings: JudgeSettings, source: str) -> Judge:
     """Return the judge open_clip loads from `source`; its errors, except out of memory, become one UserError."""
     import open_clip
 
@@ -140,8 +140,10 @@ def _load(settings: JudgeSettings, source: str, name: str) -> Judge:
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in its own way
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
-        raise UserError(f"The judge '{name}' cannot be loaded: {reason(error)}") from error
-    return Judge(name, settings.fingerprint(), model.eval().requires_grad_(False), preprocess, tokenizer, device)
+        raise UserError(f"The judge '{settings.name}' cannot be loaded: {reason(error)}") from error
+    return Judge(
+        settings.name, settings.fingerprint(), model.eval().requires_grad_(False), preprocess, tokenizer, device
+    )
 
 
 def _download(settings: JudgeSettings) -> None:

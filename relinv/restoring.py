@@ -16,11 +16,12 @@ KEPT = Path(".scratch/replaced_parameters")  # git-ignored
 MINIATURE = "data/miniature"
 
 
-def restore(root: Path) -> Path | None:
+def restore(root: Path) -> list[Path]:
     """Bring the committed parameters and results of the pipeline at `root` back, from git and from DVC's cache.
 
-    Only what an experiment writes is replaced. Returns the file, as `git apply` reads it, that keeps how the parameters
-    differed; None if they did not. Raises UserError if `root` is no pipeline, or git or DVC refuses.
+    Only what an experiment writes is replaced. Returns the files, as `git apply` reads them, that keep how the
+    parameters differed, as they were and as staged; none if they did not. Raises UserError if `root` is no pipeline, or
+    git or DVC refuses.
     """
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"There is no dvc.yaml in '{root.resolve()}': run this in the pipeline's own folder.")
@@ -34,20 +35,17 @@ def restore(root: Path) -> Path | None:
     try:
         dvc(root, "checkout")
     except UserError as error:
-        how = f", and how they differed is kept in {kept}" if kept else ""
+        how = f", and how they differed is kept in {' and '.join(map(str, kept))}" if kept else ""
         raise UserError(f"{error}\nThe parameters are back{how}. Correct this and run it again.") from None
     return kept
 
 
-def _keep_parameters(root: Path) -> Path | None:
-    """Write how the parameters differ from the committed ones, as they are and as staged, to files of their own.
-
-    Returns the first of these files, if any.
-    """
+def _keep_parameters(root: Path) -> list[Path]:
+    """Write how the parameters, and how those staged, differ from the committed ones, each to a file of its own."""
     kept = []
     for kind in ([], ["--cached"]):
         if changes := git(root, *PLAIN_DIFF, *kind, "HEAD", "--", *PARAMETERS):
             data = changes.encode("utf-8", "surrogateescape")
             kept.append(root / KEPT / f"{hashlib.sha256(data).hexdigest()[:8]}.diff")
             atomic_write_bytes(kept[-1], data)
-    return kept[0] if kept else None
+    return list(dict.fromkeys(kept))

@@ -30,9 +30,9 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     exemplars = read_exemplars(FOLDERS["fetch"] / relation)
 
     from relinv.judge import load_judge  # imports torch, so it comes after the checks of the files
-    from relinv.judging import read_exemplars_by
+    from relinv.judging import ask_of_exemplars
 
-    found = read_exemplars_by(load_judge(params.judge()), exemplars, benchmark, settings.batch_size)
+    found = ask_of_exemplars(load_judge(params.judge()), exemplars, benchmark, settings.batch_size)
     write_json(FOLDERS["judge"] / f"{relation}.json", found)
     params.require_unchanged()
 

@@ -45,6 +45,10 @@ PIPELINE = """stages:
     deps: [make.py, data/exemplars, relinv/metrics]
     params: [relations, methods, score, invert]
     outs: [{reports/scores.csv: {cache: false}}]
+  judge:
+    cmd: mkdir -p data && touch data/judged
+    deps: [relinv/judging.py]
+    outs: [data/judged]
   report:
     cmd: python tell.py
     deps: [tell.py, reports/scores.csv, relinv/report]
@@ -111,6 +115,7 @@ def write_repository(root: Path) -> None:
         "relinv/report/rows.py": "",
         "relinv/commands.py": "",
         "relinv/metrics/skill.py": "",
+        "relinv/judging.py": "",
         **{f"relinv/methods/{name}.py": "" for name in ("relation_words", "reversion", "dreambooth")},
     }
     for name, text in contents.items():

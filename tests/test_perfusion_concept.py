@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from relinv.adapters.perfusion import INPUT, SUPERCLASS, Adapter
+from relinv.adapters.perfusion import INPUT, Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import save_concept
 from relinv.diffusion.cross_attention import projections
 from relinv.learning.inversion import to_concept
 from relinv.learning.second_moment import SecondMoment
-from relinv.methods.perfusion import Method
+from relinv.methods.perfusion import Method, encoding_in_place
 from tests.inverting import build, problem
 from tests.sd15 import wide_base
 
@@ -26,9 +26,9 @@ def method(base: Base, exemplar_folder: Path, **changes: Any) -> Method:
 
 
 def test_keys_stay_locked_to_the_superclass_wherever_the_input_has_moved(base: Base, exemplar_folder: Path) -> None:
-    edit = method(base, exemplar_folder, superclass="inside").edit
+    learned = method(base, exemplar_folder, superclass="inside")
+    edit, superclass = learned.edit, encoding_in_place(base, "inside", learned.exemplars)
     edit.tensors[INPUT].mul_(-2).add_(1)
-    superclass = edit.tensors[SUPERCLASS].clone()
     keys = {name: layer for name, layer in projections(base).items() if name.endswith("to_k")}
     assert keys and not edit.tensors.keys() & keys.keys()
     for name, layer in keys.items():

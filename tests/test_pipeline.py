@@ -57,7 +57,7 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     "judge": [
         "stages.judge.read_exemplars",
         "relinv.judge.load_judge",
-        "relinv.judging.read_exemplars_by",
+        "relinv.judging.ask_of_exemplars",
     ],
     "report": [
         *(

@@ -22,9 +22,10 @@ from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.images import read_records, write_image, write_records
 from relinv.judge import Judge, load_judge
-from relinv.judging import read_exemplars_by
+from relinv.judging import ask_of_exemplars
 from relinv.params import load_params
 from relinv.plugins import plugin_names
+from relinv.report.collect import read_judged
 from relinv.scoring import JUDGE, KEYS, METRICS, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
@@ -196,13 +197,13 @@ def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Pat
     asked = replace(benchmark, relations=benchmark.relations | others)
 
     def found(benchmark: Benchmark) -> dict[str, Any]:
-        return read_exemplars_by(Reader(), read_exemplars(exemplar_folder), benchmark, 2)  # type: ignore[arg-type]
+        return ask_of_exemplars(Reader(), read_exemplars(exemplar_folder), benchmark, 2)  # type: ignore[arg-type]
 
-    assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "judge": "reader"}
+    assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "unread": 0, "judge": "reader"}
     long = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under, far")})
-    assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "judge": "reader"}  # of captions it can read
+    assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "unread": 2, "judge": "reader"}
     longer = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under it all, not inside")})
-    assert found(longer) == {"pictures": 0, "right": 0, "choices": 4, "judge": "reader"}
+    assert found(longer) == {"pictures": 0, "right": 0, "choices": 4, "unread": 4, "judge": "reader"}
     assert found(replace(benchmark, relations={"inside": benchmark.relation("inside")}))["choices"] == 1
 
 
@@ -214,7 +215,7 @@ def replace_words(benchmark: Benchmark, words: str) -> Relation:
 def test_the_stage_asks_the_judge_of_a_relation(project: Path) -> None:
     result = CliRunner().invoke(judge_stage.app, ["inside"])
     assert result.exception is None, result.output
-    found = json.loads((project / "data/judged/inside.json").read_text())
+    found = read_judged(project / "data/judged/inside.json")  # as the report does
     assert (found["pictures"], found["choices"]) == (4, 2) and 0 <= found["right"] <= 4
     assert found["judge"] == load_params().judge().fingerprint()
 

@@ -133,7 +133,7 @@ def test_undefined_rows_are_left_out() -> None:
     assert mean_interval(rows_of(values), "score", QUICK) == (1.0, 1.0, 1.0)
 
 
-def test_a_metric_defined_nowhere_is_nan() -> None:
+def test_a_metric_defined_nowhere_has_no_mean() -> None:
     assert mean_interval(rows_of(np.full((1, 3, 1), np.nan)), "score", QUICK) is None
 
 

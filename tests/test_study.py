@@ -267,7 +267,7 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "What skill adds" in page and "score.skill = 0.9" in page and "`study.yaml`" in page
-    assert "The judge is `ViT-B-32/openai`." in page
+    assert "Scored by `ViT-B-32/openai`." in page
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
     assert "better/reversion is 0.250 higher than that of plain/reversion" in page
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").count("What skill adds: 0.250 ") == 1  # of four metrics
@@ -378,6 +378,7 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         ("dvc.yaml", PIPELINE.replace("python tell.py", "python -u tell.py"), False),
         ("params.yaml", PARAMS.replace("  seed: 0\nreport", "  seed: 0\n  dreambooth: {steps: 9}\nreport"), False),
         ("params.yaml", PARAMS.replace("resamples: 100", "resamples: 200"), False),
+        ("relinv/judging.py", "# decides no scores\n", False),
         ("params.yaml", PARAMS.replace("skill: 0.6", "skill: 0.7"), True),
     ):
         old = (repository / path).read_text()
@@ -504,6 +505,12 @@ def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytes
         ],
     }
     assert all(name in as_lines(comparison) for name in ("b − my_run", "c − my_run", "c − b"))
+
+
+def test_a_plan_of_an_unknown_base_is_told(repository: Path) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"common": {"base": "bb"}, "contrasts": []})
+    with pytest.raises(UserError, match=r"Unknown base 'bb'. Did you mean 'b'"):
+        trials(repository, plan)
 
 
 def test_scores_of_two_judges_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

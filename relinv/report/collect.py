@@ -112,7 +112,7 @@ def read_warnings(path: Path) -> list[str]:
 def read_judged(path: Path) -> dict[str, Any]:
     """Return how well the judge reads a relation's exemplars; UserError if the file is missing or damaged."""
     match read_json(path, "judge's reading", MAKE):
-        case {"pictures": int(), "right": int(), "choices": int(), "judge": str()} as found:
+        case {"pictures": int(), "right": int(), "choices": int(), "unread": int(), "judge": str()} as found:
             return found
     raise UserError(f"'{path}' does not say how well the judge reads the exemplars: delete it and run `dvc repro`.")
 

@@ -117,15 +117,15 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _reading(run: Run) -> dict[str, Any]:
-    """Return for how many exemplars the judge finds the right relation, and where it misses some."""
-    found = list(run.judged.items())
+    """Return in how many exemplars the judge finds the relation they show, and where it misses some."""
+    found = run.judged.values()
+    missed = {name: of for name, of in run.judged.items() if of["right"] < of["pictures"]}
     return {
-        "pictures": sum(of["pictures"] for _, of in found),
-        "right": sum(of["right"] for _, of in found),
-        "choices": max(of["choices"] for _, of in found),
-        "missed": [
-            f"{label(name)} {of['right']} of {of['pictures']}" for name, of in found if of["right"] < of["pictures"]
-        ],
+        "pictures": sum(of["pictures"] for of in found),
+        "right": sum(of["right"] for of in found),
+        "by_chance": sum(of["pictures"] / of["choices"] for of in found),
+        "unread": sum(of["unread"] for of in found),
+        "missed": [f"{label(name)} {of['right']} of {of['pictures']}" for name, of in missed.items()],
     }
 
 

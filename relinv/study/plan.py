@@ -126,11 +126,13 @@ def _trial(
     arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], dependencies: _Dependencies
 ) -> Trial:
     values = overridden(parameters, overrides)
+    if values["base"] not in values["bases"]:
+        raise unknown("base", values["base"], values["bases"])
     relations, methods = values["relations"], values["methods"]
     facts = [_deciding(values), dependencies.of(methods)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
-    judge = parse(JudgeSettings, values["bases"][values["base"]]["judge"], "judge", "params.yaml")
+    judge = parse(JudgeSettings, values["bases"][values["base"]].get("judge"), "judge", "params.yaml")
     return Trial(arm, seed, overrides, name, len(relations) * len(methods), judge.name)
 
 
@@ -147,7 +149,7 @@ class _Dependencies:
     def __init__(self, root: Path) -> None:
         stages = read_yaml(root / "dvc.yaml")["stages"]
         self._root = root
-        self._stages = {name: stage for name, stage in stages.items() if name != "report"}
+        self._stages = {name: stage for name, stage in stages.items() if name not in ("judge", "report")}
         made = {_path(out) for stage in self._stages.values() for out in stage["outs"]}
         self._paths = {path for stage in self._stages.values() for path in stage["deps"]} - made
         self._presets = load_presets(root / PRESETS)
