@@ -801,13 +801,13 @@ def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) ->
     for page in ("report.md", "report.html"):
         text = " ".join((tmp_path / "reports" / page).read_text().split())
         assert "In 7 of 8 of these pictures the judge finds the right relation; by chance it would in 4." in text
-        assert "It misses some of these: hug 3 of 4." in text and "It was not shown" not in text
+        assert "It does not find all of hug (3 of 4)." in text and "It was not shown" not in text
     reading = tmp_path / "data/judged/hug.json"
     reading.write_text(json.dumps(json.loads(reading.read_text()) | {"right": 4, "unread": 2}))
     write_report(tmp_path, params)
     for page in ("report.md", "report.html"):
         text = " ".join((tmp_path / "reports" / page).read_text().split())
-        assert "It misses some" not in text and "It was not shown 2 more, whose captions are too long for it." in text
+        assert "It does not find" not in text and "It was not shown 2 more, whose captions are too long for it." in text
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"warnings": 3}'])

@@ -125,7 +125,7 @@ def _reading(run: Run) -> dict[str, Any]:
         "right": sum(of["right"] for of in found),
         "by_chance": sum(of["pictures"] / of["choices"] for of in found),
         "unread": sum(of["unread"] for of in found),
-        "missed": [f"{label(name)} {of['right']} of {of['pictures']}" for name, of in missed.items()],
+        "missed": [f"{label(name)} ({of['right']} of {of['pictures']})" for name, of in missed.items()],
     }
 
 
