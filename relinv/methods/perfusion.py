@@ -1,9 +1,9 @@
 """Perfusion (Tewel et al., SIGGRAPH 2023): a token's row and, at each cross-attention, its value.
 
 The layers' keys are locked to a word's (the edit is in relinv/adapters/perfusion.py). For a single relation this learns
-the row, the outputs o_V and, as a moving average, the encoding i at which the edit applies. All start from that word as
-it is encoded in the token's place in the captions. An encoding depends on the words before it, so that of the bare word
-is far from any that the token has, and the edit would not apply to the token at all.
+the row, the outputs o_V and, as a moving average, the encoding i at which the edit applies. The last two start from the
+word as it is encoded in the token's place in the captions. An encoding depends on the words before it, so that of the
+bare word is far from any that the token has, and the edit would not apply to the token at all.
 """
 
 from __future__ import annotations
