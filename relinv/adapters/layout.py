@@ -7,7 +7,7 @@ box. Nothing is learned here, and the base is not changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,10 +85,20 @@ class Adapter(ConceptAdapter):
         super().__init__(base, token, tensors, options)
         self.layout = parse(Layout, self.options, "adapter.options", "concept.json")
 
-    def guidance(self, prompts: Sequence[str]) -> Guidance | None:
-        """Return the guidance of a batch, or None if no prompt has the token together with other words."""
-        words = self.words(prompts)
-        return partial(self._guide, words) if words.any() else None
+    def guidance(self, prompts_at: Callable[[int], list[str]]) -> Guidance | None:
+        """Return the guidance of a batch, or None if no prompt has the token together with other words.
+
+        What is head and what tail, the prompts of the noisiest timestep say, where the layout is decided.
+        """
+        noisiest = prompts_at(self.base.scheduler.config.num_train_timesteps - 1)
+        words = self.words(noisiest)
+
+        def words_at(timestep: int) -> torch.Tensor:
+            """Return where these words are in a timestep's prompts, from which a token may have gone."""
+            then, now = self.base.tokenize(noisiest), self.base.tokenize(prompts_at(timestep))
+            return in_other_prompts(words, then, now, self.base.tokenizer.get_added_vocab())
+
+        return partial(self._guide, words_at) if words.any() else None
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token."""
@@ -110,7 +120,7 @@ class Adapter(ConceptAdapter):
 
     def _guide(
         self,
-        words: torch.Tensor,
+        words_at: Callable[[int], torch.Tensor],
         latents: torch.Tensor,
         timestep: torch.Tensor,
         progress: float,
@@ -126,6 +136,7 @@ class Adapter(ConceptAdapter):
         layout = self.layout
         if progress >= layout.fraction:
             return latents
+        words = words_at(int(timestep))  # (images, 2, tokens)
         step = layout.scale * (1 - self.base.scheduler.alphas_cumprod[int(timestep)].item())
         latents = latents.clone()
         far = words.flatten(1).any(-1).nonzero()[:, 0]  # indices in the batch of the images still to be moved
@@ -141,6 +152,27 @@ class Adapter(ConceptAdapter):
             far = far[above]
             latents[far] -= step * gradient[above]
         return latents
+
+
+def in_other_prompts(
+    words: torch.Tensor, then: torch.Tensor, now: torch.Tensor, placeholders: Mapping[str, int]
+) -> torch.Tensor:
+    """Return `words`, marked in prompts of the ids `then`, at the places of the same words in the prompts `now`.
+
+    Both prompts have the same words, but a placeholder may have another of its rows `now`, or be gone and then is not
+    marked. `words` is (prompts, objects, tokens) bool, ids are (prompts, tokens); `placeholders` has their ids by name.
+    """
+    import torch
+
+    stems = {id_: name.removesuffix(">").partition("|")[0] for name, id_ in placeholders.items()}
+    moved = torch.zeros_like(words)
+    for prompt, (before, after) in enumerate(zip(then.tolist(), now.tolist(), strict=True)):
+        place = 0
+        for old, id_ in enumerate(before):
+            if stems.get(id_, id_) == stems.get(after[place], after[place]):
+                moved[prompt, :, place] = words[prompt, :, old]
+                place += 1
+    return moved
 
 
 def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Sequence[Sequence[float]]) -> torch.Tensor:

@@ -78,8 +78,11 @@ class ConceptAdapter:
         """
         return plain(prompts)
 
-    def guidance(self, prompts: Sequence[str]) -> Guidance | None:
-        """Return the guidance that moves a batch's latents before each sampling step, or None; one prompt per image."""
+    def guidance(self, prompts_at: Callable[[int], list[str]]) -> Guidance | None:
+        """Return the guidance that moves a batch's latents before each sampling step, or None.
+
+        `prompts_at` gives the prompts of a timestep, one per image.
+        """
         return None
 
 

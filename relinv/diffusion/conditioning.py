@@ -118,7 +118,7 @@ class Drawer:
         Raises UserError as `sample` and `guided_by` do.
         """
         conditions = self._encodings.of(prompts), self._encodings.of([""] * len(prompts))
-        noise, guidance = initial_latents(self._base, seeds), guided_by(self._base, self._adapters, prompts)
+        noise, guidance = initial_latents(self._base, seeds), guided_by(self._adapters, prompts)
         return sample(self._base, *conditions, noise, self._sampler, guidance)
 
 
@@ -129,14 +129,14 @@ def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int) ->
     return prompt
 
 
-def guided_by(base: Base, adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
-    """Return the guidance of the one adapter that guides these prompts, or None. Raises UserError if two do.
+def guided_by(adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
+    """Return the guidance of the one adapter that guides these prompts, or None. Raises UserError if two do."""
 
-    Adapters get the prompts of the noisiest timestep, where layouts are decided.
-    """
-    noisiest = base.scheduler.config.num_train_timesteps - 1
-    texts = [prompt_at(adapters, prompt, noisiest) for prompt in prompts]
-    found = [guidance for adapter in adapters if (guidance := adapter.guidance(texts))]
+    def at(timestep: int) -> list[str]:
+        """Return the prompts at a timestep."""
+        return [prompt_at(adapters, prompt, timestep) for prompt in prompts]
+
+    found = [guidance for adapter in adapters if (guidance := adapter.guidance(at))]
     if len(found) > 1:
         raise UserError("Two of the concepts in use guide the latents: use one of them.")
     return found[0] if found else None
