@@ -49,7 +49,10 @@ class Settings(TokenRowSettings, Drawing):
 
 
 class Method(TokenRowMethod):
-    """The denoising loss weighted by masks; the edit is trained with local locking, as published."""
+    """The denoising loss weighted by masks; the edit is trained with local locking, as published.
+
+    Previews show it with the gate of training, too.
+    """
 
     settings: Settings
     _seen: torch.Tensor | None = None  # the token's mean encoding in the current step, (dim,)
