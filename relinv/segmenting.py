@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MODEL = "CIDAS/clipseg-rd64-refined"  # what Perfusion's authors used
 SIDE = 352  # pixels a side of the square that the published weights take
-# Perfusion's code averages over nine prompts; one that its list has and these lack is not known to matter.
+# Perfusion's code averages over nine prompts of this kind.
 PROMPTS = ("{}", "a photo of {}", "a picture of {}", "a clear view of {}", "a scene with {} in it")
 FAINT = 0.5  # a mask that is nowhere brighter than this has probably found nothing
 
