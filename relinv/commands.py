@@ -16,6 +16,7 @@ from relinv.segmenting import MODEL
 from relinv.settings import ValidateSettings
 
 if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
     from relinv.images import ImageRecord
 
 # As in stages/__init__.py: another number of threads changes the last bits. torch reads this when it is imported.
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 app = cli.stage_app()
 CONCEPTS = FOLDERS["invert"]
+ON_CPU = {"device": "cpu"}
 
 Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
 Method = Annotated[
@@ -33,6 +35,13 @@ Method = Annotated[
 @app.callback(no_args_is_help=True)
 def main() -> None:
     """Work with relations and learned tokens. Run it in a checkout of the pipeline."""
+
+
+def _base_on_cpu() -> Base:
+    """Return the base in use on the CPU, for what reads or checks its weights: a machine without its GPU will do."""
+    from relinv.diffusion.bases import load_base
+
+    return load_base(load_params().model().model_copy(update=ON_CPU))
 
 
 @app.command(epilog="Example: relinv new kissing ~/pictures/kissing")
@@ -67,14 +76,13 @@ def masks(
 
     With every method, the training loss is then weighted by them: bright areas count most.
     """
-    from relinv.devices import find_device
     from relinv.exemplars import MASKS
     from relinv.segmenting import FAINT, find_pictures, load_segmenter, write_masks
 
     if not words.strip():
         raise UserError('The words say nothing to look for: write some, such as "two people kissing".')
     pictures = find_pictures(folder)
-    brightest = write_masks(pictures, words, load_segmenter(model, find_device(load_params().model().device)))
+    brightest = write_masks(pictures, words, load_segmenter(model))
     print(f"{folder / MASKS} holds {len(brightest)} masks, bright where the loss shall count: look at them, and")
     print("repaint or delete those that are wrong; a picture without one counts in full.")
     for name, level in brightest.items():
@@ -89,13 +97,10 @@ def download() -> None:
     Both come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
     checked: dvc repro --glob 'validate@*'
     """
-    from relinv.diffusion.bases import load_base
     from relinv.judge import load_judge
 
-    params = load_params()
-    on_cpu = {"device": "cpu"}  # loaded as the stages do, which shows that all is there
-    base = load_base(params.model().model_copy(update=on_cpu))
-    judge = load_judge(params.judge().model_copy(update=on_cpu))
+    base = _base_on_cpu()  # loaded as the stages do, which shows that all is there
+    judge = load_judge(load_params().judge().model_copy(update=ON_CPU))
     print(f"{base.id} and {judge.name} are here: with HF_HUB_OFFLINE=1, the hub is not asked for them.")
 
 
@@ -117,11 +122,10 @@ def import_(
 
     An earlier import under these names is replaced; something that was learned here never is.
     """
-    from relinv.diffusion.bases import load_base
     from relinv.importing import import_concept
 
     folder = CONCEPTS / relation / method
-    concept = import_concept(file, relation, method, load_base(load_params().model()), folder, token)
+    concept = import_concept(file, relation, method, _base_on_cpu(), folder, token)
     print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
     print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
 
@@ -136,11 +140,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Write a learned token in another program's format."""
-    from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
     from relinv.exporting import export_concept, spellings
 
-    concept = load_concept(find_result("invert", relation, method), load_base(load_params().model()))
+    concept = load_concept(find_result("invert", relation, method), _base_on_cpu())
     # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
     name = name or f"{relation}_{method}"
     for path in export_concept(concept, form, to, name, overwrite):
@@ -213,7 +216,6 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     from PIL import Image
 
     from relinv.adapters.layout import draw_boxes, layout_of
-    from relinv.diffusion.bases import load_base
     from relinv.diffusion.concept import load_concept
     from relinv.diffusion.conditioning import drawn_with
     from relinv.files import atomic_write_bytes
@@ -223,7 +225,7 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     if not record.method:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
     learned = find_result("invert", record.relation, record.method)
-    concept = load_concept(learned, load_base(load_params().model()))
+    concept = load_concept(learned, _base_on_cpu())
     layout = layout_of(drawn_with(concept, settings_of(record).adapters).metadata)
     if concept.fingerprint != record.settings.get("concept_sha256"):
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")

@@ -24,11 +24,11 @@ FAINT = 0.5  # a mask that is nowhere brighter than this has probably found noth
 
 
 class Segmenter:
-    """A loaded CLIPSeg and its processor."""
+    """A loaded CLIPSeg and its processor, on the CPU, which is fast enough for a handful of pictures."""
 
-    def __init__(self, name: str, network: Any, processor: Any, device: torch.device) -> None:
+    def __init__(self, name: str, network: Any, processor: Any) -> None:
         self.name = name
-        self._network, self._processor, self._device = network.to(device).eval(), processor, device
+        self._network, self._processor = network.eval(), processor
 
     def find(self, picture: Image, words: str) -> Image:
         """Return how likely each pixel of an RGB picture shows what `words` say, as a grey picture of the same size.
@@ -43,21 +43,21 @@ class Segmenter:
         pixels = self._processor(images=square, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
         texts = self._tokenize([prompt.format(words) for prompt in PROMPTS])
         with torch.inference_mode():
-            pixels = pixels.to(self._device).expand(len(PROMPTS), -1, -1, -1)
+            pixels = pixels.expand(len(PROMPTS), -1, -1, -1)
             levels = self._network(pixel_values=pixels, **texts).logits.sigmoid().mean(dim=0)  # (height, width)
-        grey = Image.fromarray((255 * levels.float().cpu()).round().byte().numpy())
+        grey = Image.fromarray((255 * levels).round().byte().numpy())
         return grey.resize(picture.size, resample)
 
     def _tokenize(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
         """Return the padded ids of `texts` and their attention mask, both (texts, tokens)."""
-        tokens = self._processor(text=texts, padding=True, return_tensors="pt").to(self._device)
+        tokens = self._processor(text=texts, padding=True, return_tensors="pt")
         limit = self._network.config.text_config.max_position_embeddings
         if tokens["input_ids"].shape[1] > limit:
             raise UserError(f"'{texts[0]}' is more than the {limit} tokens that '{self.name}' reads: use fewer words.")
         return tokens
 
 
-def load_segmenter(model: str, device: torch.device) -> Segmenter:
+def load_segmenter(model: str) -> Segmenter:
     """Return the CLIPSeg in a folder or with a hub id; UserError if it is unavailable or another model."""
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
@@ -72,7 +72,7 @@ def load_segmenter(model: str, device: torch.device) -> Segmenter:
     if report["missing_keys"]:
         lacking = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"'{model}' is no whole CLIPSeg, for it lacks {lacking} and more: give --model another.")
-    return Segmenter(model, network, processor, device)
+    return Segmenter(model, network, processor)
 
 
 def find_pictures(folder: Path) -> list[Path]:

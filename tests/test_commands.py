@@ -170,8 +170,13 @@ def test_a_misspelt_method_is_told_with_the_closest(checkout: Path) -> None:
         run("export", "inside", "reversoin", "--for", "hub", "--to", "out")
 
 
-def test_an_export_replaces_a_file_of_ones_own_only_when_told(checkout: Path) -> None:
+def name_a_gpu_that_is_not_here() -> None:
+    apply_overrides(Path("params.yaml"), ["bases.miniature.model.device=cuda:99"])
+
+
+def test_an_export_replaces_a_file_of_ones_own_only_when_told_and_needs_no_gpu(checkout: Path) -> None:
     keep(checkout, made(load_base(load_params().model())))
+    name_a_gpu_that_is_not_here()
     (checkout / "README.md").write_text("mine")
     words = ("export", "inside", "reversion", "--for", "hub", "--to", ".")
     with pytest.raises(UserError, match=r"'README\.md' would be lost"):
@@ -181,8 +186,9 @@ def test_an_export_replaces_a_file_of_ones_own_only_when_told(checkout: Path) ->
     assert (checkout / "README.md").read_text().startswith("---\n")
 
 
-def test_custom_diffusion_comes_from_two_files(checkout: Path) -> None:
+def test_custom_diffusion_comes_from_two_files_without_a_gpu(checkout: Path) -> None:
     base = load_base(load_params().model())
+    name_a_gpu_that_is_not_here()
     weights = "pytorch_custom_diffusion_weights.safetensors"
     save_file(dict(pretrained(base)), checkout / weights)
     torch.save({"<new1>": torch.ones(base.dim)}, checkout / "token.bin")
@@ -221,6 +227,7 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
     for each in (plain, concept):
         keep(checkout, each)
         generate_folder(base, each, scenarios, SETTINGS, checkout / "images" / each.method, checkout / ".scratch")
+    name_a_gpu_that_is_not_here()  # nor needed
     run("show", "images/compositional/000.png", "--boxes", "boxes.png")
     with Image.open("boxes.png") as marked, Image.open("images/compositional/000.png") as image:
         assert marked.size == image.size and marked.tobytes() != image.tobytes()
