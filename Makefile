@@ -9,8 +9,6 @@ INSTALLED := .venv/.installed
 
 # For what the stages start. Recipes name the folder themselves: macOS's make looks up their commands in the old PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# the miniature needs no network; another base downloads what is not here yet, unless you say HF_HUB_OFFLINE=1
-export HF_HUB_OFFLINE ?= $(if $(BASE),0,1)
 
 # If this allocator is installed, a CPU runs up to a quarter faster; no result depends on it.
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
