@@ -28,7 +28,6 @@ from benchmarks.published import ACCUMULATION, MICRO_BATCH, PublishedTrainer
 from benchmarks.rates import show_rates
 from benchmarks.sd15 import build_sd15_base
 from benchmarks.timing import synchronise, timed
-from relinv.devices import deterministic
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
 from relinv.diffusion.sampling import Sampler, decode
@@ -36,7 +35,7 @@ from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.problem import Problem, Task
-from relinv.learning.training import Loop, take_step
+from relinv.learning.training import Loop, numerics, take_step
 from relinv.params import load_params
 from relinv.plugins import find_plugin
 from relinv.settings import DrawingSettings, ModelSettings, PreviewSettings
@@ -119,7 +118,7 @@ def stepping(*loops: Loop) -> Callable[[], None]:
 
     def step() -> None:
         """Take the step after those that the first loop has logged, as training does."""
-        with deterministic(loops[0].base.device, backward=loops[0].base.settings.deterministic):
+        with numerics(loops[0].base):
             take_step(loops, len(loops[0].log.losses))
 
     return step

@@ -17,7 +17,9 @@ def find_device(name: str) -> torch.device:
     """Return the device of that name; UserError if this machine does not have it."""
     import torch
 
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "cpu":
+        return torch.device(name)  # without a look for GPUs, which would set up CUDA
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind, _, index = name.partition(":")
     if not usable.get(kind) or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         cause = _cuda_cause() if kind == "cuda" else ""
@@ -89,16 +91,28 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
         torch.is_deterministic_algorithms_warn_only_enabled(),
         settings.fill_uninitialized_memory,
     )
-    tf32 = torch.backends.cudnn.allow_tf32
     if device.type != "cpu":
         # with warn_only, the backward of CUDA's fused attention sums in any order; without, PyTorch does without
         # cuDNN's attention altogether
         torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not backward)
-        torch.backends.cudnn.allow_tf32 = False
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:
-        yield
+        with full_fp32(device):
+            yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         settings.fill_uninitialized_memory = fills
+
+
+@contextmanager
+def full_fp32(device: torch.device) -> Iterator[None]:
+    """Inside the block a GPU's convolutions do not round fp32 to TF32, as PyTorch lets them by default."""
+    import torch
+
+    tf32 = torch.backends.cudnn.allow_tf32
+    if device.type != "cpu":
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
         torch.backends.cudnn.allow_tf32 = tf32

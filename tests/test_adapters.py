@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from relinv.adapters import dreambooth, perfusion
-from relinv.diffusion.adapter import ConceptAdapter
+from relinv.adapters import dreambooth
+from relinv.diffusion.adapter import ConceptAdapter, in_place
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.token_rows import TokenRowsAdapter
 from tests.conftest import tiny_settings
@@ -93,7 +93,7 @@ def test_a_unet_of_low_precision_gets_its_forward_back(
     assert fittings(base) == before
 
 
-def test_a_concept_that_fails_to_join_another_leaves_that_in_use(
+def test_concepts_that_fail_to_be_edited_together_leave_the_base_as_it_was(
     base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fittings(base)
@@ -101,10 +101,12 @@ def test_a_concept_that_fails_to_join_another_leaves_that_in_use(
     with torch.no_grad():
         for tensor in two.tensors.values():
             tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).abs())
-    monkeypatch.setattr(two, "output", failing(two.output, 3))
-    with one.applied():
-        alone = answer(base)
-        with pytest.raises(MemoryError), two.applied():
-            pass
-        assert torch.equal(answer(base), alone)
-    assert fittings(base) == before and base not in perfusion._COMPOSITIONS
+    for owner, function in (two, "output"), HOOK:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, function, failing(getattr(owner, function), 3))
+            with pytest.raises(MemoryError), in_place([one, two]):
+                pass
+        assert fittings(base) == before
+    with in_place([one, two]):
+        assert fittings(base) != before
+    assert fittings(base) == before

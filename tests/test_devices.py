@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils import deterministic as settings
 
 from relinv.benchmark import load_benchmark
-from relinv.devices import deterministic, find_device, require_precision
+from relinv.devices import deterministic, find_device, full_fp32, require_precision
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.sampling import SCHEDULERS, Sampler, decode, denoise, initial_latents
@@ -22,7 +23,7 @@ from relinv.errors import UserError
 from relinv.generation import generate, plan
 from relinv.judge import load_judge
 from relinv.learning.inversion import invert_relation
-from relinv.learning.training import take_step
+from relinv.learning.training import numerics, take_step
 from relinv.settings import GenerateSettings, JudgeSettings
 from tests.conftest import tiny_settings
 from tests.elsewhere import NAME, elsewhere
@@ -64,8 +65,27 @@ def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
 
 def test_a_cpu_is_left_as_it_is() -> None:
     before = flags()
-    with deterministic(torch.device("cpu")):
+    with deterministic(torch.device("cpu")), full_fp32(torch.device("cpu")):
         assert flags() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "fixed", "inside"),
+    [("cuda", True, (True, False, False, False)), ("cuda", False, (False, False, True, False))],
+)
+def test_training_leaves_kernels_to_the_gpu_only_if_told(
+    device: str, fixed: bool, inside: tuple[bool, ...], tiny_base: Path
+) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"deterministic": fixed}))
+    base.device = torch.device(device)
+    with numerics(base):
+        assert flags() == inside
+        assert torch._inductor.config.deterministic is fixed  # which keeps torch.compile from choosing by speed
+
+
+def test_a_cpu_is_found_without_a_look_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:  # it would set up CUDA
+    monkeypatch.setattr("torch.cuda.is_available", MagicMock(side_effect=AssertionError))
+    assert find_device("cpu") == torch.device("cpu")
 
 
 def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:

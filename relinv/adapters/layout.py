@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from relinv.checking import parse
-from relinv.devices import deterministic
+from relinv.devices import deterministic, to_device
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.token_rows import stands_for
@@ -95,24 +95,32 @@ class Adapter(ConceptAdapter):
 
         def words_at(timestep: int) -> torch.Tensor:
             """Return where these words are in a timestep's prompts, from which a token may have gone."""
-            then, now = self.base.tokenize(noisiest), self.base.tokenize(prompts_at(timestep))
+            prompts = prompts_at(timestep)
+            if prompts == noisiest:
+                return words
+            then, now = self.base.tokenize(noisiest), self.base.tokenize(prompts)
             return in_other_prompts(words, then, now, self.base.tokenizer.get_added_vocab())
 
         return partial(self._guide, words_at) if words.any() else None
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token."""
+        """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token.
+
+        In "cat <r> red box" these are "cat" and "red box"; in "<r> on a beach", "<r>" and "on a beach".
+        """
         import torch
 
         ids = self.base.tokenize(prompts)  # (prompts, tokens)
-        token = torch.isin(ids, torch.tensor(self._token_ids(), dtype=torch.long, device=ids.device))
-        end = ids == self.base.tokenizer.eos_token_id
-        first, last = token.int().argmax(-1, keepdim=True), end.int().argmax(-1, keepdim=True)  # (prompts, 1)
-        place = torch.arange(ids.shape[1], device=ids.device)
-        head = (place > 0) & (place < first)  # (prompts, tokens); the start token is at place 0
-        tail = (place > first) & (place < last) & ~token
-        head = torch.where(~head.any(-1, keepdim=True) & tail.any(-1, keepdim=True), token, head)
-        return torch.stack([head, tail], dim=1) & token.any(-1)[:, None, None]
+        own, end = self._token_ids(), self.base.tokenizer.eos_token_id
+        words = torch.zeros(len(prompts), 2, ids.shape[1], dtype=torch.bool)
+        for each, row in zip(words, ids.tolist(), strict=True):
+            token = [place for place, id_ in enumerate(row) if id_ in own]
+            if token:
+                head = [*range(1, token[0])]  # the start token is at place 0
+                tail = [place for place in range(token[0], row.index(end)) if place not in token]
+                each[0, head if head or not tail else token] = True
+                each[1, tail] = True
+        return to_device(words, ids.device)
 
     def _token_ids(self) -> list[int]:
         """Return the ids that stand for the token in the block: its own, or those of its rows."""
@@ -165,14 +173,15 @@ def in_other_prompts(
     import torch
 
     stems = {id_: name.removesuffix(">").partition("|")[0] for name, id_ in placeholders.items()}
-    moved = torch.zeros_like(words)
+    marked = words.cpu()
+    moved = torch.zeros_like(marked)
     for prompt, (before, after) in enumerate(zip(then.tolist(), now.tolist(), strict=True)):
         place = 0
         for old, id_ in enumerate(before):
             if stems.get(id_, id_) == stems.get(after[place], after[place]):
-                moved[prompt, :, place] = words[prompt, :, old]
+                moved[prompt, :, place] = marked[prompt, :, old]
                 place += 1
-    return moved
+    return to_device(moved, words.device)
 
 
 def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Sequence[Sequence[float]]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -86,17 +86,20 @@ class Adapter(ConceptAdapter):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the layers are edited for this concept too; after it, only for those still in use.
+        """Inside the block the layers are edited for this concept."""
+        with self.applied_together([self]):
+            yield
 
-        Raises UserError if it cannot be told from another in use, or was learned with another second moment.
+    @classmethod
+    @contextmanager
+    def applied_together(cls, adapters: Sequence[Self]) -> Iterator[None]:
+        """Inside the block the layers are edited for all these concepts, by one edit.
+
+        Raises UserError if one cannot be told from another, or was learned with another second moment.
         """
-        composition = _COMPOSITIONS.setdefault(self.base, _Composition(self.base))
-        try:
-            with composition.edited_for(self):
-                yield
-        finally:
-            if not composition.concepts:
-                del _COMPOSITIONS[self.base]
+        _require_distinct(adapters)
+        with _JointEdit(adapters).installed():
+            yield
 
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
         """Return the encodings, (prompts, tokens, dim); with global locking, those for values and those for keys.
@@ -121,50 +124,37 @@ class Adapter(ConceptAdapter):
         return self._keys[name]
 
 
-class _Composition:
-    """The concepts in use in one base, and the one set of hooks that edits its layers for all of them."""
+class _JointEdit:
+    """One edit of a base's layers for some concepts together, and the hooks that make it."""
 
-    def __init__(self, base: Base) -> None:
-        self._base, self._layers = base, projections(base)
-        self.concepts: list[Adapter] = []
-        self._hooks = ExitStack()
+    def __init__(self, concepts: Sequence[Adapter]) -> None:
+        self._base, self._concepts = concepts[0].base, concepts
+        self._layers = projections(self._base)
+        self._prepare()
 
     @contextmanager
-    def edited_for(self, concept: Adapter) -> Iterator[None]:
-        """Inside the block the layers are edited for `concept` too; leaving the last block removes the hooks."""
-        _require_distinct([*self.concepts, concept])
-        self.concepts.append(concept)
-        try:
-            if len(self.concepts) == 1:
-                self._install()
-            self._prepare()
+    def installed(self) -> Iterator[None]:
+        """Inside the block the layers have the hooks."""
+        with ExitStack() as undo:
+            undo.callback(hooks_changed, self._base)
+            undo.callback(self._base.unet.register_forward_pre_hook(self._renew).remove)
+            for name, layer in self._layers.items():
+                half = _keys_half if name.endswith("to_k") else _values_half
+                undo.callback(layer.register_forward_pre_hook(half).remove)
+                undo.callback(layer.register_forward_hook(self._edit_of(name)).remove)
+            hooks_changed(self._base)
             yield
-        finally:
-            self.concepts.remove(concept)
-            if self.concepts:
-                self._prepare()
-            else:
-                self._hooks.close()
-                hooks_changed(self._base)
-
-    def _install(self) -> None:
-        self._hooks.callback(self._base.unet.register_forward_pre_hook(self._renew).remove)
-        for name, layer in self._layers.items():
-            half = _keys_half if name.endswith("to_k") else _values_half
-            self._hooks.callback(layer.register_forward_pre_hook(half).remove)
-            self._hooks.callback(layer.register_forward_hook(self._edit_of(name)).remove)
-        hooks_changed(self._base)
 
     def _renew(self, *_: Any) -> None:
         """Before a pass of the UNet, update the edit if training may have changed a concept."""
-        if any(concept.learning for concept in self.concepts):
+        if any(concept.learning for concept in self._concepts):
             self._prepare()
 
     def _prepare(self) -> None:
         """Compute what depends only on the concepts, not on the prompt or the step."""
         import torch
 
-        concepts = self.concepts
+        concepts = self._concepts
         betas, taus = zip(*(concept.gate for concept in concepts), strict=True)
         with torch.no_grad():
             self._edit = Edit.of(stacked(concepts, INPUT), stacked(concepts, DIRECTION), betas, taus)
@@ -195,10 +185,6 @@ def _require_distinct(concepts: Sequence[Adapter]) -> None:
         )
     if not are_distinct(*(stacked(concepts, name) for name in (INPUT, DIRECTION))):
         raise UserError("Two of the concepts in use have one encoding, so no edit tells them apart: use one of them.")
-
-
-# For each base with concepts in use, so that adapters of separate concepts find each other.
-_COMPOSITIONS: dict[Base, _Composition] = {}
 
 
 def stacked(concepts: Sequence[Adapter], name: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
@@ -57,10 +57,18 @@ class ConceptAdapter:
     def applied(self) -> Iterator[None]:
         """Inside the block the tensors are applied; leaving it, even by an error, restores the base bit for bit.
 
-        Blocks nest: inside another adapter's block, both are applied. An error on entering also leaves the base as it
-        was.
+        An error on entering also leaves the base as it was.
         """
         yield
+
+    @classmethod
+    @contextmanager
+    def applied_together(cls, adapters: Sequence[Self]) -> Iterator[None]:
+        """Inside the block several adapters of this kind are applied. Default: each inside the block of the last."""
+        with ExitStack() as stack:
+            for adapter in adapters:
+                stack.enter_context(adapter.applied())
+            yield
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
         """Return the prompt to use at a timestep, with only such placeholders as the tokenizer knows in the block."""
@@ -108,9 +116,10 @@ def drawing_adapter(name: str, options: Mapping[str, Any]) -> type[ConceptAdapte
 @contextmanager
 def in_place(adapters: Sequence[ConceptAdapter]) -> Iterator[None]:
     """Inside the block all of `adapters` are applied to the base, whatever their order."""
+    kinds = sorted({type(adapter): None for adapter in adapters}, key=lambda kind: not kind.replaces_layers)
     with ExitStack() as stack:
-        for adapter in sorted(adapters, key=lambda adapter: not adapter.replaces_layers):  # first layers, then hooks
-            stack.enter_context(adapter.applied())
+        for kind in kinds:  # those that replace layers first, then those that add hooks
+            stack.enter_context(kind.applied_together([adapter for adapter in adapters if type(adapter) is kind]))
         yield
 
 

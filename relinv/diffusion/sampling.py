@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import to_device
@@ -142,8 +143,9 @@ def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:
     import torch
 
     latents = (latents / base.vae.config.scaling_factor).to(base.dtype)
-    chunk = max(1, DECODED_AT_ONCE // base.resolution**2)
-    pixels = [base.vae.decode(part).sample.float() for part in latents.split(chunk)]
+    most = max(1, DECODED_AT_ONCE // base.resolution**2)
+    parts = latents.chunk(ceil(len(latents) / most))  # of about one size, which takes the least memory
+    pixels = [base.vae.decode(part).sample.float() for part in parts]
     return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from relinv.devices import deterministic
+from relinv.devices import deterministic, full_fp32
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import Sampler, to_pictures
@@ -27,6 +27,7 @@ from relinv.learning.passes import accumulate_gradients, predict
 from relinv.learning.training_log import TrainingLog
 
 if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
     from relinv.learning.problem import Task
 
 SHOWN_EVERY = 20  # steps between reading the loss, to show it and to detect divergence: each read stalls a GPU
@@ -46,7 +47,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
         raise UserError("This method changes the UNet, so its relations cannot share one pass: train each alone.")
     with ExitStack() as stack:
         base = tasks[0].method.base
-        stack.enter_context(deterministic(base.device, backward=base.settings.deterministic))
+        stack.enter_context(numerics(base))
         loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
         if len(tasks) == 1:
             stack.enter_context(tasks[0].method.attached())
@@ -71,13 +72,21 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
     return [loop.log for loop in loops]
 
 
+def numerics(base: Base) -> AbstractContextManager[None]:
+    """Return the block in which steps give the same bits each time, unless the base's settings leave that to chance.
+
+    Without it, torch.compile and convolutions choose their kernels by speed alone, and sums may be in any order.
+    """
+    return deterministic(base.device) if base.settings.deterministic else full_fp32(base.device)
+
+
 def too_little_memory(loops: Sequence[Loop]) -> UserError:
     """Return the error to raise if memory is too small for a step of these trainings, or for their fixed loss."""
     samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
     return UserError(
-        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: lower the base's "
-        "training.samples_per_pass, set its training.gradient_checkpointing to true or its model.precision to bf16, or "
-        "train fewer relations together."
+        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: set the base's "
+        "training.samples_per_pass to fewer (1 is the least), its training.gradient_checkpointing to true or its "
+        "model.precision to bf16, or train fewer relations together."
     )
 
 
