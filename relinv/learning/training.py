@@ -48,6 +48,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
     with ExitStack() as stack:
         base = tasks[0].method.base
         stack.enter_context(numerics(base))
+        # All tasks call their token `<r>`, so each of several is attached only while its part is computed.
         loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
         if len(tasks) == 1:
             stack.enter_context(tasks[0].method.attached())
@@ -98,7 +99,10 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
     terms: list[dict[str, Term]] = []
 
     def loss(prediction: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the loops' losses, each with gradients for its own method alone, and store their terms."""
+        """Return the sum of the loops' losses, each with gradients for its own method alone, and store their terms.
+
+        It is called once per pass; the terms that stay are those of the last call, which has all predictions.
+        """
         parts = prediction.split([len(batch.noisy) for batch in batches])
         terms[:] = [loop.terms(step, batch, part) for loop, batch, part in zip(loops, batches, parts, strict=True)]
         return torch.stack([weighted_sum(each) for each in terms]).sum()
