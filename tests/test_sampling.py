@@ -16,6 +16,7 @@ from relinv.diffusion.sampling import (
     SCHEDULERS,
     Sampler,
     build_scheduler,
+    decode,
     denoise,
     initial_latents,
     sample,
@@ -161,6 +162,21 @@ def test_each_step_is_guided_once_and_each_move_counts(base: Base, scheduler: st
     assert progress == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
     for at in range(5):
         assert (moved(at)[0] - still).abs().mean() > 1
+
+
+@pytest.mark.parametrize(("images", "parts"), [(3, [3]), (5, [3, 2]), (9, [3, 3, 3]), (10, [3, 3, 2, 2])])
+def test_latents_are_decoded_in_parts_of_about_one_size(
+    images: int, parts: list[int], base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relinv.diffusion.sampling.DECODED_AT_ONCE", 3 * base.resolution**2)
+    latents, sizes = initial_latents(base, range(images)), []
+    handle = base.vae.post_quant_conv.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    with torch.no_grad():
+        pixels = decode(base, latents)
+        handle.remove()
+        assert sizes == parts
+        monkeypatch.setattr("relinv.diffusion.sampling.DECODED_AT_ONCE", 100 * base.resolution**2)
+        torch.testing.assert_close(pixels, decode(base, latents), atol=1e-5, rtol=1e-4)
 
 
 def test_noise_belongs_to_the_image(base: Base) -> None:

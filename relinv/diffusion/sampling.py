@@ -144,7 +144,7 @@ def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:
 
     latents = (latents / base.vae.config.scaling_factor).to(base.dtype)
     most = max(1, DECODED_AT_ONCE // base.resolution**2)
-    parts = latents.chunk(ceil(len(latents) / most))  # of about one size, which takes the least memory
+    parts = latents.tensor_split(ceil(len(latents) / most))  # of about one size, which takes the least memory
     pixels = [base.vae.decode(part).sample.float() for part in parts]
     return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
 
