@@ -24,11 +24,11 @@ def study(
 ) -> None:
     """Run the unfinished experiments of each plan, then write what they show to reports/PLAN.
 
-    That is study.csv, study.md, study.svg, and the reports of the plan's arms. Experiments see the files that git
-    tracks, with uncommitted changes; a new file must be added to git first.
+    That is study.csv, study.md, study.svg, and the reports of the plan's arms. Experiments see your files as they are
+    when each plan begins, committed or not.
     """
     from relinv.statistics import Bootstrap
-    from relinv.study.plan import load_plan, trials
+    from relinv.study.plan import check_trials, load_plan, trials
     from relinv.study.running import run_pending
     from relinv.study.summary import gather, keep_reports, write_study
 
@@ -37,7 +37,7 @@ def study(
     if len({path.stem for path in plans}) < len(plans):
         raise UserError("Two of the plans have one name, so their results would replace each other: rename one.")
     for path in plans:
-        trials(Path(), load_plan(path))  # fails now for a mistake in one, not after hours of the others
+        check_trials(Path(), trials(Path(), load_plan(path)))  # fails now for a mistake in one, not after hours
     for path in plans:
         plan = load_plan(path)
         planned = trials(Path(), plan)  # of the files as they are when its experiments begin
@@ -46,6 +46,7 @@ def study(
         judges = list(dict.fromkeys(trial.judge for trial in planned))
         write_study(folder, path.as_posix(), plan, judges, gather(Path(), plan, planned, commits), bootstrap)
         keep_reports(Path(), folder, plan, planned, commits)
+        print(f"{folder}/study.md holds what {path} shows.")
 
 
 if __name__ == "__main__":

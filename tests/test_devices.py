@@ -23,11 +23,11 @@ from relinv.errors import UserError
 from relinv.generation import generate, plan
 from relinv.judge import load_judge
 from relinv.learning.inversion import invert_relation
-from relinv.learning.training import numerics, take_step
+from relinv.learning.training import Loop, numerics, take_step
 from relinv.settings import GenerateSettings, JudgeSettings
 from tests.conftest import tiny_settings
 from tests.elsewhere import NAME, elsewhere
-from tests.inverting import FORMS, METHODS, looping, problem
+from tests.inverting import FORMS, METHODS, problem, training
 from tests.tiny_judge import build_tiny_judge
 
 DRAWING = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, scheduler="dpmpp", batch_size=2)
@@ -171,12 +171,16 @@ def test_a_method_learns_and_draws_on_another_device_what_it_does_on_the_cpu(
 def test_a_step_reads_nothing_back(
     name: str, moved: Base, reads: list[str], exemplar_folder: Path, tmp_path: Path
 ) -> None:
-    loop = looping(problem(moved, exemplar_folder, name), tmp_path)
-    take_step([loop], 0)  # in which what is needed is loaded
-    reads.clear()
-    for step in range(1, 4):
-        take_step([loop], step)
-    assert reads == []
+    begun = training(problem(moved, exemplar_folder, name), tmp_path)
+    loop = Loop(begun)
+    with begun.method.attached():
+        take_step([loop], 0)  # in which what is needed is loaded
+        reads.clear()
+        for step in range(1, 4):
+            take_step([loop], step)
+        assert reads == []
+    learned = [tensor for group in begun.method.groups() for tensor in group["params"]]
+    assert learned and all(tensor.grad is not None for tensor in learned)
     assert loop.log.losses[-1].tolist() and reads  # which is where one would wait
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +230,9 @@ def test_gradients_are_deterministic_unless_the_base_says_otherwise(
     kept: bool, tiny_base: Path, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(
-        "relinv.learning.training.deterministic", lambda device, backward: nullcontext(asked.append(backward))
-    )
+    for name, fixed in (("deterministic", True), ("full_fp32", False)):
+        block = partial(lambda fixed, device: nullcontext(asked.append(fixed)), fixed)
+        monkeypatch.setattr(f"relinv.learning.training.{name}", block)
     learned(run(tiny_base, deterministic=kept), exemplar_folder, tmp_path)
     assert asked == [kept]
 

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import experiments, open_checkout
-from relinv.study.plan import Contrast, Trial, load_plan, overridden, trials
+from relinv.study.plan import Contrast, check_trials, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
@@ -84,6 +85,7 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert differences.lines[1].cells[0] == (0, 0, 0)
 
     monkeypatch.chdir(repository)
+    monkeypatch.setattr("relinv.reproducing.check_params", lambda params: None)  # of parameters cut down for this
     study_command(plans=[Path("study.yaml")], slots=2)  # all is finished: it writes the tables
     assert "What skill adds" in (repository / "reports" / "study" / "study.md").read_text(encoding="utf-8")
     compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")
@@ -126,26 +128,39 @@ def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alon
     assert finished(repository, two_arms(repository)) == {}  # other parameters, other experiments
 
 
-def test_a_new_file_is_in_a_study_as_long_as_git_has_it(repository: Path) -> None:
-    def trial_of(skill: float) -> Trial:
-        plan = load_plan(repository / "study.yaml").model_copy(update={"arms": {"new": {"score.skill": skill}}})
-        (trial,) = trials(repository, plan.model_copy(update={"contrasts": []}))
-        return trial
+def test_a_new_file_is_in_a_study_as_long_as_it_is_there(repository: Path) -> None:
+    def files(*skills: float) -> list[set[str]]:
+        """Return the files in the experiments of a plan whose arms differ in their skill."""
+        arms = {f"new{skill}": {"score.skill": skill} for skill in skills}
+        plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
+        planned = trials(repository, plan)
+        commits = run_pending(repository, planned, slots=2)
+        listed = [runner(repository)("git", "ls-tree", "-r", "--name-only", commits[trial.name]) for trial in planned]
+        return [set(names.splitlines()) for names in listed]
 
-    def files(trial: Trial) -> str:
-        commits = run_pending(repository, [trial], slots=2)
-        return runner(repository)("git", "ls-tree", "-r", "--name-only", commits[trial.name])
-
-    new = "relinv/metrics.py"
-    (repository / new).touch()
-    runner(repository)("git", "add", new)
-    assert new in files(trial_of(0.11)) and new in files(trial_of(0.12))
-    runner(repository)("git", "rm", "--quiet", "--force", new)
+    new, added = "relinv/metrics/new.py", "relinv/metrics/added.py"
+    for name in (new, added):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).touch()
+    runner(repository)("git", "add", added)
+    made = files(0.11, 0.12)  # the second after git has let go of what was added for the first
+    assert [{new, added} & names for names in made] == [{new, added}] * 2
+    (repository / new).unlink()
+    runner(repository)("git", "rm", "--quiet", "--force", added)
     checksums = repository / LOGS / "checkout/data/manifests/hug.json"  # of what a study fetched
     checksums.parent.mkdir(parents=True)
     checksums.touch()
-    assert new not in files(trial_of(0.13)) and not (repository / LOGS / "checkout" / new).exists()
-    assert checksums.exists()
+    (own := repository / "data/manifests/inside.json").parent.mkdir(parents=True)
+    own.touch()
+    assert [{new, added} & names for names in files(0.13)] == [set()]
+    assert not (repository / LOGS / "checkout" / new).exists() and checksums.exists()
+    assert (repository / LOGS / "checkout" / own.relative_to(repository)).exists()
+
+
+def test_a_study_runs_after_an_experiment_without_the_committed_pictures(repository: Path) -> None:
+    (repository / "reports/grids/hug.png").unlink()  # as one of other relations does
+    planned = two_arms(repository)
+    assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
 
 
 @pytest.mark.parametrize("content", [b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode(), b"\0\1"])
@@ -442,6 +457,24 @@ def test_the_plans_of_this_repository_fit_its_parameters(file: Path) -> None:
     plan = load_plan(file)
     planned = trials(HERE, plan)
     assert len({trial.name for trial in planned}) == len(plan.arms) * len(plan.seeds)
+    check_trials(HERE, planned)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"methods": ["relation_words", "revrsion"]}, "Unknown method 'revrsion'"),
+        ({"relations": ["insid"]}, "Unknown relation 'insid'"),
+        ({"invert.reversion.steps": "many"}, r"invert\.reversion\.steps"),
+        ({"bases.miniature.model.precision": "fp8"}, r"bases\.miniature\.model\.precision"),
+    ],
+)
+def test_a_mistake_in_a_later_arm_is_told_before_any_runs(wrong: dict[str, Any], told: str) -> None:
+    plan = load_plan(HERE / "plans/study.yaml")
+    arms = {"right": {}, "wrong": wrong}
+    planned = trials(HERE, plan.model_copy(update={"arms": arms, "contrasts": [], "reports": {}}))
+    with pytest.raises(UserError, match=rf"Arm 'wrong' of the study: .*{told}"):
+        check_trials(HERE, planned)
 
 
 def test_overrides_are_written_as_dvc_reads_them() -> None:

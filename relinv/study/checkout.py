@@ -11,14 +11,17 @@ from pathlib import Path
 from relinv.errors import UserError
 from relinv.files import atomic_folder
 from relinv.repository import PLAIN_DIFF, dvc, git
+from relinv.restoring import RESULTS
 
 EXEMPLARS, MANIFESTS = "data/exemplars", "data/manifests"
+CODE = ("relinv", "stages", "data/benchmark")  # where a file may be new, so that git does not have it yet
 
 
 def open_checkout(root: Path, folder: Path) -> Path:
-    """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD and all changes to tracked files.
+    """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, all changes, and new files of `CODE`.
 
-    The user's own exemplars, which git ignores, are copied too. The clone shares git's objects and DVC's cache with
+    What the last run wrote stays as committed. The user's own exemplars, which git ignores, and manifests are copied
+    too. The clone shares git's objects and DVC's cache with
     `root`, so what was computed in one is not computed again in the other.
     """
     if not folder.exists():
@@ -32,8 +35,12 @@ def open_checkout(root: Path, folder: Path) -> Path:
     git(folder, "clean", "--quiet", "--force", "-d", f"--exclude={MANIFESTS}")
     cache = dvc(root, "cache", "dir").strip()
     dvc(folder, "config", "--quiet", "--local", "cache.dir", cache)
-    if changes := git(root, *PLAIN_DIFF, "HEAD"):
+    # without what an experiment writes: DVC saves no output that git was told to remove
+    if changes := git(root, *PLAIN_DIFF, "HEAD", "--", *(f":!{path}" for path in RESULTS)):
         git(folder, "apply", "--index", "--whitespace=nowarn", "-", given=changes)
+    for name in new_files(root, *CODE, MANIFESTS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, folder / name)
     if (root / EXEMPLARS).is_dir():
         hidden = shutil.ignore_patterns(".*")  # what is still being written
         with atomic_folder(folder / EXEMPLARS) as new:
@@ -59,10 +66,18 @@ def run_experiment(
         raise UserError(
             f"The experiment '{name}' failed, as said above; run the same command again to go on from there."
         )
+    if new := new_files(checkout, *CODE):
+        git(checkout, "add", "--", *new)  # each time: saving an experiment takes them out of the index
     dvc(checkout, "exp", "save", "--force", "--name", name, "report")
     for ref in experiments(checkout):
         if ref.endswith(f"/{name}"):
             git(root, "fetch", "--quiet", "--no-write-fetch-head", str(checkout.resolve()), f"+{ref}:{ref}")
+
+
+def new_files(root: Path, *places: str) -> list[str]:
+    """Return the files in some folders of a checkout that git neither has nor ignores."""
+    found = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *places)
+    return found.split("\0")[:-1]
 
 
 def experiments(root: Path) -> dict[str, str]:

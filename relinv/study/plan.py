@@ -15,7 +15,7 @@ from pydantic import Field
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
-from relinv.params import OF_ALL_METHODS, PRESETS, load_presets
+from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_presets
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
 from relinv.settings import JudgeSettings, Name, Seed, Settings
@@ -91,6 +91,19 @@ def trials(root: Path, plan: Plan) -> list[Trial]:
         for arm, changes in plan.arms.items()
         for seed in plan.seeds
     ]
+
+
+def check_trials(root: Path, planned: Sequence[Trial]) -> None:
+    """Raise UserError, which names the arm, if a trial's parameters are not such as `reproduce` runs."""
+    from relinv.reproducing import check_params
+
+    file = root / "params.yaml"
+    parameters = read_yaml(file, "parameter file")
+    for trial in planned:
+        try:
+            check_params(Params(overridden(parameters, trial.overrides), file))
+        except UserError as error:
+            raise UserError(f"Arm '{trial.arm}' of the study: {error}") from error
 
 
 def _require_known(plan: Plan, parameters: Mapping[str, Any]) -> None:
