@@ -67,7 +67,8 @@ class Judge:
         with torch.inference_mode(), deterministic(self._device):
             for start in range(0, len(new), TEXTS_AT_ONCE):
                 part = new[start : start + TEXTS_AT_ONCE]
-                tokens = self._tokenize(part).to(self._device)  # (texts, tokens)
+                self.require_read(part)
+                tokens = self._tokenizer(part).to(self._device)  # (texts, tokens)
                 vectors = _to_numpy(self._model.encode_text(tokens, normalize=True))
                 self._texts.update(zip(part, vectors, strict=True))
         return np.stack([self._texts[text] for text in texts])
@@ -79,15 +80,14 @@ class Judge:
         cut = self._tokenizer(list(texts), context_length=length + 1)[:, :length] != self._tokenizer(list(texts))
         return [not each for each in cut.any(dim=1).tolist()]
 
-    def _tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Return token ids (texts, tokens); UserError if a text does not fit."""
+    def require_read(self, texts: Sequence[str]) -> None:
+        """Raise UserError if a text is longer than the model can read."""
         for text, whole in zip(texts, self.reads(texts), strict=True):
             if not whole:
                 raise UserError(
                     f"The judge '{self.name}' reads {self._tokenizer.context_length} tokens at most: shorten the "
                     f"entities of '{text}', or its relation's words."
                 )
-        return self._tokenizer(texts)
 
 
 def load_judge(settings: JudgeSettings) -> Judge:

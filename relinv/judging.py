@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relinv.exemplars import load_image
+from relinv.scoring import phrase
 
 if TYPE_CHECKING:
     from relinv.benchmark import Benchmark
     from relinv.exemplars import ExemplarSet
     from relinv.judge import Judge
+
+
+def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) -> None:
+    """Raise UserError if the judge cannot read all of a relation's scenarios, in its own and in the others' words."""
+    own = benchmark.relation(relation)
+    others = benchmark.relations.values()
+    judge.require_read([phrase(head, other, tail) for other in others for head in own.heads for tail in own.tails])
 
 
 def ask_of_exemplars(judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def check_params(params: Params) -> None:
         benchmark.relation(relation)
     for method in params.methods():
         params.method(method, find_plugin("relinv.methods", method).Settings)
+    find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
     file = params.file.with_name(PRESETS)
     presets = load_presets(file)
     for method in params.methods():

@@ -38,7 +38,9 @@ class Context:
     images: np.ndarray  # (images, dim)
     exemplars: np.ndarray  # (exemplars, dim)
     encode_texts: Callable[[Sequence[str]], np.ndarray]  # (texts, dim); called often, so it remembers
-    pictures: Sequence[Image] = ()  # RGB, as they were drawn, for metrics of pixels
+    # for metrics of pixels, or with a model of their own, all RGB:
+    pictures: Sequence[Image] = ()  # as they were drawn
+    exemplar_pictures: Sequence[Image] = ()  # their centre squares, of the judge's resolution
 
     def similarity(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """Return each image's cosine to each of its own texts, (images, texts); all have equally many texts."""
@@ -127,6 +129,7 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
         exemplars=judge.encode_images(exemplars, batch_size),
         encode_texts=judge.encode_texts,
         pictures=drawn.pictures,
+        exemplar_pictures=exemplars,
     )
     return score_rows(records, context).assign(**{JUDGE: judge.fingerprint})
 

@@ -229,8 +229,12 @@ class ScoreSettings(Settings):
 
 
 class ReportSettings(Settings):
-    """The report's intervals: the number of bootstrap resamples, their seed, and the level the intervals cover."""
+    """The report's intervals: the number of bootstrap resamples, their seed, and the level the intervals cover.
 
+    subject: the method whose lead over each other method is told; if it did not run, the last one's is.
+    """
+
+    subject: Name
     resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     seed: Seed
     level: Annotated[float, Field(gt=0, lt=1)]

@@ -30,9 +30,11 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     exemplars = read_exemplars(FOLDERS["fetch"] / relation)
 
     from relinv.judge import load_judge  # imports torch, so it comes after the checks of the files
-    from relinv.judging import ask_of_exemplars
+    from relinv.judging import ask_of_exemplars, require_scenarios_read
 
-    found = ask_of_exemplars(load_judge(params.judge()), exemplars, benchmark, settings.batch_size)
+    asked = load_judge(params.judge())
+    require_scenarios_read(asked, relation, benchmark)  # now, rather than when all is learned and drawn
+    found = ask_of_exemplars(asked, exemplars, benchmark, settings.batch_size)
     write_json(FOLDERS["judge"] / f"{relation}.json", found)
     params.require_unchanged()
 

@@ -60,7 +60,8 @@ def random_context(relation: Relation, pairs: Sequence[tuple[str, str]], seed: i
         return np.stack([table[text] for text in texts])
 
     pictures = list(map(Image.fromarray, levels))
-    return Context(relation, RELATIONS, tuple(pairs), unit(len(pairs)), unit(4), encode, pictures)
+    exemplars = [Image.new("RGB", (8, 8), colour) for colour in ("red", "navy", "ivory", "black")]
+    return Context(relation, RELATIONS, tuple(pairs), unit(len(pairs)), unit(4), encode, pictures, exemplars)
 
 
 def grid(relation: Relation) -> list[tuple[str, str]]:

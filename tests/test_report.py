@@ -246,19 +246,19 @@ def test_rows_older_than_the_column_of_the_judge_are_by_one_not_known(rows: pd.D
 
 
 def test_leads_are_the_subjects(rows: pd.DataFrame) -> None:
-    table = leads(rows, METHODS, ["leakage"], FEW)
+    table = leads(rows, "reversion", METHODS, ["leakage"], FEW)
     assert [line.name for line in table.lines] == [
         "reversion − relation words",
         "reversion − textual inversion",
     ]
     assert table.lines[1].bold == [True]  # made up to differ by 0.1, five standard deviations
     assert table.lines[1].cells[0].mean == pytest.approx(-0.1, abs=0.03)  # reversion's is the lower
-    turned = leads(rows.assign(leakage=-rows["leakage"]), METHODS, ["leakage"], FEW)
+    turned = leads(rows.assign(leakage=-rows["leakage"]), "reversion", METHODS, ["leakage"], FEW)
     assert turned.lines[1].bold == [True] and turned.lines[1].cells[0].mean == -table.lines[1].cells[0].mean
     assert table.lines[0].bold == turned.lines[0].bold == [False]  # of one distribution
-    (line,) = leads(rows, METHODS[:2], ["leakage"], FEW).lines  # without ReVersion, the last method's
+    (line,) = leads(rows, "textual_inversion", METHODS[:2], ["leakage"], FEW).lines
     assert line.name == "textual inversion − relation words"
-    assert leads(rows, METHODS[:1], ["leakage"], FEW) is None
+    assert leads(rows, METHODS[0], METHODS[:1], ["leakage"], FEW) is None
 
 
 def test_a_difference_is_told_honestly() -> None:
@@ -668,12 +668,19 @@ def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) ->
         )
 
 
-@pytest.mark.parametrize("remote", ["model.source=someone/model", "judge.model=ViT-B-32", "exemplars.source=hub"])
-def test_a_base_that_asks_the_hub_is_named_to_make(remote: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("subject", "told", "change"),
+    [
+        ("textual_inversion", "textual inversion − reversion", "invert.textual_inversion.steps=60"),
+        ("multires", "reversion − textual inversion", "invert.reversion.steer_weight=0.1"),  # it did not run
+    ],
+)
+def test_the_report_is_about_the_method_that_params_name(subject: str, told: str, change: str, tmp_path: Path) -> None:
     write_run(tmp_path)
-    apply_overrides(tmp_path / "params.yaml", [f"bases.miniature.{remote}"])
+    apply_overrides(tmp_path / "params.yaml", [f"report.subject={subject}"])
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
-    assert "\nmake reproduce BASE=miniature " in (tmp_path / "reports/report.md").read_text()
+    page = (tmp_path / "reports/report.md").read_text(encoding="utf-8")
+    assert f"| {told} |" in page and f"-S {change} " in page
 
 
 @pytest.mark.parametrize("name", ["verdicts/hug.json", "concepts/hug/reversion/concept.json"])

@@ -26,7 +26,7 @@ from relinv.judging import ask_of_exemplars
 from relinv.params import load_params
 from relinv.plugins import plugin_names
 from relinv.report.collect import read_judged
-from relinv.scoring import JUDGE, KEYS, METRICS, read_drawn, score_drawn, write_scores
+from relinv.scoring import JUDGE, KEYS, METRICS, Context, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
 from stages import judge as judge_stage
@@ -218,6 +218,28 @@ def test_the_stage_asks_the_judge_of_a_relation(project: Path) -> None:
     found = read_judged(project / "data/judged/inside.json")  # as the report does
     assert (found["pictures"], found["choices"]) == (4, 2) and 0 <= found["right"] <= 4
     assert found["judge"] == load_params().judge().fingerprint()
+
+
+def test_a_scenario_that_the_judge_cannot_read_is_told_before_anything_is_learned(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(load_benchmark(load_params().benchmark()).relation("inside"), tails=("box", "b o x " * 20))
+    monkeypatch.setattr(Benchmark, "relation", lambda self, name: own)
+    result = CliRunner().invoke(judge_stage.app, ["inside"])
+    assert isinstance(result.exception, UserError)
+    assert re.search(r"The judge '.*' reads \d+ tokens at most: shorten the entities of ", str(result.exception))
+    assert not (project / "data/judged/inside.json").exists()
+
+
+def test_metrics_see_the_pictures_drawn_and_those_learned_from(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Context] = []
+    monkeypatch.setattr("relinv.scoring.score_rows", lambda records, context: seen.append(context) or pd.DataFrame())
+    drawn = read_drawn(images, exemplar_folder)
+    score_drawn(drawn, benchmark, judge, batch_size=3)
+    assert seen[0].pictures is drawn.pictures
+    assert [picture.size for picture in seen[0].exemplar_pictures] == [(judge.resolution,) * 2] * 4
 
 
 def test_the_stages_draw_and_score_a_relation(project: Path) -> None:

@@ -367,6 +367,13 @@ def test_a_wrong_setting_of_a_late_stage_is_found_before_the_first(section: str,
         check_params(Params(values, Path("params.yaml")))
 
 
+def test_a_report_about_an_unknown_method_is_told_before_the_first_stage() -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["report"]["subject"] = "revrsion"
+    with pytest.raises(UserError, match=r"Unknown method 'revrsion'\. Did you mean 'reversion'"):
+        check_params(Params(values, Path("params.yaml")))
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value", "said"),
     [

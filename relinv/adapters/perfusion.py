@@ -51,6 +51,7 @@ class Adapter(ConceptAdapter):
     """
 
     Drawing = Drawing
+    widens_encodings = True  # with global locking
     learning = False  # whether its tensors change between two passes of the UNet
 
     def __init__(

@@ -43,8 +43,10 @@ class TrainingPicture:
 class Visit:
     """What a method computes its losses from in one training step; all tensors are on the base's device."""
 
+    step: int  # the number of the step, from 0
     prompts: list[str]  # one per sample
     timesteps: torch.Tensor  # (batch,)
+    noisy: torch.Tensor  # the latents that the UNet saw, (batch, channels, height, width)
     prediction: torch.Tensor  # the UNet's output, (batch, channels, height, width)
     target: torch.Tensor  # what the output should be, of the same shape
     generator: torch.Generator  # on the CPU, for the method's own random numbers: a function of seed and step
@@ -134,8 +136,9 @@ class InversionMethod:
         """Return the loss terms of a step by the names they are logged under. Default: denoising alone.
 
         If a step takes several passes of the UNet, this is called once per pass. So one sample's contribution must not
-        depend on another's prediction; the visit's generator gives the same numbers in each call. The names are the
-        same at every step; a weight may change. A term of the prompts' encodings makes them anew, by `conditioning`.
+        depend on another's prediction, nor on anything else that a pass computes, such as attention maps; the visit's
+        generator gives the same numbers in each call. The names are the same at every step; a weight may change. A term
+        of the prompts' encodings makes them anew, by `conditioning`.
         """
         return {"denoise": Term(1.0, denoising(visit.prediction, visit.target))}
 

@@ -45,6 +45,11 @@ class Run:
     judge: dict[str, Any]  # name, fingerprint, scenes, accuracy ({} if unknown)
     judged: dict[str, dict[str, Any]]  # how well it reads each relation's exemplars (relinv/judging.py)
 
+    @property
+    def subject(self) -> str:
+        """Return the method whose lead over each other method is told."""
+        return self.settings.subject if self.settings.subject in self.methods else self.methods[-1]
+
 
 def collect(root: Path, params: Params) -> Run:
     """Return the run whose results lie below `root`; UserError names what is missing."""

@@ -43,7 +43,7 @@ LEAKAGE = (
     "Exemplar similarity minus that of the plain relation words on the same scenario and seed: how much of the "
     "exemplars’ own look came along with the relation. It cannot say which part of the look."
 )
-REPRODUCE = """make reproduce{base}      # environment, then dvc repro: everything, or only what changed
+REPRODUCE = """make reproduce      # environment, then dvc repro: everything, or only what changed
 dvc exp run -S {change}      # another setting: re-runs only what depends on it
 python -m stages.compare HEAD workspace      # two revisions or experiments beside each other"""
 

@@ -16,7 +16,6 @@ from relinv.plugins import plugin_names
 from relinv.scoring import JUDGE, KEYS, METRICS, as_csv, load_metric
 
 BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
-SUBJECT = "reversion"  # if it ran, the method whose lead over each other method is printed
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,6 @@ def _reading(name: str) -> Reading:
 
 READINGS = {name: _reading(name) for name in [*STANDARD, *FURTHER]}
 READINGS["leakage"] = Reading("leakage", higher_is_better=False)
-
-
-def subject_of(methods: Sequence[str]) -> str:
-    """Return the method whose lead over each other method is printed: the last if ReVersion did not run."""
-    return SUBJECT if SUBJECT in methods else methods[-1]
 
 
 def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:

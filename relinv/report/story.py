@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +14,7 @@ from relinv.params import preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
-from relinv.report.rows import READINGS, SUBJECT, subject_of
+from relinv.report.rows import READINGS
 from relinv.report.sheets import Sheet, build
 from relinv.report.tables import (
     HEADLINE,
@@ -50,7 +49,7 @@ class Story:
     """The report's contents in the order a reader meets them."""
 
     title: str
-    facts: dict[str, Any]  # base, benchmark, relations, methods, images, own, exemplars, level, judge, again
+    facts: dict[str, Any]  # base, benchmark, relations, methods, images, own, exemplars, level, judge, change
     headline: Table
     verdicts: list[str]
     metrics: Table
@@ -79,7 +78,7 @@ def tell(run: Run) -> Story:
         verdicts=_verdicts(run, bootstrap),
         metrics=by_method(run.rows, run.methods, list(READINGS), bootstrap, every),
         groups=groups(run.rows, run.benchmark, run.methods, bootstrap),
-        leads=leads(run.rows, run.methods, list(READINGS), bootstrap),
+        leads=leads(run.rows, run.subject, run.methods, list(READINGS), bootstrap),
         relations=relation_table(run.rows, run.relations, run.methods, HEADLINE[0], bootstrap),
         bars=_bars(run, bootstrap),
         sheets=[build(run, relation) for relation in run.relations],
@@ -112,7 +111,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "exemplars": sum(len(found.exemplars) for found in run.exemplars.values()),
         "level": percent(run.settings.level),
         "judge": run.judge["name"],
-        "again": _again(run.parameters),
+        "change": _change(run),
     }
 
 
@@ -129,24 +128,19 @@ def _reading(run: Run) -> dict[str, Any]:
     }
 
 
-def _again(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return how `make` is told to ask the hub, and a change of the subject's parameters for DVC."""
-    base, subject = parameters["base"], subject_of(parameters["methods"])
-    preset = preset_in_use(parameters)
-    section = f"presets.yaml:{subject}.{preset}" if preset else f"invert.{subject}"
-    change = f"{section}.steer_weight=0.1" if subject == SUBJECT else f"{section}.steps=60"
-    learns = parameters["invert"][subject]  # the plain words have no setting
-    parts = parameters["bases"][base]
-    local = Path(parts["model"]["source"]).is_dir() and Path(parts["judge"]["model"]).is_dir()
-    return {
-        "base": "" if local and parts["exemplars"]["source"] != "hub" else f" BASE={base}",
-        "change": change if learns else "generate.seed=1",
-    }
+def _change(run: Run) -> str:
+    """Return a change of the subject's parameters, as DVC is told it."""
+    preset = preset_in_use(run.parameters)
+    section = f"presets.yaml:{run.subject}.{preset}" if preset else f"invert.{run.subject}"
+    settings = run.parameters["invert"][run.subject]  # the plain words have none
+    if "steer_weight" in settings:
+        return f"{section}.steer_weight=0.1"
+    return f"{section}.steps=60" if settings else "generate.seed=1"
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
     """Return in words how the subject compares with its rival on each headline metric."""
-    subject = subject_of(run.methods)
+    subject = run.subject
     if subject == RIVAL or RIVAL not in run.methods:
         return []
     found = {metric: paired_difference(run.rows, subject, RIVAL, metric, bootstrap) for metric in HEADLINE}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from relinv.benchmark import Benchmark
-from relinv.report.rows import READINGS, subject_of
+from relinv.report.rows import READINGS
 from relinv.statistics import CLUSTER, Bootstrap, Interval, mean_interval, paired_difference
 
 HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
@@ -126,12 +126,13 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
     ]
 
 
-def leads(rows: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str], bootstrap: Bootstrap) -> Table | None:
+def leads(
+    rows: pd.DataFrame, subject: str, methods: Sequence[str], metrics: Sequence[str], bootstrap: Bootstrap
+) -> Table | None:
     """Return the subject minus each other method, paired by scenario, bold if the interval excludes zero.
 
     None if no other method ran.
     """
-    subject = subject_of(methods)
     others = [method for method in methods if method != subject]
     if not others:
         return None
