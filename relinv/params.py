@@ -86,7 +86,10 @@ class Params:
         changes = load_preset(preset, file)
         self._of_presets[preset, name] = changes.get(name, {})
         if values and name not in changes:
-            raise UserError(f"The preset '{preset}' says nothing of '{name}': add it to {file}, or set invert.preset.")
+            raise UserError(
+                f"The preset '{preset}' says nothing of '{name}': give '{name}' a section '{preset}' in {file}, with "
+                "what it changes, or {} for nothing."
+            )
         return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
 
     def require_unchanged(self) -> None:
