@@ -222,7 +222,7 @@ def test_a_preset_changes_a_methods_section(
     assert params.method("plain", Settings) == Settings()
     if chosen or of_base:  # a budget is not half of one preset and half of another's
         with pytest.raises(
-            UserError, match=r"says nothing of 'other': give 'other' a section 'official' in .*presets\.yaml"
+            UserError, match=r"says nothing of 'other': give 'other' a section 'long' in .*presets\.yaml"
         ):
             params.method("other", Sectioned)
 
