@@ -36,7 +36,10 @@ def restore(root: Path) -> list[Path]:
         dvc(root, "checkout")
     except UserError as error:
         how = f", and how they differed is kept in {' and '.join(map(str, kept))}" if kept else ""
-        raise UserError(f"{error}\nThe parameters are back{how}. Correct this and run it again.") from None
+        raise UserError(
+            f"{error}\nThe parameters are back{how}. Correct this and run it again; what DVC's cache lacks, `make "
+            "reproduce` makes anew."
+        ) from None
     return kept
 
 

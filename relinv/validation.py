@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relinv.benchmark import ENTRY
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, MASKS, TO_FILL, open_upright, orientation, pictures_in, read_captions
+from relinv.exemplars import CAPTIONS, MASKS, OWN, TO_FILL, open_upright, orientation, pictures_in, read_captions
 from relinv.files import is_visible, opened_picture, write_json
 from relinv.settings import ValidateSettings
 
@@ -89,9 +89,11 @@ def write_verdict(verdict: Verdict, folder: Path, file: Path) -> None:
     write_json(file, verdict.to_json())
     if not verdict.valid:
         lines = "".join(f"\n  - {error}" for error in verdict.errors)
+        own = OWN / folder.name
+        where = f"in '{own}'" if own.is_dir() else "where they come from"
         raise UserError(
-            f"The exemplars in '{folder}' cannot be used. They are copies: correct them where they come from, then "
-            f"fetch them again.{lines}"
+            f"The exemplars in '{folder}' cannot be used. They are copies: correct them {where}, then fetch them "
+            f"again.{lines}"
         )
 
 

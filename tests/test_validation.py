@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 from relinv import validation
 from relinv.diffusion import bases
 from relinv.errors import UserError
+from relinv.exemplars import OWN
 from relinv.settings import ValidateSettings
 from relinv.validation import Verdict, validate_folder, write_verdict
 from stages.validate import validate
@@ -149,11 +150,16 @@ def test_oddity_is_a_warning(folder: Path, spoil: Callable[[Path], object], sent
     assert any(sentence in warning for warning in verdict.warnings), verdict.warnings
 
 
-def test_a_copy_is_to_be_corrected_where_it_comes_from(folder: Path, tmp_path: Path) -> None:
+def test_a_copy_is_to_be_corrected_where_it_comes_from(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     edit_captions(folder, p0=["cat box"])
-    with pytest.raises(
-        UserError, match=r"cannot be used\. They are copies: correct them where they come from, then fetch"
-    ):
+    told = r"cannot be used\. They are copies: correct them "
+    with pytest.raises(UserError, match=f"{told}where they come from, then fetch"):
+        write_verdict(judge(folder), folder, tmp_path / "verdict.json")
+    monkeypatch.chdir(tmp_path)
+    (own := OWN / folder.name).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{told}in '{own}', then fetch"):
         write_verdict(judge(folder), folder, tmp_path / "verdict.json")
 
 
