@@ -58,6 +58,10 @@ class Relation:
     tails: tuple[str, ...]
     own: bool = False  # added by the user; it is unknown whether the base has seen it
 
+    def phrase(self, head: str, tail: str) -> str:
+        """Return the plain words of a scene, as in "cat inside box"."""
+        return f"{head} {self.words} {tail}".strip()
+
 
 @dataclass(frozen=True)
 class Scenario:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relinv.exemplars import load_image
-from relinv.scoring import phrase
 
 if TYPE_CHECKING:
     from relinv.benchmark import Benchmark
@@ -19,7 +18,7 @@ def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) ->
     """Raise UserError if the judge cannot read all of a relation's scenarios, in its own and in the others' words."""
     own = benchmark.relation(relation)
     others = benchmark.relations.values()
-    judge.require_read([phrase(head, other, tail) for other in others for head in own.heads for tail in own.tails])
+    judge.require_read([other.phrase(head, tail) for other in others for head in own.heads for tail in own.tails])
 
 
 def ask_of_exemplars(judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Context:
 
     def scene(self) -> np.ndarray:
         """Return each image's cosine to its own "HEAD relation TAIL", (images,)."""
-        return self.similarity([[phrase(head, self.relation, tail)] for head, tail in self.pairs])[:, 0]
+        return self.similarity([[self.relation.phrase(head, tail)] for head, tail in self.pairs])[:, 0]
 
     def other_relations(self) -> np.ndarray:
         """Return each image's cosine to its own entities in each other relation, (images, other relations).
@@ -60,7 +60,7 @@ class Context:
         One in the same words, such as the benchmark's beside the user's own, is the same phrase and does not compete.
         """
         others = [relation for relation in self.relations if relation.words != self.relation.words]
-        return self.similarity([[phrase(head, other, tail) for other in others] for head, tail in self.pairs])
+        return self.similarity([[other.phrase(head, tail) for other in others] for head, tail in self.pairs])
 
     def other_entities(self) -> np.ndarray:
         """Return each image's cosine to its phrase with one entity replaced, (images, heads - 1 + tails - 1).
@@ -70,14 +70,9 @@ class Context:
         return self.similarity([self._replaced(head, tail) for head, tail in self.pairs])
 
     def _replaced(self, head: str, tail: str) -> list[str]:
-        heads = [phrase(other, self.relation, tail) for other in self.relation.heads if other != head]
-        tails = [phrase(head, self.relation, other) for other in self.relation.tails if other != tail]
+        heads = [self.relation.phrase(other, tail) for other in self.relation.heads if other != head]
+        tails = [self.relation.phrase(head, other) for other in self.relation.tails if other != tail]
         return heads + tails
-
-
-def phrase(head: str, relation: Relation, tail: str) -> str:
-    """Return the plain words of a scene, as in "cat inside box"."""
-    return f"{head} {relation.words} {tail}".strip()
 
 
 def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -83,8 +83,8 @@ class TrainingSettings(Settings):
 
     Two take less memory, and more time. gradient_checkpointing: whether activations are recomputed instead of kept.
     samples_per_pass: how many samples of a step go through the UNet at once, forward and backward, before the next
-    ones; null: all of them. deterministic: whether a GPU learns the same to the last bit each time; if not, it
-    may choose its kernels by speed and add gradients in any order.
+    ones; null: all of them. deterministic: whether a GPU learns the same to the last bit each time; if not, it may
+    choose its kernels by speed and add gradients in any order.
     """
 
     gradient_checkpointing: bool = False

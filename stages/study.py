@@ -24,12 +24,12 @@ def study(
 ) -> None:
     """Run the unfinished experiments of each plan, then write what they show to reports/PLAN.
 
-    That is study.csv, study.md, study.svg, and the reports of the plan's arms. Experiments see your files as they are
-    when each plan begins, committed or not.
+    That is study.csv, study.md, study.svg, and the reports of the plan's arms. Experiments see your code,
+    parameters and exemplars as they are when each plan begins, committed or not.
     """
     from relinv.statistics import Bootstrap
     from relinv.study.plan import check_trials, load_plan, trials
-    from relinv.study.running import run_pending
+    from relinv.study.running import finished, run_pending
     from relinv.study.summary import gather, keep_reports, write_study
 
     settings = load_params().section("report", ReportSettings)
@@ -37,7 +37,9 @@ def study(
     if len({path.stem for path in plans}) < len(plans):
         raise UserError("Two of the plans have one name, so their results would replace each other: rename one.")
     for path in plans:
-        check_trials(Path(), trials(Path(), load_plan(path)))  # fails now for a mistake in one, not after hours
+        planned = trials(Path(), load_plan(path))  # fails now for a mistake in one, not after hours of the others
+        done = finished(Path(), planned)
+        check_trials(Path(), [trial for trial in planned if trial.name not in done])
     for path in plans:
         plan = load_plan(path)
         planned = trials(Path(), plan)  # of the files as they are when its experiments begin

@@ -30,6 +30,7 @@ score:
 invert:
   seed: 0
 report:
+  subject: reversion
   resamples: 100
   seed: 0
   level: 0.95

@@ -12,7 +12,7 @@ from PIL import Image
 from relinv.benchmark import Relation
 from relinv.errors import UserError
 from relinv.plugins import plugin_names
-from relinv.scoring import METRICS, Context, load_metric, phrase, ranked_first
+from relinv.scoring import METRICS, Context, load_metric, ranked_first
 
 INSIDE = Relation("inside", "inside", True, ("cat", "dog", "box"), ("box", "cup"))
 HUG = Relation("hug", "hugging", False, ("cat", "dog"), ("cat", "dog"))
@@ -219,5 +219,5 @@ def test_without_alternatives_a_reading_is_undefined(name: str) -> None:
 
 
 def test_phrases_and_ties() -> None:
-    assert phrase("cat", HUG, "dog") == "cat hugging dog"
+    assert HUG.phrase("cat", "dog") == "cat hugging dog"
     assert ranked_first(np.array([1.0, 1.0]), np.array([[0.9], [1.0]])).tolist() == [1, 0]

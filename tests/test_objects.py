@@ -13,7 +13,6 @@ from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.files import sha256_file, sha256_folder
 from relinv.params import load_params
-from relinv.scoring import phrase
 from relinv.settings import ValidateSettings
 from relinv.tokens import load_token_counter
 from relinv.validation import validate_folder
@@ -64,4 +63,4 @@ def test_its_scenes_are_asked_for_and_judged_without_a_head() -> None:
     scenario = BENCHMARK.scenarios("koala")[0]
     concept = Concept("<r>", None, {"template": "{head} <r> {tail}"})
     assert concept.prompt(scenario.head, scenario.tail) == "<r> inside box"
-    assert phrase(scenario.head, BENCHMARK.relation("koala"), scenario.tail) == "panda inside box"
+    assert BENCHMARK.relation("koala").phrase(scenario.head, scenario.tail) == "panda inside box"

@@ -113,7 +113,7 @@ def test_stages_are_named_by_relation_and_method(stages: dict[str, Any]) -> None
     fetched, valid, judged = ([f"{stage}@{each}" for each in RELATIONS] for stage in ("fetch", "validate", "judge"))
     runs = [f"{stage}@{relation}-{method}" for stage in ("invert", "generate", "score")
             for relation in RELATIONS for method in METHODS]  # fmt: skip
-    assert list(stages) == [*fetched, *valid, *runs, *judged, "report"]
+    assert list(stages) == [*fetched, *valid, *judged, *runs, "report"]
 
 
 def test_the_readmes_graph_is_the_pipelines(stages: dict[str, Any]) -> None:

@@ -647,9 +647,9 @@ def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_pa
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     under = (tmp_path / "reports/report.md").read_text()
     assert "    steps: 3000\n" in under and "steps: 120" not in under and "\nmake reproduce  " in under
-    assert "-S presets.yaml:reversion.official.steer_weight=0.1 " in under
+    assert "-S presets.yaml:++reversion.official.steer_weight=0.1 " in under
     for preset in ("official", "short"):  # DVC refuses a name that the file lacks
-        apply_overrides(tmp_path / "presets.yaml", [f"reversion.{preset}.steer_weight=0.1"])
+        apply_overrides(tmp_path / "presets.yaml", [f"++reversion.{preset}.steer_weight=0.1"])
 
 
 def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) -> None:
@@ -681,6 +681,9 @@ def test_the_report_is_about_the_method_that_params_name(subject: str, told: str
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     page = (tmp_path / "reports/report.md").read_text(encoding="utf-8")
     assert f"| {told} |" in page and f"-S {change} " in page
+    apply_overrides(tmp_path / "params.yaml", ["report.subject=revrsion"])
+    with pytest.raises(UserError, match=r"Unknown method 'revrsion'\. Did you mean 'reversion'"):
+        write_report(tmp_path, load_params(tmp_path / "params.yaml"))
 
 
 @pytest.mark.parametrize("name", ["verdicts/hug.json", "concepts/hug/reversion/concept.json"])

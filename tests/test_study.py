@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -143,8 +144,11 @@ def test_a_new_file_is_in_a_study_as_long_as_it_is_there(repository: Path) -> No
         (repository / name).parent.mkdir(exist_ok=True)
         (repository / name).touch()
     runner(repository)("git", "add", added)
+    (repository / "relinv/metrics/.#new.py").symlink_to("an editor's lock")
+    (repository / "relinv/metrics/.new.py.swp").touch()
     made = files(0.11, 0.12)  # the second after git has let go of what was added for the first
     assert [{new, added} & names for names in made] == [{new, added}] * 2
+    assert not any(".new.py.swp" in name for names in made for name in names)
     (repository / new).unlink()
     runner(repository)("git", "rm", "--quiet", "--force", added)
     checksums = repository / LOGS / "checkout/data/manifests/hug.json"  # of what a study fetched
@@ -157,9 +161,12 @@ def test_a_new_file_is_in_a_study_as_long_as_it_is_there(repository: Path) -> No
     assert (repository / LOGS / "checkout" / own.relative_to(repository)).exists()
 
 
-def test_a_study_runs_after_an_experiment_without_the_committed_pictures(repository: Path) -> None:
+def test_a_study_runs_after_an_experiment_without_the_committed_pictures(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_repository(repository)
     (repository / "reports/grids/hug.png").unlink()  # as one of other relations does
-    planned = two_arms(repository)
+    planned = two_arms(repository)[:1]
     assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
 
 
@@ -469,12 +476,20 @@ def test_the_plans_of_this_repository_fit_its_parameters(file: Path) -> None:
         ({"bases.miniature.model.precision": "fp8"}, r"bases\.miniature\.model\.precision"),
     ],
 )
-def test_a_mistake_in_a_later_arm_is_told_before_any_runs(wrong: dict[str, Any], told: str) -> None:
+def test_a_mistake_in_a_later_arm_is_told_before_any_runs(
+    wrong: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = load_plan(HERE / "plans/study.yaml")
     arms = {"right": {}, "wrong": wrong}
-    planned = trials(HERE, plan.model_copy(update={"arms": arms, "contrasts": [], "reports": {}}))
+    wrong_plan = plan.model_copy(update={"arms": arms, "contrasts": [], "reports": {}})
+    monkeypatch.setattr("relinv.study.plan.load_plan", lambda path: wrong_plan)
+    monkeypatch.setattr("relinv.study.running.run_pending", MagicMock(side_effect=AssertionError("one was run")))
     with pytest.raises(UserError, match=rf"Arm 'wrong' of the study: .*{told}"):
-        check_trials(HERE, planned)
+        study_command(plans=[Path("plans/study.yaml")], slots=2)
+    planned = {trial.name: "its commit" for trial in trials(HERE, wrong_plan)}
+    monkeypatch.setattr("relinv.study.running.finished", lambda root, trials: planned)
+    with pytest.raises(AssertionError, match="one was run"):  # what is finished is tabulated, whatever is here now
+        study_command(plans=[Path("plans/study.yaml")], slots=2)
 
 
 def test_overrides_are_written_as_dvc_reads_them() -> None:

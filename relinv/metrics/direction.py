@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from relinv.scoring import phrase, ranked_first
+from relinv.scoring import ranked_first
 
 if TYPE_CHECKING:
     from relinv.scoring import Context
@@ -29,6 +29,6 @@ def score(context: Context) -> np.ndarray:
     """
     if not context.relation.asymmetric:
         return np.full(len(context.pairs), np.nan)
-    swapped = context.similarity([[phrase(tail, context.relation, head)] for head, tail in context.pairs])
+    swapped = context.similarity([[context.relation.phrase(tail, head)] for head, tail in context.pairs])
     same = np.array([head == tail for head, tail in context.pairs], dtype=bool)
     return np.where(same, np.nan, ranked_first(context.scene(), swapped))

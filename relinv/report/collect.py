@@ -12,10 +12,11 @@ import pandas as pd
 from relinv.benchmark import Benchmark, load_benchmark
 from relinv.checking import parse
 from relinv.diffusion.concept import read_metadata
-from relinv.errors import UserError
+from relinv.errors import UserError, unknown
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
 from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset, preset_in_use
+from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
 from relinv.scoring import JUDGE
@@ -54,7 +55,9 @@ class Run:
 def collect(root: Path, params: Params) -> Run:
     """Return the run whose results lie below `root`; UserError names what is missing."""
     folders = {stage: Path(root) / folder for stage, folder in FOLDERS.items()}
-    relations, methods = params.relations(), params.methods()
+    relations, methods, settings = params.relations(), params.methods(), params.section("report", ReportSettings)
+    if settings.subject not in (known := plugin_names("relinv.methods")):
+        raise unknown("method", settings.subject, known)
     arms = [(relation, method) for relation in relations for method in methods]
     concepts = {arm: folders["invert"] / arm[0] / arm[1] for arm in arms}
     base = params.section(f"bases.{params.base()}", BaseSettings)
@@ -66,7 +69,7 @@ def collect(root: Path, params: Params) -> Run:
         relations=relations,
         methods=methods,
         benchmark=load_benchmark(Path(root) / base.benchmark, *(folders["fetch"] / relation for relation in relations)),
-        settings=params.section("report", ReportSettings),
+        settings=settings,
         parameters=used_parameters(params),
         rows=with_exemplar_pairs(rows, sets),
         exemplars=sets,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from relinv.params import preset_in_use
+from relinv.params import PRESETS, preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
@@ -129,9 +129,9 @@ def _reading(run: Run) -> dict[str, Any]:
 
 
 def _change(run: Run) -> str:
-    """Return a change of the subject's parameters, as DVC is told it."""
+    """Return a change of the subject's parameters, as DVC is told it; ++: whether the preset has that one or not."""
     preset = preset_in_use(run.parameters)
-    section = f"presets.yaml:{run.subject}.{preset}" if preset else f"invert.{run.subject}"
+    section = f"{PRESETS}:++{run.subject}.{preset}" if preset else f"invert.{run.subject}"
     settings = run.parameters["invert"][run.subject]  # the plain words have none
     if "steer_weight" in settings:
         return f"{section}.steer_weight=0.1"

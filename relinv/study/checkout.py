@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relinv.errors import UserError
-from relinv.files import atomic_folder
+from relinv.files import atomic_folder, is_visible
 from relinv.repository import PLAIN_DIFF, dvc, git
 from relinv.restoring import RESULTS
 
@@ -21,8 +21,8 @@ def open_checkout(root: Path, folder: Path) -> Path:
     """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, all changes, and new files of `CODE`.
 
     What the last run wrote stays as committed. The user's own exemplars, which git ignores, and manifests are copied
-    too. The clone shares git's objects and DVC's cache with
-    `root`, so what was computed in one is not computed again in the other.
+    too. The clone shares git's objects and DVC's cache with `root`, so what was computed in one is not computed again
+    in the other.
     """
     if not folder.exists():
         with atomic_folder(folder) as clone:
@@ -75,9 +75,9 @@ def run_experiment(
 
 
 def new_files(root: Path, *places: str) -> list[str]:
-    """Return the files in some folders of a checkout that git neither has nor ignores."""
-    found = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *places)
-    return found.split("\0")[:-1]
+    """Return the files in some folders of a checkout that git neither has nor ignores; hidden ones are editors'."""
+    found = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *places).split("\0")
+    return [name for name in found if all(map(is_visible, Path(name).parts)) and (root / name).is_file()]
 
 
 def experiments(root: Path) -> dict[str, str]:
