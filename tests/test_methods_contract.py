@@ -36,6 +36,10 @@ from tests.tiny import weights
 Folders = dict[str, Path]
 NAMES = [*METHODS, *FORMS]
 each_method, each_form = (pytest.mark.parametrize("name", names) for names in (METHODS, NAMES))
+# For what takes long and holds for one base as for the other.
+on_random, on_miniature = (
+    pytest.mark.parametrize("base_folder", [kind], indirect=True, scope="module") for kind in ("random", "miniature")
+)
 # What two steps learn is seen; and the gate of Perfusion is drawn as it is trained, so that one picture can be both.
 SEEN = {"steps": 2, "learning_rate": 0.3, "weights_learning_rate": 0.01}
 GATE = {"train_beta": 0.7, "train_tau": 0.15, "beta": 0.7, "tau": 0.15}
@@ -100,6 +104,7 @@ def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path,
     return log
 
 
+@on_miniature
 @each_method
 def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     """Learned on some draws of noise and timesteps, the loss is lower on others."""
@@ -116,6 +121,7 @@ def test_loss_falls(name: str, base: Base, exemplar_folder: Path, tmp_path: Path
     assert torch.stack(seen)[:, -1].mean() < torch.stack(unseen)[:, -1].mean()
 
 
+@on_random
 @each_form
 def test_the_same_seed_gives_the_same_bytes(
     name: str, base: Base, exemplar_folder: Path, tmp_path: Path, concepts: Folders
@@ -137,6 +143,7 @@ def killed(base_folder: Path, base: Base, exemplar_folder: Path, tmp_path_factor
     return root
 
 
+@on_random
 @each_form
 def test_killed_and_resumed_equals_straight_through(
     name: str, base: Base, exemplar_folder: Path, concepts: Folders, killed: Path
