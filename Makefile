@@ -23,7 +23,7 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
-	.venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the longest file, of few tests, starts last
+	.venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # the longest files first: tests/conftest.py
 
 search: $(INSTALLED)
 	.venv/bin/python -m stages.study plans/search*.yaml
