@@ -7,6 +7,13 @@ scenarios with replacement; every image of a drawn scenario is included, whateve
 relations in general. If the question is about these relations only, they are fixed, and either only scenarios are drawn
 (how certain is the difference between these trainings?) or only trainings (would others, on other exemplars and noise,
 show it again?).
+
+Resamples of few things vary too little, and their percentiles, like a normal distribution's, allow too little for not
+knowing how much those things vary (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
+Statistician 2015, section 4). So one fewer is drawn than there are (Rao & Wu, "Resampling inference with complex survey
+data", JASA 1988), and an interval's ends are moved away from the mean by the ratio of Student's quantile to the normal
+one.
+
 Methods are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
 """
 
@@ -18,6 +25,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri, stdtrit
 
 CLUSTER = ["relation", "index"]
 Resampled = Literal["relations", "scenarios", "trainings"]
@@ -28,9 +36,8 @@ TRAINING = ["relation", "trial"]  # of a study's rows: a relation learned under 
 class Bootstrap:
     """How intervals are drawn: the number of resamples, their seed, and the level, e.g. 0.95 for 95 %.
 
-    drawn: relations, then scenarios of each; or, of each relation once, scenarios or trainings. Of a relation's
-        trainings, two at least, one fewer is drawn than there are, since as many of so few would vary too little (Rao &
-        Wu, "Resampling inference with complex survey data", JASA 1988).
+    drawn: relations, then scenarios of each (of a single relation, scenarios only); or, of each relation once,
+        scenarios or trainings.
     """
 
     resamples: int = 2000
@@ -40,7 +47,7 @@ class Bootstrap:
 
 
 class Interval(NamedTuple):
-    """A mean, or a difference of means, between the two ends of its percentile interval."""
+    """A mean, or a difference of means, between the two ends of its interval."""
 
     mean: float
     low: float
@@ -52,8 +59,8 @@ def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootst
     rows = rows.dropna(subset=[metric])
     if rows.empty:
         return None
-    mean, resampled = _means(rows, metric, bootstrap, float(rows[metric].iloc[0]))
-    return _interval(mean, resampled, bootstrap)
+    found = _interval(_means(rows, metric, bootstrap, float(rows[metric].iloc[0])), bootstrap)
+    return _possible(found, rows[metric], 0)
 
 
 def paired_difference(
@@ -70,13 +77,21 @@ def paired_difference(
         return None
     a, b = a[a.index.isin(shared)], b[b.index.isin(shared)]
     origin = float(a[metric].iloc[0])  # of both: from two, equal means would differ by rounding, and zero be excluded
-    mean_a, resampled_a = _means(a, metric, bootstrap, origin)
-    mean_b, resampled_b = _means(b, metric, bootstrap, origin)
-    return _interval(mean_a - mean_b, resampled_a - resampled_b, bootstrap)
+    ours, theirs = (_means(rows, metric, bootstrap, origin) for rows in (a, b))
+    found = _interval(_Means(ours.of_all - theirs.of_all, ours.resampled - theirs.resampled, ours.freedom), bootstrap)
+    return _possible(found, rows[metric], -1)
 
 
-def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float) -> tuple[float, np.ndarray]:
-    """Return the mean over `rows` and the mean of each resample, shape (resamples,).
+class _Means(NamedTuple):
+    """The mean of all rows, those of the resamples (resamples,), and with how many degrees of freedom these spread."""
+
+    of_all: float
+    resampled: np.ndarray
+    freedom: int
+
+
+def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float) -> _Means:
+    """Return the mean over `rows` and those of its resamples.
 
     Values are measured from `origin`, one of them: constant data then gives exactly that value, without rounding noise.
     """
@@ -86,33 +101,45 @@ def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float)
     sizes = tuple(int(size) for size in counts.groupby(level=0).size())
     weights = resample_weights(sizes, bootstrap)  # (resamples, clusters)
     resampled = (weights @ sums.to_numpy()) / (weights @ counts.to_numpy())
-    return origin + float(sums.sum() / counts.sum()), origin + resampled
+    freedom = len(sizes) - 1 if _draws_relations(sizes, bootstrap) else len(sums) - len(sizes)
+    return _Means(origin + float(sums.sum() / counts.sum()), origin + resampled, freedom)
 
 
-def _interval(mean: float, resampled: np.ndarray, bootstrap: Bootstrap) -> Interval:
-    """Return `mean` between the percentiles of `resampled` that leave out half of 1 - level at each end."""
+def _interval(means: _Means, bootstrap: Bootstrap) -> Interval:
+    """Return the mean between the percentiles that leave out half of 1 - level at each end, moved as Student's are."""
     tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(mean, float(low), float(high))
+    low, high = np.quantile(means.resampled, [tail, 1 - tail]) - means.of_all
+    wider = stdtrit(max(means.freedom, 1), tail) / ndtri(tail)  # without freedom there is no spread to widen
+    return Interval(means.of_all, float(means.of_all + wider * low), float(means.of_all + wider * high))
+
+
+def _possible(found: Interval, values: pd.Series, least: float) -> Interval:
+    """Return the interval, cut off at `least` and 1 if every value is 0 or 1, so that none can lie beyond these."""
+    return found._replace(low=max(found.low, least), high=min(found.high, 1)) if values.isin([0, 1]).all() else found
+
+
+def _draws_relations(sizes: tuple[int, ...], bootstrap: Bootstrap) -> bool:
+    """Return whether relations are drawn: a single one cannot be."""
+    return bootstrap.drawn == "relations" and len(sizes) > 1
 
 
 @lru_cache(maxsize=8)
 def resample_weights(sizes: tuple[int, ...], bootstrap: Bootstrap) -> np.ndarray:
-    """Return how often each cluster is drawn in each resample, shape (resamples, sum of sizes).
+    """Return how much each cluster weighs in each resample, shape (resamples, sum of sizes).
 
     `sizes` holds the number of scenarios (or trainings) of each relation. A relation drawn m times, with n draws from
-    its n scenarios each time, has m * n draws in all, so counts are multinomial and need no loop over resamples.
+    its n scenarios each time, has m * n draws in all, so counts are multinomial and need no loop over resamples. A
+    relation that is not drawn weighs as much as it has clusters, though one fewer is drawn.
     The same arguments give the same draws, which is what pairs methods.
     """
     generator = np.random.default_rng(bootstrap.seed)
-    relations = len(sizes)
-    if bootstrap.drawn == "relations":
-        times = generator.multinomial(relations, np.full(relations, 1 / relations), size=bootstrap.resamples)
-    else:
-        times = np.ones((bootstrap.resamples, relations), dtype=int)  # (resamples, relations)
-    fewer = int(bootstrap.drawn == "trainings")
-    draws = [
-        generator.multinomial(times[:, i] * (size - fewer), np.full(size, 1 / size))  # (resamples, size)
-        for i, size in enumerate(sizes)
-    ]
-    return np.concatenate(draws, axis=1).astype(float)
+    relations, drawn = len(sizes), _draws_relations(sizes, bootstrap)
+    times = np.ones((bootstrap.resamples, relations), dtype=int)  # (resamples, relations)
+    if drawn:
+        times = generator.multinomial(relations - 1, np.full(relations, 1 / relations), size=bootstrap.resamples)
+    parts = []
+    for i, size in enumerate(sizes):
+        draws = size if drawn else max(size - 1, 1)
+        counts = generator.multinomial(times[:, i] * draws, np.full(size, 1 / size))  # (resamples, size)
+        parts.append(counts * (size / draws))
+    return np.concatenate(parts, axis=1)

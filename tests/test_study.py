@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,10 @@ import pytest
 
 from relinv.errors import UserError
 from relinv.report.compare import as_html, as_lines, compare
+from relinv.report.pages import INTERVALS
 from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
+from relinv.report.tables import DIFFERENCES
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import experiments, open_checkout
 from relinv.study.plan import Contrast, check_trials, load_plan, overridden, trials
@@ -80,17 +83,19 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     name = planned[1].name  # an experiment is compared by its name
     comparison = compare(repository, ["main", name, "workspace"], FEW)
     assert comparison.parameters == {"score.skill": [0.6, 0.9, 0.6]}
-    means, differences = comparison.methods["reversion"]
+    means, differences, alone = comparison.methods["reversion"]
     assert [line.name for line in means.lines] == ["main", name, "workspace"]
     assert differences.lines[0].cells[0].mean == pytest.approx(gain)
     assert differences.lines[1].cells[0] == (0, 0, 0)
+    assert alone.lines[0].bold[0] and not differences.lines[0].bold[0]  # sure for these two relations, not in general
 
     monkeypatch.chdir(repository)
     monkeypatch.setattr("relinv.reproducing.check_params", lambda params: None)  # of parameters cut down for this
     study_command(plans=[Path("study.yaml")], slots=2)  # all is finished: it writes the tables
     assert "What skill adds" in (repository / "reports" / "study" / "study.md").read_text(encoding="utf-8")
     compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")
-    assert "score.skill: 0.6 | 0.9 | 0.6" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "score.skill: 0.6 | 0.9 | 0.6" in told and told.count(f"{name} − main") == 2  # in general, and of these
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
 
 
@@ -291,7 +296,7 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     assert "What skill adds" in page and "score.skill = 0.9" in page and "`study.yaml`" in page
     assert "Scored by `ViT-B-32/openai`." in page
     assert "+0.250" in page  # (11 − 8) / 12 of the scenarios
-    assert "better/reversion is 0.250 higher than that of plain/reversion" in page
+    assert "better/reversion differs from that of plain/reversion by +0.250 (" in page  # of two relations in general
     assert (tmp_path / "study.svg").read_text(encoding="utf-8").count("What skill adds: 0.250 ") == 1  # of four metrics
     assert "0, 1; scenarios: 24, of 2 relations" in page
     plain, better = page.partition("\nplain (what all arms have in common)")[2].split("\nbetter (score.skill = 0.9)")
@@ -334,12 +339,12 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
     )
     write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    large, these = page.partition("The same with the relations as they are")[::2]
-    assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in large
+    large, these = page.partition(DIFFERENCES["scenarios"])[::2]
+    assert "| What skill adds | +0.500 (−1.000 … +1.000) |" in large
     assert "| What skill adds | **+0.500** (+0.500 … +0.500) |" in these
     assert "the two apart" in large and 'class="s2"' not in (tmp_path / "study.svg").read_text()  # in general
-    assert "75 for three" in page  # how far to trust intervals over so few relations
-    assert "one seed cannot say" in page and "trainings drawn" not in page
+    assert INTERVALS in page  # how far to trust intervals over so few relations
+    assert "One seed cannot say" in page and DIFFERENCES["trainings"] not in page
 
 
 def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(repository: Path, tmp_path: Path) -> None:
@@ -358,9 +363,9 @@ def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(reposit
     )
     write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    these, others = page.partition("The same with relations and scenarios as they are, trainings drawn")[::2]
-    assert "trained again" in these and these.count("| What skill adds | **+0.500** (+0.500 … +0.500) |") == 2
-    assert "| What skill adds | +0.500 (+0.000 … +1.000) |" in others
+    these, others = page.partition(DIFFERENCES["trainings"])[::2]
+    assert "Other trainings have" in these and these.count("| What skill adds | **+0.500** (+0.500 … +0.500) |") == 2
+    assert "| What skill adds | +0.500 (−0.598 … +1.000) |" in others
 
 
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:
@@ -545,11 +550,11 @@ def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytes
     } == {
         "reversion": [
             ("Means with intervals over the 6 scenarios that all have", ["my_run", "b", "c"]),
-            ("Differences on the same scenarios", ["b − my_run", "c − my_run"]),
+            (DIFFERENCES["relations"], ["b − my_run", "c − my_run"]),
         ],
         "textual inversion": [
             ("Means with intervals over the 12 scenarios that all have", ["b", "c"]),
-            ("Differences on the same scenarios", ["c − b"]),
+            (DIFFERENCES["relations"], ["c − b"]),
         ],
     }
     assert all(name in as_lines(comparison) for name in ("b − my_run", "c − my_run", "c − b"))
@@ -593,6 +598,9 @@ def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
 
 
 def test_missing_revisions_and_scores_are_named(repository: Path) -> None:
+    for name in ("", "HEAD^{tree}"):
+        with pytest.raises(UserError, match=f"There is no revision '{re.escape(name)}': name a commit"):
+            scores_at(repository, name)
     with pytest.raises(UserError, match="There is no revision 'nowhere'"):
         scores_at(repository, "nowhere")
     with pytest.raises(UserError, match=r"'HEAD~1' holds no reports/scores\.csv"):

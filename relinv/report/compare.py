@@ -13,7 +13,7 @@ from relinv.errors import UserError
 from relinv.report.pages import fill
 from relinv.report.revisions import params_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import Table, as_text, between, by_method, label, scenario_count
+from relinv.report.tables import Table, as_text, by_method, differences, label, scenario_count
 from relinv.scoring import JUDGE
 from relinv.statistics import CLUSTER, Bootstrap
 
@@ -65,7 +65,9 @@ def as_lines(comparison: Comparison) -> str:
         parts.append(f"The same on all scenarios they share: {', '.join(comparison.same)}")
     for method, tables in comparison.methods.items():
         if tables:
-            parts += ["", f"== {method}", tables[0].caption, "", as_text(tables)]
+            parts += ["", f"== {method}", tables[0].caption, "", as_text(tables[:2])]
+            for table in tables[2:]:
+                parts += ["", table.caption, "", as_text([table])]
     return "\n".join(parts)
 
 
@@ -93,7 +95,7 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     tables = [by_method(rows, list(ran), metrics, bootstrap, title, name=str)]
     if others and shared.any():
         pairs = {f"{other} − {first}": (other, first) for other in others}
-        tables.append(between(rows, pairs, metrics, bootstrap, "Differences on the same scenarios"))
+        tables += differences(rows, pairs, metrics, bootstrap)
     return tables
 
 

@@ -28,6 +28,12 @@ def read_at(root: Path, revision: str, path: str) -> bytes:
     from dvc_data.index.index import DataIndexDirError
     from scmrepo.exceptions import SCMError as GitError
 
+    unknown = UserError(
+        f"There is no revision '{revision}': name a commit, a branch, an experiment that `dvc exp list` shows, or "
+        f"{WORKSPACE}."
+    )
+    if not revision:
+        raise unknown  # DVC would read the workspace
     rev = None if revision == WORKSPACE else revision
     try:
         return DVCFileSystem(str(root), rev=rev).read_bytes(path)
@@ -35,11 +41,8 @@ def read_at(root: Path, revision: str, path: str) -> bytes:
         raise UserError(
             f"Revision '{revision}' holds no {path}: run `dvc repro` there and commit what it wrote."
         ) from None
-    except (SCMError, GitError, DvcException):
-        raise UserError(
-            f"There is no revision '{revision}': name a commit, a branch, an experiment that `dvc exp list` "
-            f"shows, or {WORKSPACE}."
-        ) from None
+    except (SCMError, GitError, DvcException, AttributeError):  # the last if it names a tree or a file
+        raise unknown from None
 
 
 def scores_at(root: Path, revision: str) -> pd.DataFrame:

@@ -54,7 +54,7 @@ class Story:
     verdicts: list[str]
     metrics: Table
     groups: list[Table]
-    leads: Table | None
+    leads: list[Table]
     relations: Table
     bars: list[Chart]
     sheets: list[Sheet]

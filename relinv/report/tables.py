@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from relinv.benchmark import Benchmark
 from relinv.report.rows import READINGS
-from relinv.statistics import CLUSTER, Bootstrap, Interval, mean_interval, paired_difference
+from relinv.statistics import CLUSTER, Bootstrap, Interval, Resampled, mean_interval, paired_difference
 
 HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
+DIFFERENCES: dict[Resampled, str] = {
+    "relations": "Paired differences on the same scenarios",
+    "scenarios": "The same, with intervals for these relations only, as they were trained",
+    "trainings": "The same, with intervals for these relations and scenarios, trained again",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,22 @@ def between(
     return Table(caption, [heading(metric) for metric in metrics], lines, signed=True)
 
 
+def differences(
+    rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str], bootstrap: Bootstrap
+) -> list[Table]:
+    """Return the table of `between`, and the same for narrower questions than about relations in general.
+
+    The second is about these relations only, if there are several; the third, of a study's rows over several seeds,
+    about these relations trained again.
+    """
+    asked: list[Resampled] = ["relations"]
+    if rows["relation"].nunique() > 1:
+        asked.append("scenarios")
+    if "trial" in rows and rows["trial"].nunique() > 1:
+        asked.append("trainings")
+    return [between(rows, pairs, metrics, replace(bootstrap, drawn=drawn), DIFFERENCES[drawn]) for drawn in asked]
+
+
 def relation_table(
     rows: pd.DataFrame, relations: Sequence[str], methods: Sequence[str], metric: str, bootstrap: Bootstrap
 ) -> Table:
@@ -128,16 +149,10 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
 
 def leads(
     rows: pd.DataFrame, subject: str, methods: Sequence[str], metrics: Sequence[str], bootstrap: Bootstrap
-) -> Table | None:
-    """Return the subject minus each other method, paired by scenario, bold if the interval excludes zero.
-
-    None if no other method ran.
-    """
-    others = [method for method in methods if method != subject]
-    if not others:
-        return None
-    pairs = {f"{label(subject)} − {label(other)}": (subject, other) for other in others}
-    return between(rows, pairs, metrics, bootstrap, "Paired differences on the same scenarios")
+) -> list[Table]:
+    """Return the tables of the subject minus each other method; none if no other method ran."""
+    pairs = {f"{label(subject)} − {label(other)}": (subject, other) for other in methods if other != subject}
+    return differences(rows, pairs, metrics, bootstrap) if pairs else []
 
 
 def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap) -> Interval | None:

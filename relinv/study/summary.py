@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +12,9 @@ from relinv.report import charts
 from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import Table, between, by_method, label, percent, scenario_count, verdict
+from relinv.report.tables import Table, by_method, differences, label, percent, scenario_count, verdict
 from relinv.scoring import as_csv
-from relinv.statistics import Bootstrap, Resampled
+from relinv.statistics import Bootstrap
 from relinv.study.plan import Plan, Trial
 
 COLUMNS = ["arm", "trial", "relation", "method", "index", "held_out"]
@@ -36,13 +35,8 @@ def write_study(
     A scenario's images under all seeds form one cluster, so that seeds do not count as independent scenarios.
     """
     pooled = rows.assign(method=rows["arm"] + "/" + rows["method"])
-    drawn: dict[Resampled, str] = {
-        "relations": "Paired differences, relations and scenarios drawn",
-        "scenarios": "The same with the relations as they are, scenarios drawn",
-    }
-    if rows["trial"].nunique() > 1:
-        drawn["trainings"] = "The same with relations and scenarios as they are, trainings drawn"
-    tables = [_contrast_table(pooled, plan, replace(bootstrap, drawn=what), drawn[what]) for what in drawn]
+    pairs = {contrast.title: (contrast.left, contrast.right) for contrast in plan.contrasts}
+    tables = differences(pooled, pairs, plan.metrics, bootstrap)
     atomic_write_text(folder / "study.csv", as_csv(rows))
     if plan.contrasts:
         atomic_write_text(folder / "study.svg", draw(tables[0], plan.metrics))
@@ -85,11 +79,6 @@ def draw(table: Table, metrics: Sequence[str]) -> str:
             panels.append(charts.differences(f"Differences in {READINGS[metric].title}", entries))
             headings.append(f"{READINGS[metric].title}, difference")
     return charts.stack(panels, headings)
-
-
-def _contrast_table(pooled: pd.DataFrame, plan: Plan, bootstrap: Bootstrap, caption: str) -> Table:
-    pairs = {contrast.title: (contrast.left, contrast.right) for contrast in plan.contrasts}
-    return between(pooled, pairs, plan.metrics, bootstrap, caption)
 
 
 def _verdicts(plan: Plan, table: Table, bootstrap: Bootstrap) -> list[str]:
