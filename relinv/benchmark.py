@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
@@ -15,6 +15,14 @@ from relinv.files import read_yaml
 from relinv.settings import Distinct, Name, Pairs, Seed, Settings
 
 ENTRY = "relation.yaml"  # beside the pictures of a user's own relation: its entry, as in a benchmark file
+
+
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+# what tokenizers do not tell apart must not be two: one phrase would compete with itself when images are scored
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_single_spaced)]
 
 
 class Split(Settings):
@@ -34,10 +42,10 @@ class Split(Settings):
 
 
 class _RelationEntry(Settings):
-    words: Annotated[str, Field(min_length=1)]
+    words: Words
     asymmetric: bool
-    heads: Distinct[str]
-    tails: Distinct[str]
+    heads: Distinct[Words]
+    tails: Distinct[Words]
 
 
 class _BenchmarkFile(Settings):
@@ -57,6 +65,10 @@ class Relation:
     heads: tuple[str, ...]
     tails: tuple[str, ...]
     own: bool = False  # added by the user; it is unknown whether the base has seen it
+
+    def has_words_of(self, other: Relation) -> bool:
+        """Return whether both say the same to a judge, which folds case."""
+        return self.words.casefold() == other.words.casefold()
 
     def phrase(self, head: str, tail: str) -> str:
         """Return the plain words of a scene, as in "cat inside box"."""

@@ -120,7 +120,8 @@ def import_(
 ) -> None:
     """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
 
-    An earlier import under these names is replaced; something that was learned here never is.
+    An earlier import under these names is replaced; something that was learned here never is. It stands beside the
+    pipeline: named among the methods of params.yaml, its folder would be removed by DVC, to be learned anew.
     """
     from relinv.importing import import_concept
 
@@ -128,6 +129,7 @@ def import_(
     concept = import_concept(file, relation, method, _base_on_cpu(), folder, token)
     print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
     print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
+    print(f"Leave '{method}' out of the methods in params.yaml: DVC would remove the folder, to learn it anew.")
 
 
 @app.command(epilog="Example: relinv export inside reversion --for webui --to ~/embeddings")

@@ -28,8 +28,9 @@ def ask_of_exemplars(judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark,
     any other's of the benchmark, "choices": how many relations compete, "unread": how many it was not shown, because
     it cannot read their caption whole, "judge": its fingerprint}. A picture's caption is the shortest it has.
     """
-    own = benchmark.relation(exemplars.relation).words
-    words = list(dict.fromkeys([own, *(relation.words for relation in benchmark.relations.values())]))
+    own = benchmark.relation(exemplars.relation)
+    others = [other.words for other in benchmark.relations.values() if not other.has_words_of(own)]
+    words = [own.words, *dict.fromkeys(others)]
     asked = {}
     for exemplar in exemplars.exemplars:
         caption = min(exemplar.templates, key=len)

@@ -59,7 +59,7 @@ class Context:
 
         One in the same words, such as the benchmark's beside the user's own, is the same phrase and does not compete.
         """
-        others = [relation for relation in self.relations if relation.words != self.relation.words]
+        others = [other for other in self.relations if not other.has_words_of(self.relation)]
         return self.similarity([[other.phrase(head, tail) for other in others] for head, tail in self.pairs])
 
     def other_entities(self) -> np.ndarray:

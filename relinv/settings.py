@@ -14,7 +14,7 @@ from relinv.files import sha256_files
 
 
 def _distinct(items: list[str]) -> list[str]:
-    if len(set(items)) < len(items):
+    if len({item.casefold() for item in items}) < len(items):
         raise ValueError("an item stands twice")
     return items
 

@@ -106,12 +106,21 @@ def test_a_relation_of_ones_own_joins_the_benchmark_and_nobody_knows_what_the_ba
         ("kissing", "words: [\n", r"relation\.yaml"),
         ("kissing", "", r"'words' is missing from .*relation\.yaml"),
         ("kissing", KISSING.replace("words: kissing", "words: ''"), r"'words' is '' in .*relation\.yaml"),
+        ("kissing", KISSING.replace("words: kissing", "words: '  '"), r"'words' is '  ' in .*relation\.yaml"),
         ("kissing", KISSING.replace("[cat]", "[cat, cat]"), r"'heads' is .*relation\.yaml: .*each item once"),
+        ("kissing", KISSING.replace("[cat]", "[cat, Cat]"), r"'heads' is .*relation\.yaml: .*each item once"),
+        ("kissing", KISSING.replace("[dog, cup]", "[cup, ' cup']"), r"'tails' is .*relation\.yaml: .*each item once"),
     ],
 )
 def test_a_wrong_entry_of_ones_own_is_told_with_its_file(name: str, text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         load_benchmark(FILES[0], own_relation(tmp_path / name, text))
+
+
+def test_spaces_that_no_tokenizer_reads_are_dropped(tmp_path: Path) -> None:
+    text = KISSING.replace("words: kissing", "words: ' on  top of'").replace("[cat]", "['cat ']")
+    kissing = load_benchmark(FILES[0], own_relation(tmp_path / "kissing", text)).relation("kissing")
+    assert (kissing.words, kissing.heads) == ("on top of", ("cat",))
 
 
 def test_unknown_relation_is_answered_with_the_closest() -> None:

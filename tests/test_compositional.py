@@ -220,6 +220,13 @@ def test_latents_are_guided_by_one_concept_alone(base: Base) -> None:
             guided_by(adapters, ["cat <r> box", "dog <s> cup"])
 
 
+def test_tokens_beside_a_relations_are_its_head_and_tail_and_guide_nothing_themselves(base: Base) -> None:
+    with in_use(base, [concept(base), *(concept(base).called(name) for name in ("<dog>", "<box>"))]) as adapters:
+        words = [adapter.words(["<dog> <r> <box>"])[0] for adapter in adapters]
+        assert words[0].nonzero().tolist() == [[0, 1], [1, 3]] and not torch.stack(words[1:]).any()
+        assert guided_by(adapters, ["<dog> <r> <box>", "cat <r> <box>", "<dog> <r> cup"]) is not None
+
+
 def test_one_update_is_a_step_down_the_gradient(base: Base) -> None:
     timestep, latents = torch.tensor(700), initial_latents(base, [1])
     with in_use(base, [concept(base, iterations=1)]) as (adapter,), torch.no_grad():

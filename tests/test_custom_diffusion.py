@@ -161,6 +161,16 @@ def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_
     assert method.prior_batch_size == 0 and len(method.training_pictures(tmp_path)) == 4
 
 
+def test_the_fixed_batch_has_each_exemplar_once_however_many_variants_there_are(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    task = problem(base, exemplar_folder, "custom_diffusion", scale_variants=3, prior_images=5)
+    loop = looping(task, tmp_path / "scratch")
+    with loop.method.attached():
+        fixed = loop.batches.fixed()
+    assert len(fixed.noisy) == 4 and torch.equal(fixed.masks, loop.batches.masks[[0, 3, 6, 9]])
+
+
 def test_a_caption_that_its_prefix_makes_too_long_is_refused_before_the_first_step(
     base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:

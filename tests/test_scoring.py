@@ -193,7 +193,7 @@ class Reader:
 
 
 def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Path, benchmark: Benchmark) -> None:
-    others = {"below": replace_words(benchmark, "under"), "within": replace_words(benchmark, "inside")}  # no rival
+    others = {"below": replace_words(benchmark, "under"), "within": replace_words(benchmark, "Inside")}  # no rival
     asked = replace(benchmark, relations=benchmark.relations | others)
 
     def found(benchmark: Benchmark) -> dict[str, Any]:

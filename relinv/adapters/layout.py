@@ -18,6 +18,7 @@ from relinv.checking import parse
 from relinv.devices import deterministic, to_device
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
+from relinv.diffusion.bases import PLACEHOLDER
 from relinv.diffusion.token_rows import stands_for
 from relinv.errors import UserError
 from relinv.settings import Settings
@@ -106,20 +107,28 @@ class Adapter(ConceptAdapter):
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token.
 
-        In "cat <r> red box" these are "cat" and "red box"; in "<r> on a beach", "<r>" and "on a beach".
+        In "cat <r> red box" these are "cat" and "red box"; in "<r> on a beach", "<r>" and "on a beach". In "<dog> <r>
+        <box>" the layouts of "<dog>" and "<box>" have none, and that of "<r>" has these two.
         """
         import torch
 
         ids = self.base.tokenize(prompts)  # (prompts, tokens)
         own, end = self._token_ids(), self.base.tokenizer.eos_token_id
         words = torch.zeros(len(prompts), 2, ids.shape[1], dtype=torch.bool)
-        for each, row in zip(words, ids.tolist(), strict=True):
-            token = [place for place, id_ in enumerate(row) if id_ in own]
-            if token:
-                head = [*range(1, token[0])]  # the start token is at place 0
-                tail = [place for place in range(token[0], row.index(end)) if place not in token]
-                each[0, head if head or not tail else token] = True
-                each[1, tail] = True
+        for prompt, (head, tail), row in zip(prompts, words, ids.tolist(), strict=True):
+            stop = row.index(end)
+            token = [place for place in range(stop) if row[place] in own]
+            if not token:
+                continue
+            head[1 : token[0]] = True  # the start token is at place 0
+            tail[token[0] : stop] = True
+            tail[token] = False
+            if head.any() and tail.any():
+                continue
+            if len(PLACEHOLDER.findall(prompt)) > len(token):  # it is itself the head or tail of another token
+                head[:] = tail[:] = False
+            elif tail.any():
+                head[token] = True
         return to_device(words, ids.device)
 
     def _token_ids(self) -> list[int]:

@@ -77,23 +77,33 @@ def sample(
         with torch.no_grad() if guidance else torch.inference_mode():  # an adapter's guidance may need gradients
             images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
     except torch.OutOfMemoryError:
-        raise UserError(
-            f"The memory of '{base.device}' is too small for {len(latents)} images at once: lower the base's "
-            "sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, take some "
-            "of invert.preview.prompts out."
-        ) from None
+        raise too_many_at_once(base, len(latents)) from None
     if not images.isfinite().all():
-        if base.settings.precision == "fp32":
-            raise UserError(
-                f"The base '{base.id}' overflows even in fp32, so what it draws with has diverged: learn it again at a "
-                "lower learning_rate, or set a lower scale of its layout."
-            )
-        wider = "fp32" if base.settings.precision == "bf16" else "bf16 or fp32"
-        raise UserError(
-            f"The base '{base.id}' overflows in its precision: set its sampling.precision to {wider}; if it does so in "
-            "training, its model.precision."
-        )
+        raise overflow(base)
     return images
+
+
+def too_many_at_once(base: Base, images: int) -> UserError:
+    """Return the error to raise if memory is too small for so many images."""
+    return UserError(
+        f"The memory of '{base.device}' is too small for {images} images at once: lower the base's "
+        "sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, take some "
+        "of invert.preview.prompts out."
+    )
+
+
+def overflow(base: Base) -> UserError:
+    """Return the error to raise if images are not finite."""
+    if base.settings.precision == "fp32":
+        return UserError(
+            f"The base '{base.id}' overflows even in fp32, so what it draws with has diverged: learn it again at a "
+            "lower learning_rate, or set a lower scale of its layout."
+        )
+    wider = "fp32" if base.settings.precision == "bf16" else "bf16 or fp32"
+    return UserError(
+        f"The base '{base.id}' overflows in its precision: set its sampling.precision to {wider}; if it does so in "
+        "training, its model.precision."
+    )
 
 
 def denoise(

@@ -60,8 +60,9 @@ class Batches:
         return self._batch(pictures, clean, step)
 
     def fixed(self) -> Batch:
-        """Return a batch of all non-prior pictures at mean latents, always with the same captions, timesteps, noise."""
-        return self._batch(self.own, self.latents.mean[self.own], 0, "fixed ")
+        """Return a batch, always the same: a picture of each exemplar, its mean latents, fixed timesteps and noise."""
+        once = self.own[:: len(self.own) // len(self.method.exemplars.exemplars)]  # of each exemplar's scale variants
+        return self._batch(once, self.latents.mean[once], 0, "fixed ")
 
     def _batch(self, pictures: list[int], clean: torch.Tensor, step: int, purpose: str = "") -> Batch:
         """Return a batch of pictures with `clean` latents; timesteps come first, since captions may depend on them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from relinv.diffusion.bases import Base
+
+Terms = TypeVar("Terms")
 
 
 def predict(base: Base, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
@@ -23,21 +25,22 @@ def accumulate_gradients(
     timesteps: torch.Tensor,
     conditioning: torch.Tensor,
     target: torch.Tensor,
-    loss: Callable[[torch.Tensor], torch.Tensor],
-) -> None:
-    """Accumulate gradients of `loss`, a scalar function of the UNet's predictions for all samples, in what is learned.
+    loss: Callable[[torch.Tensor], tuple[torch.Tensor, Terms]],
+) -> Terms:
+    """Accumulate gradients of `loss` in what is learned; return the terms it has for the predictions of all samples.
 
-    Predictions and `target` are (batch, channels, height, width), `conditioning` is (batch, tokens, dim). Each pass's
-    activations are freed before the next pass, so a step needs the memory of one. `loss` is evaluated once per pass,
-    the last time with all predictions; until then the target stands in for each missing one. The gradients equal those
-    of a single pass if no sample's share of the loss depends on another's prediction (see InversionMethod.losses).
+    `loss` turns the UNet's predictions into a scalar and terms to be logged. Predictions and `target` are (batch,
+    channels, height, width), `conditioning` is (batch, tokens, dim). Each pass's activations are freed before the next
+    pass, so a step needs the memory of one. `loss` is evaluated once per pass, the last time with all predictions;
+    until then the target stands in for each missing one. The gradients equal those of a single pass if no sample's
+    share of the loss depends on another's prediction (see InversionMethod.losses).
     """
     encodings = conditioning.detach().requires_grad_(conditioning.requires_grad)  # (batch, tokens, dim)
     passes = list(_passes(base, noisy, timesteps, encodings, target))
     answers = [each[-1] for each in passes]  # targets at first, (samples of the pass, channels, height, width) each
     for index, (*inputs, _) in enumerate(passes):
         answer = base.unet(*inputs).sample
-        total = loss(torch.cat([*answers[:index], answer, *answers[index + 1 :]]))
+        total, terms = loss(torch.cat([*answers[:index], answer, *answers[index + 1 :]]))
         if index < len(passes) - 1:
             answer.backward(*torch.autograd.grad(total, answer))
         else:
@@ -45,6 +48,7 @@ def accumulate_gradients(
         answers[index] = answer.detach()
     if encodings.grad is not None:
         conditioning.backward(encodings.grad)
+    return terms
 
 
 def _passes(base: Base, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

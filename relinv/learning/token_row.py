@@ -57,9 +57,15 @@ class TokenRowMethod(InversionMethod):
         self.steps, self.batch_size = settings.steps, settings.batch_size
         self.initializer = settings.initializer_token or words
         self._learned, self._known = self._place(initial_row(base, self.initializer))
-        self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" else None
+        self._learned.requires_grad_(self.learns_row)
+        self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" and self.learns_row else None
         self._anchor = initial_row(base, settings.anchor_word or self.initializer, "anchor_word")
         self.after_step()
+
+    @property
+    def learns_row(self) -> bool:
+        """Return whether the row is learned; if not, it stays exactly the word's."""
+        return True
 
     def _place(self, row: torch.Tensor) -> tuple[torch.nn.Parameter, Callable[[], AbstractContextManager[None]]]:
         """Return the tensor to learn, (rows, dim), starting as `row`, and what opens the block where it is known."""
@@ -76,14 +82,13 @@ class TokenRowMethod(InversionMethod):
         return self.row
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return what is learned, as one parameter group."""
-        settings = self.settings
-        rate, decay = settings.learning_rate, settings.weight_decay
-        return [{"params": [self._learned], "lr": rate, "weight_decay": decay}]
+        """Return the row, if it is learned, as one parameter group."""
+        rate, decay = self.settings.learning_rate, self.settings.weight_decay
+        return [{"params": [self._learned], "lr": rate, "weight_decay": decay}] if self.learns_row else []
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return what is learned, (rows, dim)."""
-        return {TOKEN: self._learned}
+        """Return the row or rows, (rows, dim), if they are learned."""
+        return {TOKEN: self._learned} if self.learns_row else {}
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -96,20 +96,16 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
     batches = [loop.batch(step) for loop in loops]
     names = ("noisy", "timesteps", "conditioning", "target")
     joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-    terms: list[dict[str, Term]] = []
 
-    def loss(prediction: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the loops' losses, each with gradients for its own method alone, and store their terms.
-
-        It is called once per pass; the terms that stay are those of the last call, which has all predictions.
-        """
+    def loss(prediction: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Term]]]:
+        """Return the sum of the loops' losses, each with gradients for its own method alone, and their terms."""
         parts = prediction.split([len(batch.noisy) for batch in batches])
-        terms[:] = [loop.terms(step, batch, part) for loop, batch, part in zip(loops, batches, parts, strict=True)]
-        return torch.stack([weighted_sum(each) for each in terms]).sum()
+        terms = [loop.terms(step, batch, part) for loop, batch, part in zip(loops, batches, parts, strict=True)]
+        return torch.stack([weighted_sum(each) for each in terms]).sum(), terms
 
     for loop in loops:
         loop.optimizer.zero_grad(set_to_none=True)
-    accumulate_gradients(loops[0].base, **joined, loss=loss)
+    terms = accumulate_gradients(loops[0].base, **joined, loss=loss)
     for loop, each in zip(loops, terms, strict=True):
         loop.log.add(each)
         loop.update()

@@ -56,13 +56,13 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         raise NotImplementedError
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the row and the weights, each at its own learning rate."""
+        """Return the row, if it is learned, and the weights, each at its own learning rate."""
         settings, weights = self.settings, list(self.weights.tensors.values())
         rate, decay = settings.weights_learning_rate, settings.weight_decay
         return [*super().groups(), {"params": weights, "lr": rate, "weight_decay": decay}]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the row and the weights by name."""
+        """Return the row, if it is learned, and the weights by name."""
         return {**super().state(), **self.weights.tensors}
 
     def training_pictures(self, scratch: Path) -> list[TrainingPicture]:

@@ -6,17 +6,14 @@ one row per range of timesteps: the second form of Multiresolution Textual Inver
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from relinv.adapters.dreambooth import Adapter, initial_tensors
 from relinv.errors import UserError
-from relinv.learning.token_row import TOKEN
 from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
 from relinv.settings import Positive
 
 if TYPE_CHECKING:
-    import torch
-
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
@@ -48,27 +45,14 @@ class Method(UnetWeightsMethod):
                 "them all at one word's: set one of them."
             )
         super().__init__(base, words, settings, exemplars)
-        self._learned.requires_grad_(settings.train_token)
+
+    @property
+    def learns_row(self) -> bool:
+        """Return whether the row is learned, as `train_token` says."""
+        return self.settings.train_token
 
     def weights_adapter(self) -> Adapter:
         """Return an adapter of low-rank changes, initially zero, or of the UNet's own weights, as the settings say."""
         settings = self.settings
         options = {"weights": settings.weights} | ({"rank": settings.rank} if settings.weights == "lora" else {})
         return Adapter(self.base, self.token, initial_tensors(self.base, options), options)
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Return the weights, and the row if it is learned."""
-        row, weights = super().groups()
-        return [row, weights] if self.settings.train_token else [weights]
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return, by name, the weights, and the row if it is learned."""
-        state = super().state()
-        if not self.settings.train_token:
-            del state[TOKEN]
-        return state
-
-    def after_step(self) -> None:
-        """Rescale a learned row as `norm` says; a row that is not learned stays exactly the word's."""
-        if self.settings.train_token:
-            super().after_step()
