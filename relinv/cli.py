@@ -38,6 +38,13 @@ def stage_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+def path(text: str) -> Path:
+    """Return the path that an argument names; UserError if it is empty, which pathlib takes for the current folder."""
+    if not text:
+        raise UserError("A path is empty, as that of a shell variable without a value: name a file or folder.")
+    return Path(text)
+
+
 def cores() -> int:
     """Return how many cores this process may use, or as many as its container may keep busy if those are fewer."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

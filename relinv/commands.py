@@ -45,7 +45,10 @@ def _base_on_cpu() -> Base:
 
 
 @app.command(epilog="Example: relinv new kissing ~/pictures/kissing")
-def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A folder with your pictures.")]) -> None:
+def new(
+    relation: Relation,
+    pictures: Annotated[Path, typer.Argument(parser=cli.path, help="A folder with your pictures.")],
+) -> None:
     """Create data/exemplars/own/RELATION from your pictures, and print what is left to do.
 
     It takes precedence over any other source of that relation. Once its captions are written, it works like any other.
@@ -68,7 +71,9 @@ def new(relation: Relation, pictures: Annotated[Path, typer.Argument(help="A fol
 
 @app.command(epilog='Example: relinv masks data/exemplars/own/kissing "two people kissing"')
 def masks(
-    folder: Annotated[Path, typer.Argument(help="The folder of your own relation, as `relinv new` creates it.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=cli.path, help="The folder of your own relation, as `relinv new` creates it.")
+    ],
     words: Annotated[str, typer.Argument(help="What to look for in the pictures.")],
     model: Annotated[str, typer.Option(help="A CLIPSeg model: a folder or a Hugging Face hub id.")] = MODEL,
 ) -> None:
@@ -137,7 +142,7 @@ def export(
     relation: Relation,
     method: Method,
     form: Annotated[str, typer.Option("--for", help="diffusers, webui (A1111, ComfyUI, InvokeAI) or hub.")],
-    to: Annotated[Path, typer.Option(help="The folder to write into.")],
+    to: Annotated[Path, typer.Option(parser=cli.path, help="The folder to write into.")],
     name: Annotated[str | None, typer.Option(help="What web UIs call the token; default: RELATION_METHOD.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
@@ -207,10 +212,17 @@ def show(
         require_png(boxes)
     record = read_image_record(image)
     if boxes:
+        _require_another(boxes, image)
         _write_with_boxes(image, record, boxes)
     print(parameters(record))
     print(json.dumps(asdict(record), indent=2, ensure_ascii=False))
     print(f"To make it again: {shlex.join(['relinv', 'draw', str(image), 'again.png'])}")
+
+
+def _require_another(target: Path, image: Path) -> None:
+    """Raise UserError if an image would be written over the one that was read."""
+    if target.exists() and target.samefile(image):
+        raise UserError(f"'{target}' is the image that is read, and it would be lost: name another file to write.")
 
 
 def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
@@ -247,6 +259,7 @@ def draw(
 
     require_png(target)
     record = read_image_record(image)
+    _require_another(target, image)
     atomic_write_bytes(target, encode_png(draw_again(record, load_params()), record))
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes
 from relinv.repository import PLAIN_DIFF, dvc, git
+from relinv.results import FOLDERS
 
 PARAMETERS = ("params.yaml", "presets.yaml")
-RESULTS = ("dvc.lock", "reports/grids", "reports/metrics.json", "reports/report.html", "reports/report.md",
+GRIDS = "reports/grids"
+RESULTS = ("dvc.lock", GRIDS, "reports/metrics.json", "reports/report.html", "reports/report.md",
            "reports/scores.csv")  # fmt: skip
 KEPT = Path(".scratch/replaced_parameters")  # git-ignored
 MINIATURE = "data/miniature"
@@ -31,7 +33,7 @@ def restore(root: Path) -> list[Path]:
         results.append(f"{MINIATURE}/dvc.lock")
     kept = _keep_parameters(root)
     git(root, "checkout", "--quiet", "HEAD", "--", *PARAMETERS, *results)
-    git(root, "clean", "--quiet", "--force", "reports/grids")  # pictures of relations that the committed run lacks
+    _remove_grids(root)
     try:
         dvc(root, "checkout")
     except UserError as error:
@@ -41,6 +43,16 @@ def restore(root: Path) -> list[Path]:
             "reproduce` makes anew."
         ) from None
     return kept
+
+
+def _remove_grids(root: Path) -> None:
+    """Remove the pictures of relations that the committed run lacks, by the names that a report gives them."""
+    relations = {folder.name for folder in (root / FOLDERS["fetch"]).glob("*")}
+    for name in git(root, "ls-files", "--others", "--exclude-standard", GRIDS).splitlines():
+        picture = root / name
+        relation, _, _ = picture.stem.partition("-")  # RELATION.png, RELATION-METHOD.png
+        if picture.parent == root / GRIDS and picture.suffix == ".png" and relation in relations:
+            picture.unlink()
 
 
 def _keep_parameters(root: Path) -> list[Path]:

@@ -24,9 +24,10 @@ def find_result(stage: str, relation: str, method: str) -> Path:
     concept is stored as a method's would be, under a name of its own.
     """
     folder = FOLDERS[stage] / relation / method
-    if folder.is_dir():
+    found = {path.name for path in (FOLDERS[stage] / relation).glob("[!.]*") if path.is_dir()}
+    if method in found:  # a name with a slash is in no folder, while a path with it may well exist
         return folder
     methods = plugin_names("relinv.methods")
     if method not in methods:
-        raise unknown("method", method, {*methods, *(path.name for path in folder.parent.glob("[!.]*"))})
+        raise unknown("method", method, {*methods, *found})
     raise UserError(f"There is no '{folder}' yet: make it with `python -m stages.{stage} {relation} {method}`.")

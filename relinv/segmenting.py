@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from relinv.errors import UserError, reason
-from relinv.exemplars import IMAGE_SUFFIXES, MASKS, open_upright, pictures_in
+from relinv.exemplars import IMAGE_SUFFIXES, MASKS, OWN, open_upright, pictures_in
 from relinv.files import atomic_folder, is_visible
+from relinv.results import FOLDERS
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +79,15 @@ def load_segmenter(model: str) -> Segmenter:
 def find_pictures(folder: Path) -> list[Path]:
     """Return a relation folder's pictures, each to get its own mask, in name order.
 
-    Raises UserError if there are none, if two would share a mask, or if there are masks already.
+    Raises UserError if there are none, if two would share a mask, if there are masks already, or if it is a copy.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder '{folder}': name one with exemplars, such as data/exemplars/own/kissing.")
+    if folder.resolve().is_relative_to(FOLDERS["fetch"].resolve()):
+        raise UserError(
+            f"'{folder}' is a copy, which the next fetch replaces: name the folder it is copied from, such as "
+            f"{OWN / folder.name}."
+        )
     pictures = pictures_in(folder)
     if not pictures:
         raise UserError(f"'{folder}' holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}): name one with exemplars.")

@@ -21,9 +21,11 @@ def compare(
 ) -> None:
     """Print how revisions differ: in parameters, in metrics, and in paired differences from the first."""
     from relinv.files import atomic_write_text
-    from relinv.report.compare import as_html, as_lines, compare
+    from relinv.report.compare import as_html, as_lines, compare, require_html
     from relinv.statistics import Bootstrap
 
+    if html:
+        require_html(html)
     settings = load_params().section("report", ReportSettings)
     comparison = compare(Path(), revisions, Bootstrap(settings.resamples, settings.seed, settings.level))
     print(as_lines(comparison))

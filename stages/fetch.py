@@ -26,6 +26,7 @@ def fetch(
         Path | None,
         typer.Option(
             "--from",
+            parser=cli.path,
             help="The relation's folder, a folder holding it, or the zip a browser downloads from Google Drive.",
         ),
     ] = None,

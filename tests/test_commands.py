@@ -164,10 +164,25 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
     assert Path(file) == Path("out/within.safetensors") and said.startswith("Prompts say within in A1111")
 
 
-def test_a_misspelt_method_is_told_with_the_closest(checkout: Path) -> None:
+@pytest.mark.parametrize("method", ["reversoin", "reversion/", "../inside/reversion"])
+def test_a_misspelt_method_is_told_with_the_closest(method: str, checkout: Path) -> None:
     keep(checkout, made(load_base(load_params().model())))
-    with pytest.raises(UserError, match=r"Unknown method 'reversoin'\. Did you mean 'reversion'"):
-        run("export", "inside", "reversoin", "--for", "hub", "--to", "out")
+    with pytest.raises(UserError, match=rf"Unknown method '{method}'\. Did you mean 'reversion'"):
+        run("export", "inside", method, "--for", "hub", "--to", "out")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("new", "kissing", ""), ("masks", "", "cat"), ("export", "inside", "reversion", "--for", "webui", "--to=")],
+    ids=lambda words: words[0],
+)
+def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], checkout: Path) -> None:
+    draw_exemplars(checkout)
+    keep(checkout, made(load_base(load_params().model())))
+    before = files_below(checkout)
+    with pytest.raises(UserError, match=r"^A path is empty, .*: name a file or folder\.$"):
+        run(*words)
+    assert files_below(checkout) == before
 
 
 def name_a_gpu_that_is_not_here() -> None:
@@ -250,6 +265,16 @@ def test_a_png_is_not_written_by_another_name(name: str, checkout: Path) -> None
         with pytest.raises(UserError, match=rf"The image '{name}' would be a PNG .* let its name end in \.png\."):
             run(*words)
     assert not Path(name).exists()
+
+
+def test_the_image_that_is_read_is_not_written_over(checkout: Path) -> None:
+    keep(checkout, made(load_base(load_params().model())))
+    run("imagine", "cat <r> box", "cat.png", "--use", "r=inside/reversion")
+    before = files_below(checkout)
+    for words in (("draw", "cat.png", f"{checkout}/cat.png"), ("show", "cat.png", "--boxes", "./cat.png")):
+        with pytest.raises(UserError, match=r"cat\.png' is the image that is read, .*: name another file to write\.$"):
+            run(*words)
+    assert files_below(checkout) == before
 
 
 def test_an_image_of_scenarios_that_are_no_more_is_not_made_again(checkout: Path) -> None:

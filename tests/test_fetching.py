@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from relinv.downloads import copy_files
 from relinv.errors import UserError
@@ -18,6 +19,7 @@ from relinv.exemplars import read_exemplars
 from relinv.fetching import fetch_exemplars, place_exemplars
 from relinv.plugins import plugin_names
 from relinv.settings import ExemplarSettings
+from stages.fetch import app
 from stages.fetch import fetch as fetch_stage
 from stages.validate import validate as validate_stage
 from tests.checkouts import lay_out_checkout
@@ -334,6 +336,16 @@ def test_files_placed_by_hand_outlive_the_scratch_folder(
     shutil.rmtree(".scratch")
     fetch_stage("inside")
     assert fingerprint(Path("data/relations/inside")) == fingerprint(exemplar_folder)
+
+
+def test_an_empty_path_is_not_the_folder_of_files_placed_by_hand(
+    exemplar_folder: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    shutil.copytree(exemplar_folder, "data/relations/inside")
+    with pytest.raises(UserError, match="A path is empty"):
+        CliRunner().invoke(app, ["inside", "--from", ""], catch_exceptions=False)
+    assert not (tmp_path / "exemplars/placed").exists()
 
 
 @pytest.fixture

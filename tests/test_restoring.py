@@ -23,7 +23,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text(CHANGED)
     (tmp_path / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
     runner(tmp_path)(sys.executable, "-m", "dvc", "repro", "--quiet")
-    (tmp_path / "reports/grids/kissing.png").write_text("a relation that the committed run lacks")
+    for name in ("kissing.png", "kissing-reversion.png"):
+        (tmp_path / "reports/grids" / name).write_text("of a relation that the committed run lacks")
+    (tmp_path / "data/relations/kissing").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -33,6 +35,9 @@ def test_parameters_and_results_come_back_and_what_had_changed_is_kept(repositor
     scores = run("git", "show", "HEAD:reports/scores.csv")
     (repository / "notes.txt").write_text("mine")
     (repository / "reports/README.md").write_text("mine")
+    for name in ("holiday.png", "kissing.txt", "mine/kissing.png"):
+        (repository / "reports/grids" / name).parent.mkdir(exist_ok=True)
+        (repository / "reports/grids" / name).write_text("mine")
     (repository / "make.py").write_text("# mine\n" + (repository / "make.py").read_text())
     (repository / "data/reversion").unlink()  # which DVC's cache still has
     assert (repository / "reports/scores.csv").read_text() != scores
@@ -42,7 +47,8 @@ def test_parameters_and_results_come_back_and_what_had_changed_is_kept(repositor
     assert (repository / "presets.yaml").read_text() == "reversion: {}\n"
     assert (repository / "reports/scores.csv").read_text() == scores and (repository / "data/reversion").exists()
     status = run("git", "status", "--porcelain").splitlines()
-    assert status == [" M make.py", " M reports/README.md", "?? notes.txt"]
+    mine = ["holiday.png", "kissing.txt", "mine/"]
+    assert status == [" M make.py", " M reports/README.md", "?? notes.txt", *(f"?? reports/grids/{n}" for n in mine)]
     run(*kept.removeprefix("How the parameters differed is kept: ").split())  # git apply FILE
     assert (repository / "params.yaml").read_text() == CHANGED
     assert (repository / "presets.yaml").read_text() == "reversion: {long: {steps: 9}}\n"

@@ -273,6 +273,11 @@ def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest
             ["inside", "revers"],
             "Unknown method 'revers'. Did you mean 'reversion'? Available: ",
         ),
+        (
+            generate,
+            ["inside", "../inside/reversion"],
+            "Unknown method '../inside/reversion'. Did you mean 'reversion'?",
+        ),
         (generate, ["inside", "publishd"], "Unknown method 'publishd'. Did you mean 'published'?"),
         (generate, ["inside", "multires"], "make it with `python -m stages.invert inside multires`."),
         (judge_stage, ["insid"], "Unknown relation 'insid'. Did you mean 'inside'"),

@@ -193,7 +193,9 @@ def test_a_picture_that_cannot_be_read_leaves_no_masks(model: Path, folder: Path
     assert not list(folder.glob("*masks*"))
 
 
-def test_folders_and_words_that_cannot_do_are_refused(model: Path, folder: Path, tmp_path: Path) -> None:
+def test_folders_and_words_that_cannot_do_are_refused(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
     for place, words, reason in (
         (tmp_path / "none", "cat", "There is no folder '.*none'"),
@@ -203,10 +205,16 @@ def test_folders_and_words_that_cannot_do_are_refused(model: Path, folder: Path,
     ):
         with pytest.raises(UserError, match=reason):
             run("masks", str(place), words, "--model", str(model))
+    copy = tmp_path / "data/relations/inside"
+    shutil.copytree(folder, copy)
+    monkeypatch.chdir(tmp_path)
+    for place in ("data/relations/inside", str(copy)):
+        with pytest.raises(UserError, match=r"inside' is a copy, which .*: name .* as data/exemplars/own/inside\.$"):
+            run("masks", place, "cat", "--model", str(model))
     (folder / "0.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"'0\.jpg' and '0\.png' of '.*' would share masks/0\.png"):
         run("masks", str(folder), "cat", "--model", str(model))
-    assert not (folder / "masks").exists()
+    assert not list(tmp_path.rglob("masks"))
 
 
 def test_models_that_cannot_be_had_are_named(model: Path, folder: Path, tmp_path: Path) -> None:

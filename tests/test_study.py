@@ -99,6 +99,13 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert f"<h1>main, {name}, workspace</h1>" in (tmp_path / "compared.html").read_text(encoding="utf-8")
 
 
+def test_tables_replace_nothing_that_a_comparison_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "reports/scores.csv"):
+        with pytest.raises(UserError, match=rf"^The tables in '{name}' would be HTML by another name: let"):
+            compare_command(["main", "workspace"], html=Path(name))
+
+
 def test_plans_of_one_name_are_refused_before_any_runs() -> None:
     with pytest.raises(UserError, match="Two of the plans have one name"):
         study_command(plans=[Path("plans/study.yaml"), Path("mine/study.yaml")], slots=2)

@@ -55,6 +55,12 @@ def compare(root: Path, revisions: Sequence[str], bootstrap: Bootstrap) -> Compa
     )
 
 
+def require_html(path: Path) -> None:
+    """Raise UserError unless a file's name ends in .html; nothing that a comparison reads has such a name."""
+    if path.suffix.lower() != ".html":
+        raise UserError(f"The tables in '{path}' would be HTML by another name: let its name end in .html.")
+
+
 def as_lines(comparison: Comparison) -> str:
     """Return a comparison for a terminal."""
     parts = [f"{name}: {' | '.join(map(str, values))}" for name, values in comparison.parameters.items()]
