@@ -27,6 +27,7 @@ REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.EPERM: NO_RIGHT,
     errno.EEXIST: IN_THE_WAY,
     errno.ENOTDIR: IN_THE_WAY,
+    errno.ENAMETOOLONG: "The path{} is longer than the disk allows: name a shorter one",
     errno.EISDIR: "A folder stands where a file is to be{}: name a file, or move it away,",
 }
 HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # repeated without errno

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,13 +62,13 @@ def is_visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in LEFT_BY_WINDOWS
 
 
-def require_utf8(name: str, holder: str) -> None:
-    """Raise UserError if the name of a file in `holder` is not UTF-8, as from old cameras and archives."""
+def require_utf8(name: str, holder: str, remedy: str = "rename that file") -> None:
+    """Raise UserError if a name in `holder` is not UTF-8, as of files from old cameras and archives."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
         shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
-        raise UserError(f"{holder} holds a name that is not UTF-8, '{shown}': rename that file.") from None
+        raise UserError(f"{holder} holds a name that is not UTF-8, '{shown}': {remedy}.") from None
 
 
 @contextmanager
@@ -142,7 +143,8 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
 def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
     """Return the UTF-8 text of `path`, without the byte order mark that some editors add.
 
-    Raises UserError if it is missing or not UTF-8: `what` names the file's role, `remedy` says what to do if missing.
+    Raises UserError if it is missing or not UTF-8, or cannot be: `what` names the file's role, `remedy` says what to do
+    if it is missing.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -150,6 +152,8 @@ def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
         raise UserError(f"The {what} '{path}' does not exist{remedy and ': '}{remedy}.") from None
     except UnicodeDecodeError:
         raise UserError(f"The {what} '{path}' is not UTF-8 text: save it as UTF-8.") from None
+    except ValueError:  # its path holds a NUL, which YAML can write
+        raise UserError(f"The {what} has a path that no file can have, {str(path)!r}: correct it.") from None
 
 
 def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
@@ -158,9 +162,21 @@ def read_json(path: Path, what: str = "JSON file", remedy: str = "") -> Any:
 
 
 def parse_json(text: str, what: str) -> Any:
-    """Return the value of JSON text; if it is invalid, UserError calls it `what` and names the place at fault."""
+    """Return the value of JSON text; if it is invalid, UserError calls it `what` and names the place at fault.
+
+    An object that holds a name twice is refused, because of two values all readers of JSON keep only the last.
+    """
+
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object's values by name."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise UserError(f"The {what} holds '{twice}' twice: join the two, or remove one.")
+        return found
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=each_once)
         if "\\ud" in text.lower():  # half of a surrogate pair, which no file takes
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value

@@ -11,7 +11,7 @@ from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffu
 from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
-from relinv.files import atomic_folder, read_json, sha256_file
+from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
 from relinv.learning.token_row import TOKEN
 from relinv.perfusion_checkpoints import read_perfusion
 from relinv.plugins import plugin_names
@@ -29,12 +29,18 @@ def import_concept(
     """Write the token in `file` to `folder` as a concept of `relation` for `base`, under the method's name; return it.
 
     Prompts use it as `<r>`, whatever it was called. An earlier import there is replaced. Raises UserError as
-    `read_published` does, if the rows do not fit the base, or if a name is not allowed or `folder` is taken.
+    `read_published` does, if the rows do not fit the base, if a name is not allowed, or if `folder` is taken or holds
+    `file`.
     """
     require_name(relation, "relation")
     require_name(method, "method")
     _require_free(folder, method)
+    if Path(file).resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"'{file}' lies in '{folder}', which is to be replaced: move the file elsewhere first.")
     published = read_published(Path(file), base, token_file)
+    for path in filter(None, (Path(file), published.token_file)):
+        require_utf8(path.name, f"'{path.parent}'")
+    require_utf8(published.name, f"'{file}'", "rename that token")
     _require_fit(published, Path(file), base)
     weights = {published.adapter: published.tensors} if published.adapter else {}
     concept = Concept(TOKEN, published.row, _metadata(Path(file), relation, method, base, published), weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from relinv.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-PICKLES = (b"PK", b"\x80")  # how torch's files begin, a zip or a bare pickle
+ZIP = b"PK"
+PICKLES = (ZIP, b"\x80")  # how torch's files begin, a zip or a bare pickle
 POINTER = b"version https://git-lfs"
 NOT_TEXT = bytes({*range(32)} - {*b"\t\n\f\r"})
 
 
 def load_content(file: Path) -> Mapping[str, Any]:
-    """Return what a file of tensors holds; UserError if it is missing, damaged, or would run code.
+    """Return what a file of tensors holds; UserError if it is missing, damaged, packed, or would run code.
 
     Its first bytes decide its kind, because a safetensors file may be called .bin. A ParameterDict in it, as A1111's
     and Perfusion's trainers save, becomes a plain dict. torch's own message is not repeated: it advises opening such
@@ -32,9 +34,13 @@ def load_content(file: Path) -> Mapping[str, Any]:
     try:
         if start[8:9] == b"{":  # safetensors: the header's length in 8 bytes, then the header as JSON
             return load_file(file)
+        if start.startswith(ZIP):
+            _refuse_packed(file)
         # A stream, because torch goes by the file's name if given one.
         with torch.serialization.safe_globals([torch.nn.ParameterDict]), file.open("rb") as stream:
             content = _plain_dicts(torch.load(stream, "cpu", weights_only=True))
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         named_safe = file.suffix.lower() == ".safetensors" and not start.startswith(PICKLES)
         if isinstance(error, pickle.UnpicklingError) and not named_safe:
@@ -46,6 +52,13 @@ def load_content(file: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
     return content
+
+
+def _refuse_packed(file: Path) -> None:
+    """Raise UserError if a zip unpacks to more than its own size, which torch's never do: it might fill the memory."""
+    with zipfile.ZipFile(file) as opened:
+        if sum(part.file_size for part in opened.infolist()) > file.stat().st_size:
+            raise UserError(f"'{file}' is packed, and torch never packs: ask for it as .safetensors.")
 
 
 def _plain_dicts(value: Any) -> Any:

@@ -47,6 +47,7 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (OSError(errno.EROFS, "Read-only file system", "a.png"), "Error: The disk may be read, but not written to 'a."),
         (OSError(errno.EACCES, "Permission denied", "a.png"), "Error: You lack the right to read or write 'a.png': "),
         (OSError(errno.EPERM, "Operation not permitted", "a.png"), "Error: You lack the right to read or write 'a.png"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a.png"), "Error: The path 'a.png' is longer than the "),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),

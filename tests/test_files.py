@@ -34,6 +34,19 @@ def test_half_a_character_in_json_is_refused(tmp_path: Path) -> None:
     assert files.read_json(tmp_path / "text.json") == {"0.png": ["\U0001f600 {} box"]}
 
 
+def test_a_name_that_stands_twice_in_json_is_refused_for_one_value_would_be_lost(tmp_path: Path) -> None:
+    text = '{"0.png": ["cat {} box"], "1.png": ["dog {} box"], "1.png": ["dog {} red box"]}'
+    with pytest.raises(UserError, match=r"^The caption file '.*t\.json' holds '1\.png' twice: join the two, or "):
+        files.read_json(_write(tmp_path / "t.json", text), "caption file")
+    with pytest.raises(UserError, match="holds 'b' twice"):
+        files.read_json(_write(tmp_path / "t.json", '[{"a": {"b": 1, "b": 1}}]'))
+
+
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^The benchmark has a path that no file can have, 'a\\x00b': correct it\.$"):
+        files.read_text(Path("a\0b"), "benchmark")
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "result.txt"
     target.write_text("old")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,18 @@ def test_a_pickle_is_known_by_what_it_holds_and_not_run_whatever_its_name(tmp_pa
     (tmp_path / "renamed.safetensors").write_bytes(bytes(100))
     with pytest.raises(UserError, match="is damaged, or no file of tensors"):
         read_token(tmp_path / "renamed.safetensors")
+
+
+def test_a_file_that_unpacks_to_more_than_it_holds_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    torch.save({"<R>": torch.zeros(100_000)}, tmp_path / "plain.bin")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.bin") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+    with pytest.raises(UserError, match=r"packed\.pt' is packed, and torch never packs: ask for it as \.safetensors"):
+        read_token(tmp_path / "packed.pt")
 
 
 def test_a_view_leaves_its_table_behind(tmp_path: Path) -> None:
@@ -231,6 +244,34 @@ def test_an_imported_token_is_a_concept_like_any_other(base: Base, tmp_path: Pat
     assert concept.prompt("cat", "box") == "cat <r> box"
     assert torch.equal(concept.embedding, row(base.dim))
     assert concept.metadata["imported"]["token"] == "<R>"
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "reason"),
+    [
+        ("learned_embeds.bin", "<\ud83d>", r"learned_embeds\.bin' holds a name .* '<\\ud83d>': rename that token\.$"),
+        ("caf\udce9.bin", "<R>", r"holds a name that is not UTF-8, 'caf\\udce9\.bin': rename that file\.$"),
+    ],
+)
+def test_names_that_a_concept_cannot_keep_are_refused(
+    name: str, token: str, reason: str, base: Base, tmp_path: Path
+) -> None:
+    try:
+        write(tmp_path / name, {token: row(base.dim)})
+    except (OSError, RuntimeError):
+        pytest.skip("This file system takes no name that is not UTF-8.")
+    with pytest.raises(UserError, match=reason):
+        import_concept(tmp_path / name, "inside", "published", base, tmp_path / "concept")
+    assert not (tmp_path / "concept").exists()
+
+
+def test_a_file_in_the_folder_that_is_replaced_is_not_lost(base: Base, tmp_path: Path) -> None:
+    write(tmp_path / "learned_embeds.bin", {"<R>": row(base.dim)})
+    import_concept(tmp_path / "learned_embeds.bin", "inside", "published", base, tmp_path / "concept")
+    moved = (tmp_path / "learned_embeds.bin").rename(tmp_path / "concept/learned_embeds.bin")
+    with pytest.raises(UserError, match=r"learned_embeds\.bin' lies in '.*concept', which is to be replaced: move the"):
+        import_concept(moved, "inside", "published", base, tmp_path / "concept")
+    assert moved.is_file()
 
 
 def test_rows_of_a_concept_of_this_project_are_no_phrase(base: Base, tmp_path: Path) -> None:
