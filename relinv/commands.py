@@ -281,7 +281,7 @@ def imagine(
     from relinv.diffusion.bases import load_base
     from relinv.files import atomic_write_bytes
     from relinv.images import encode_png, require_png
-    from relinv.imagining import find_concepts, free_record, with_options
+    from relinv.imagining import find_concepts, free_record, require_used, with_options
     from relinv.imagining import imagine as draw_freely
 
     require_png(target)
@@ -290,10 +290,11 @@ def imagine(
     except UnicodeEncodeError:
         raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
     params = load_params()
-    settings = params.generation()
-    settings = settings.model_copy(update={"adapters": with_options(option or [], settings.adapters)})
+    settings, options = params.generation(), option or []
+    settings = settings.model_copy(update={"adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())
     concepts = find_concepts(use, base)
+    require_used(options, settings.adapters, concepts.values())
     record = free_record(base, concepts, prompt, settings, seed, target.name)
     picture = draw_freely(base, list(concepts.values()), prompt, settings, seed)
     atomic_write_bytes(target, encode_png(picture, record))

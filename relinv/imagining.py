@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relinv.benchmark import load_benchmark
@@ -97,3 +97,18 @@ def with_options(options: Sequence[str], adapters: Mapping[str, Mapping[str, Any
             raise UserError(f"'{option}' is no option: write --with ADAPTER.NAME=VALUE, such as perfusion.beta=0.5.")
         changed.setdefault(adapter, {})[name] = parse_yaml(value, f"value in '{option}'")
     return changed
+
+
+def require_used(
+    options: Sequence[str], adapters: Mapping[str, Mapping[str, Any]], concepts: Iterable[Concept]
+) -> None:
+    """Raise UserError if one of `options`, which gave `adapters` by `with_options`, fits none of the concepts."""
+    given = {option.partition(".")[0]: option for option in options}
+    changes = {name: adapters[name] for name in given}
+    used = {adapter["name"] for concept in concepts for adapter in drawn_with(concept, changes, "--with").adapters}
+    for name, option in given.items():
+        if name not in used:
+            raise UserError(
+                f"'{option}' would change nothing, because no concept in use has the adapter '{name}' (they have "
+                f"{', '.join(sorted(used)) or 'none'}): leave it out."
+            )

@@ -395,6 +395,12 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
         ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is no option"),
         ("<r> box", (*INSIDE, "--with", "perfusion.beta"), r"'perfusion\.beta' is no option"),
         ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),
+        (
+            "<r> box",
+            (*INSIDE, "--with", "perfusion.beta=0.5"),
+            r"'perfusion\.beta=0\.5' would change nothing, .* adapter 'perfusion' \(they have none\): leave it out\.$",
+        ),
+        ("<r> box", (*INSIDE, "--with", "layout.scale=1"), r"'generate\.adapters\.layout\.head' is missing from --w"),
     ],
 )
 def test_what_cannot_be_imagined_is_refused(prompt: str, options: tuple[str, ...], reason: str, both: Base) -> None:
@@ -421,7 +427,7 @@ def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(ch
     assert read_image_record(Path("small.png")).settings["adapters"]["layout"]["scale"] == 0.001
     with pytest.raises(UserError, match=r"The value in 'layout\.head=\[0' is not valid YAML"):
         run("imagine", *use[:1], "out.png", *use[1:], "--with", "layout.head=[0")
-    with pytest.raises(UserError, match=r"'generate\.adapters\.layout\.threshold' is 2"):
+    with pytest.raises(UserError, match=r"'generate\.adapters\.layout\.threshold' is 2 in --with"):
         run("imagine", *use[:1], "out.png", *use[1:], *options, "--with", "layout.threshold=2")
 
 

@@ -96,8 +96,8 @@ class ConceptAdapter:
         return None
 
 
-def drawing_adapter(name: str, options: Mapping[str, Any]) -> type[ConceptAdapter]:
-    """Return the adapter class of that name, after checking `options` as drawing options of it.
+def drawing_adapter(name: str, options: Mapping[str, Any], file: str = "params.yaml") -> type[ConceptAdapter]:
+    """Return the adapter class of that name, after checking `options`, which stand in `file`, as drawing options of it.
 
     Raises UserError, with the closest name, for an unknown adapter or option, for a value out of range, and for an
     adapter without such options.
@@ -111,7 +111,7 @@ def drawing_adapter(name: str, options: Mapping[str, Any]) -> type[ConceptAdapte
             raise unknown(f"option of the adapter '{name}'", option, fields)
         field = fields[option]
         allowed: Any = Annotated[field.annotation, *field.metadata, None]  # None: without metadata it would fail
-        parse(allowed, value, f"generate.adapters.{name}.{option}")
+        parse(allowed, value, f"generate.adapters.{name}.{option}", file)
     return kind
 
 

@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 PROMPTS_AT_ONCE = 100  # encoded together, whatever the sampling batch size, which therefore changes no encoding
 
 
-def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]]) -> Concept:
-    """Return the concept with changed drawing options, given by adapter name: {"perfusion": {"beta": 0.5}}.
+def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]], file: str = "params.yaml") -> Concept:
+    """Return the concept with changed drawing options, given in `file` by adapter name: {"perfusion": {"beta": 0.5}}.
 
     A concept with a token also gets any named adapter that it was learned without, if that is `addable`; other options
     have no effect on concepts without their adapter. Raises UserError as `drawing_adapter` does.
     """
     adapters = {described["name"]: described for described in concept.adapters}
     for name, options in changes.items():
-        kind = drawing_adapter(name, options)
+        kind = drawing_adapter(name, options, file)
         if name not in adapters and not (kind.addable and concept.token):
             continue
         own = adapters.get(name, {"name": name, "file": None, "options": {}})
         known = {key: value for key, value in own["options"].items() if key in kind.Drawing.model_fields}
-        chosen = parse(kind.Drawing, known | dict(options), f"generate.adapters.{name}").model_dump(mode="json")
-        adapters[name] = {**own, "options": own["options"] | chosen}
+        chosen = parse(kind.Drawing, known | dict(options), f"generate.adapters.{name}", file)
+        adapters[name] = {**own, "options": own["options"] | chosen.model_dump(mode="json")}
     if not adapters:
         return concept
     return replace(concept, metadata={**concept.metadata, "adapters": list(adapters.values())})
