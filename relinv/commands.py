@@ -269,15 +269,20 @@ def draw(
 )
 def imagine(
     prompt: Annotated[str, typer.Argument(help="What to draw, with a <token> for each concept.")],
-    target: Annotated[Path, typer.Argument(help="The PNG to write.")],
-    use: Annotated[list[str], typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")],
+    target: Annotated[Path, typer.Argument(help="The PNG to write; of several images, each name ends in its seed.")],
+    use: Annotated[
+        list[str] | None, typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many to draw, from that seed and those after it.")] = 1,
     option: Annotated[
         list[str] | None,
         typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
     ] = None,
 ) -> None:
-    """Draw your own prompt with one or several concepts at once, each from its folder in data/concepts."""
+    """Draw your own prompt with one or several concepts at once, each from its folder in data/concepts, or with none."""
+    from tqdm import trange
+
     from relinv.diffusion.bases import load_base
     from relinv.files import atomic_write_bytes
     from relinv.images import encode_png, require_png
@@ -293,11 +298,13 @@ def imagine(
     settings, options = params.generation(), option or []
     settings = settings.model_copy(update={"adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())
-    concepts = find_concepts(use, base)
+    concepts = find_concepts(use or [], base)
     require_used(options, settings.adapters, concepts.values())
-    record = free_record(base, concepts, prompt, settings, seed, target.name)
-    picture = draw_freely(base, list(concepts.values()), prompt, settings, seed)
-    atomic_write_bytes(target, encode_png(picture, record))
+    for each in trange(seed, seed + images, unit="image", disable=images == 1):
+        file = target if images == 1 else target.with_stem(f"{target.stem}_{each}")
+        record = free_record(base, concepts, prompt, settings, each, file.name)
+        picture = draw_freely(base, list(concepts.values()), prompt, settings, each)
+        atomic_write_bytes(file, encode_png(picture, record))
 
 
 def run() -> None:

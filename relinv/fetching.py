@@ -50,12 +50,13 @@ def fetch_exemplars(
             else:
                 copy_files(kept, folder)
             (folder / ENTRY).unlink(missing_ok=True)  # says something of the user's own relations alone
-            wrong = _compare(relation, folder, source)
+            wrong = _differences(relation, folder, source)
             if wrong and kept == placed:
                 raise _off_record(relation, source, wrong, f"Place the right ones, or remove '{placed}'")
             if wrong:
                 _discard(relation, cache, wrong)
                 raise _off_record(relation, source, wrong, "Fetch them again, or set right where they come from")
+            _record(relation, folder, source)
 
 
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
@@ -77,8 +78,9 @@ def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch:
         with FileLock(cache / ".lock"), atomic_folder(PLACED / cache.name / relation) as folder:
             copy_files(found, folder)
             (folder / ENTRY).unlink(missing_ok=True)
-            if wrong := _compare(relation, folder, source):
+            if wrong := _differences(relation, folder, source):
                 raise _off_record(relation, source, wrong, "Place the right ones")
+            _record(relation, folder, source)
 
 
 def _unzipped(relation: str, given: Path, root: Path) -> Path:
@@ -118,22 +120,35 @@ def _downloads(relation: str, given: Path) -> list[list[Path]]:
     return [parts[name] for name in names]
 
 
-def _compare(relation: str, folder: Path, source: ExemplarSource) -> dict[str, str]:
-    """Return {file: how it differs from the relation's manifest}; if there is none, write it.
+def _manifest(relation: str, source: ExemplarSource) -> Path | None:
+    """Return the file that records a relation's files, which may still be missing; None if they are not recorded."""
+    return source.manifest / f"{relation}.json" if source.manifest else None
 
-    But write none for what a broken download may have left: then return {file: "unreadable"}.
-    """
-    if source.manifest is None:
-        return {}
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file below a folder."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    sums = {name: sha256_file(folder / name) for name in names}
-    manifest = source.manifest / f"{relation}.json"
-    if not manifest.is_file():
-        if unreadable := _unreadable(folder):
-            return dict.fromkeys(unreadable, "unreadable")
-        write_json(manifest, sums)
+    return {name: sha256_file(folder / name) for name in names}
+
+
+def _record(relation: str, folder: Path, source: ExemplarSource) -> None:
+    """Write the relation's manifest, if it is to have one and has none."""
+    manifest = _manifest(relation, source)
+    if manifest and not manifest.is_file():
+        write_json(manifest, _sums(folder))
+
+
+def _differences(relation: str, folder: Path, source: ExemplarSource) -> dict[str, str]:
+    """Return {file: how it differs from the relation's manifest}; before there is one, {file: "unreadable"}.
+
+    What a broken download may have left is not to be recorded.
+    """
+    manifest = _manifest(relation, source)
+    if manifest is None:
         return {}
-    known = parse(dict[str, str], read_json(manifest, "manifest"), "", manifest)
+    if not manifest.is_file():
+        return dict.fromkeys(_unreadable(folder), "unreadable")
+    known, sums = parse(dict[str, str], read_json(manifest, "manifest"), "", manifest), _sums(folder)
     return {
         name: "extra" if name not in known else "missing" if name not in sums else "changed"
         for name in sorted(known.keys() | sums.keys())

@@ -52,7 +52,7 @@ def draw_again(record: ImageRecord, params: Params) -> Image.Image:
     Raises UserError if that is not what the record says it was drawn with.
     """
     base = load_base(params.drawing_model())
-    if uses := record.settings.get("concepts"):
+    if (uses := record.settings.get("concepts")) is not None:
         return reimagine(base, find_concepts(list(uses), base), record)
     benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / record.relation)
     scenarios = benchmark.scenarios(record.relation, record.settings["pairs"])

@@ -409,6 +409,15 @@ def test_what_cannot_be_imagined_is_refused(prompt: str, options: tuple[str, ...
     assert not Path("out.png").exists()
 
 
+def test_several_images_are_those_of_the_seeds_that_follow_and_none_needs_a_concept(checkout: Path) -> None:
+    run("imagine", "cat in box", "cat.png", "--seed", "3", "--images", "2")
+    run("imagine", "cat in box", "last.png", "--seed", "4")
+    assert not Path("cat.png").exists() and Image.open("cat_3.png").tobytes() != Image.open("cat_4.png").tobytes()
+    assert Image.open("cat_4.png").tobytes() == Image.open("last.png").tobytes()
+    run("draw", "cat_4.png", "again.png")
+    assert Path("again.png").read_bytes() == Path("cat_4.png").read_bytes()
+
+
 def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(checkout: Path) -> None:
     keep(checkout, made(load_base(load_params().model())))
     layout = load_params().section("invert.compositional.layout", dict[str, Any]) | {"threshold": 0.0}
