@@ -280,7 +280,7 @@ def imagine(
         typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
     ] = None,
 ) -> None:
-    """Draw your own prompt with one or several concepts at once, each from its folder in data/concepts, or with none."""
+    """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
     from tqdm import trange
 
     from relinv.diffusion.bases import load_base
