@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from relinv.downloads import place_in_relation
 from relinv.errors import UserError, reason
 from relinv.files import require_utf8
+from relinv.relation_folders import place_in_relation
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked

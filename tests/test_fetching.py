@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from relinv.downloads import copy_files
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.fetching import fetch_exemplars, place_exemplars
 from relinv.plugins import plugin_names
+from relinv.relation_folders import copy_files
 from relinv.settings import ExemplarSettings
 from stages.fetch import app
 from stages.fetch import fetch as fetch_stage

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from relinv.archives import unpack
-from relinv.downloads import ARCHIVE, cache_folder, download, fault_of, is_address, whole_folder
+from relinv.downloads import ARCHIVE, cache_folder, download, is_address
 from relinv.errors import UserError
+from relinv.relation_folders import fault_of, whole_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 

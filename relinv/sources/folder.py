@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relinv.downloads import copy_files, fault_of, relation_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
+from relinv.relation_folders import copy_files, fault_of, relation_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 

@@ -1,0 +1,65 @@
+"""A relation's folder among files from elsewhere: found, checked to be whole, and copied."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePath
+
+from relinv.errors import UserError
+from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
+from relinv.files import is_visible, require_utf8
+
+
+def relation_folder(root: Path, relation: str) -> Path | None:
+    """Return the folder of `relation` at or below `root` that holds its text.json and every picture named there.
+
+    The shallowest, if there are several.
+    """
+    if not root.is_dir():
+        return None
+    below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")]
+    for folder in [root, *sorted(below, key=lambda folder: (len(folder.parts), folder))]:
+        if folder.name == relation and not fault_of(folder):
+            return folder
+    return None
+
+
+def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath] | None:
+    """Return the folder of `relation` that `path` lies in, and its path there, such as "masks/0.png" for a mask.
+
+    None if `path` is not a file of `relation`, or one that `is_visible` excludes.
+    """
+    for folder in path.parents[:2]:
+        if folder.name == relation and path.parent in (folder, folder / MASKS) and is_visible(path.name):
+            return folder, path.relative_to(folder)
+    return None
+
+
+def fault_of(folder: Path) -> str:
+    """Return why a relation's folder lacks a valid text.json or a picture named there, "" if it lacks neither."""
+    if not (folder / CAPTIONS).is_file():
+        return f"It has no {CAPTIONS}."
+    try:
+        read_exemplars(folder)
+    except UserError as error:
+        return str(error).replace(f"{folder}/", "")  # the folder may be a temporary one
+    return ""
+
+
+def whole_folder(relation: str) -> str:
+    """Return what error messages call a complete folder of `relation`."""
+    return f"folder '{relation}' with a {CAPTIONS} and every picture this names"
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the visible files of one relation's folder, masks included, into another.
+
+    Raises UserError, before any is copied, if a name is not UTF-8.
+    """
+    files = [path for folder in (source, source / MASKS) for path in sorted(folder.glob("*")) if path.is_file()]
+    names = [path.relative_to(source) for path in files if is_visible(path.name)]
+    for name in names:
+        require_utf8(name.name, f"'{source}'")
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
