@@ -52,19 +52,16 @@ class Method(ResolutionRowsMethod):
     def _steer(self, visit: Visit) -> torch.Tensor:
         """Return the steering loss over the batch, each caption with its own content words and drawn prepositions."""
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
-        drawn = [self._draw(visit.generator) for _ in visit.prompts]
-        contents = [self._content(prompt) for prompt in visit.prompts]
-        longest = max(map(len, contents))
-        padded = [ids + [0] * (longest - len(ids)) for ids in contents]
-        present = [[True] * len(ids) + [False] * (longest - len(ids)) for ids in contents]
-        positives = self._rows(drawn)  # (batch, n_p, dim)
-        negatives = self._rows(padded)  # (batch, n_n, dim)
+        drawn = torch.tensor([self._draw(visit.generator) for _ in visit.prompts])  # (batch, n_p) ids
+        contents = [torch.tensor(self._content(prompt), dtype=torch.long) for prompt in visit.prompts]
+        content = pad_sequence(contents, batch_first=True, padding_value=-1)  # (batch, n_n) ids, -1 for none
         return steering(
             self.rows_of(visit),
-            positives,
-            negatives,
-            to_device(torch.tensor(present, dtype=torch.bool), self.base.device),
+            self._rows(drawn),
+            self._rows(content.clamp(min=0)),
+            to_device(content >= 0, self.base.device),
             self.settings.steer_temperature,
         )
 
@@ -80,12 +77,9 @@ class Method(ResolutionRowsMethod):
             self._negatives[prompt] = content_ids(self.base, prompt)
         return self._negatives[prompt]
 
-    def _rows(self, ids: list[list[int]]) -> torch.Tensor:
-        """Return the table's rows for equally long lists of ids, (lists, ids, dim) float32."""
-        import torch
-
-        index = torch.tensor(ids, dtype=torch.long)  # empty lists would be floats by default
-        return self.base.table[to_device(index, self.base.device)].float()
+    def _rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the table's rows for ids, (batch, ids) to (batch, ids, dim) float32."""
+        return self.base.table[to_device(ids, self.base.device)].float()
 
 
 def preposition_ids(base: Base) -> list[int]:
