@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise, product
 from pathlib import Path
@@ -31,7 +32,7 @@ from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, read_warnings, used_parameters
 from relinv.report.pages import data_uri, html
-from relinv.report.rows import READINGS, format_rows, means, parse_rows, shows, with_leakage
+from relinv.report.rows import FURTHER, READINGS, format_rows, means, parse_rows, shows, with_leakage
 from relinv.report.sheets import CELL, RIGHT, WRONG, Panel, Sheet, Shot, build, render, spread
 from relinv.report.sheets import Line as SheetLine
 from relinv.report.story import _mean, _smooth, tell
@@ -87,19 +88,19 @@ def test_leakage_is_undefined_without_plain_words() -> None:
 
 def test_rows_survive_being_written_and_read(rows: pd.DataFrame) -> None:
     text = format_rows(rows)
-    again = parse_rows(text, "scores.csv")
+    again = parse_rows(text.encode(), "scores.csv")
     assert format_rows(again) == text
     assert again["direction"].isna().sum() == (rows["relation"] == "hug").sum()
 
 
 def test_an_entity_may_be_called_nan() -> None:
     table = score_table("hug", "reversion").assign(head="nan")
-    assert set(parse_rows(table.to_csv(index=False), "x")["head"]) == {"nan"}
+    assert set(parse_rows(table.to_csv(index=False).encode(), "x")["head"]) == {"nan"}
 
 
 def test_names_of_digits_stay_as_they_are() -> None:
     table = score_table("hug", "reversion").assign(relation="2001", method="007", head="042", judge="0123456789012345")
-    rows = parse_rows(table.to_csv(index=False), "x")
+    rows = parse_rows(table.to_csv(index=False).encode(), "x")
     assert set(rows["head"]) == {"042"} and set(rows["judge"]) == {"0123456789012345"}
     assert means(with_leakage(rows), ["007"])["007"]["scene_accuracy"] == pytest.approx(table["scene_accuracy"].mean())
     assert set(rows["relation"]) == {"2001"}
@@ -111,12 +112,40 @@ EMPTY = score_table("hug", "reversion").head(0).to_csv(index=False)
 @pytest.mark.parametrize("text", ["", "relation,method\nhug,reversion\n", "a,b\n1,2,3\n4\n", EMPTY])
 def test_damaged_rows_are_named(text: str) -> None:
     with pytest.raises(UserError, match=r"The scores 'hug\.csv' .*dvc repro"):
-        parse_rows(text, "hug.csv")
+        parse_rows(text.encode(), "hug.csv")
 
 
-def test_a_score_that_is_no_number_is_damage(rows: pd.DataFrame) -> None:
-    with pytest.raises(UserError, match=r"The scores 'scores\.csv' are damaged .*much.*dvc repro"):
-        parse_rows(format_rows(rows.assign(scene_accuracy="much")), "scores.csv")
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda text: text.replace(",box,", ",caf\udce9,", 1), "are damaged .*utf-8"),
+        (lambda text: text[:-9], "end within a row"),
+        (lambda text: text + text.splitlines()[-1] + "\n", r"hold a row twice, that of 011\.png"),
+    ],
+)
+def test_a_file_that_is_not_as_it_was_written_is_damaged(
+    damage: Callable[[str], str], fault: str, rows: pd.DataFrame
+) -> None:
+    text = format_rows(rows)
+    content = damage(text).encode("utf-8", "surrogateescape")
+    with pytest.raises(UserError, match=rf"^The scores 'scores\.csv' {fault}.*: delete them and run `dvc repro`\.$"):
+        parse_rows(content, "scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("scene_accuracy", "much", "are damaged .*much"),
+        ("index", 0.5, "are damaged"),
+        ("seed", "", "are damaged"),
+        ("scene_accuracy", -5, "hold a value of 'scene_accuracy' that is not between 0 and 1"),
+        ("exemplar_similarity", np.inf, "hold a value of 'exemplar_similarity' that is not between -1 and 1"),
+        (FURTHER[0], 7, f"hold a value of '{FURTHER[0]}' that is not between"),
+    ],
+)
+def test_a_number_that_cannot_be_is_damage(column: str, value: object, fault: str, rows: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match=rf"^The scores 'scores\.csv' {fault}.*: delete them and run `dvc repro`\.$"):
+        parse_rows(format_rows(rows.assign(**{column: value})).encode(), "scores.csv")
 
 
 def test_tables_mark_the_best_and_leave_out_the_undefined(rows: pd.DataFrame) -> None:
@@ -238,11 +267,12 @@ def test_a_metric_added_since_rows_were_written_is_undefined_for_them(
     rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relinv.report.rows.FURTHER", ["sharpness"])
-    assert parse_rows(format_rows(rows), "scores.csv")["sharpness"].isna().all()
+    assert parse_rows(format_rows(rows).encode(), "scores.csv")["sharpness"].isna().all()
 
 
 def test_rows_older_than_the_column_of_the_judge_are_by_one_not_known(rows: pd.DataFrame) -> None:
-    assert (parse_rows(rows.drop(columns="judge").to_csv(index=False), "scores.csv")["judge"] == "").all()
+    content = rows.drop(columns="judge").to_csv(index=False).encode()
+    assert (parse_rows(content, "scores.csv")["judge"] == "").all()
 
 
 def test_leads_are_the_subjects(rows: pd.DataFrame) -> None:
@@ -789,10 +819,20 @@ def test_missing_scores_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "reports").exists()
 
 
+@pytest.mark.parametrize("other", ["hug/relation_words", "inside/reversion"])
+def test_scores_of_another_arm_are_not_taken_for_ones_own(other: str, tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    shutil.copyfile(tmp_path / f"data/scores/{other}.csv", tmp_path / "data/scores/hug/reversion.csv")
+    with pytest.raises(
+        UserError, match=r"^The scores '.*hug/reversion\.csv' are another relation's or method's: delete"
+    ):
+        write_report(tmp_path, params)
+
+
 def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -> None:
     params = write_run(tmp_path)
     scores = tmp_path / "data/scores/hug/reversion.csv"
-    rows = parse_rows(scores.read_text(), "hug")
+    rows = parse_rows(scores.read_bytes(), "hug")
     fingerprint = params.judge().fingerprint(tmp_path)
     rows.assign(judge=fingerprint).to_csv(scores, index=False)
     (tmp_path / "data/miniature/judge/.DS_Store").write_bytes(b"looked at")

@@ -295,7 +295,7 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     parts = []
     for arm, skill, seed in (("plain", 0.6, 0), ("plain", 0.6, 1), ("better", 0.9, 0), ("better", 0.9, 1)):
         params = {"relations": ["inside", "hug"], "methods": ["relation_words", "reversion"], "score": {"skill": skill}}
-        scores = parse_rows(pretended(params | {"invert": {"seed": seed}}), "made up")
+        scores = parse_rows(pretended(params | {"invert": {"seed": seed}}).encode(), "made up")
         parts.append(scores.assign(arm=arm, trial=seed))
     rows = pd.concat(parts, ignore_index=True)
     write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)

@@ -47,7 +47,7 @@ def read_at(root: Path, revision: str, path: str) -> bytes:
 
 def scores_at(root: Path, revision: str) -> pd.DataFrame:
     """Return the report's score rows of a revision, leakage included."""
-    return parse_rows(read_at(root, revision, SCORES).decode(), f"{SCORES} of {revision}")
+    return parse_rows(read_at(root, revision, SCORES), f"{SCORES} of {revision}")
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from relinv.exemplars import ExemplarSet
 from relinv.plugins import plugin_names
 from relinv.scoring import JUDGE, KEYS, METRICS, as_csv, load_metric
 
+REMEDY = "delete them and run `dvc repro`"
 BASELINE = "relation_words"  # plain text-to-image: what leakage is measured against
 
 
@@ -37,6 +38,7 @@ def _reading(name: str) -> Reading:
     return Reading(metric.TITLE.lower(), metric.HIGHER_IS_BETTER)
 
 
+BOUNDS = {name: load_metric(name).BOUNDS for name in [*REQUIRED, *FURTHER]}
 READINGS = {name: _reading(name) for name in [*STANDARD, *FURTHER]}
 READINGS["leakage"] = Reading("leakage", higher_is_better=False)
 
@@ -45,7 +47,7 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
     """Return the rows of the given relations and methods below a score folder, in that order, with leakage.
 
     Only the named arms are read: folders may still hold arms of earlier runs. Raises UserError if an arm's rows
-    are missing or lack a column, or are of other scenarios or seeds than another method's.
+    are missing, damaged or another arm's, or are of other scenarios or seeds than another method's.
     """
     arms = []
     for relation in relations:
@@ -53,7 +55,10 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
             path = Path(folder) / relation / f"{method}.csv"
             if not path.is_file():
                 raise UserError(f"The scores '{path}' do not exist: run `dvc repro` to make them.")
-            arms.append(parse_rows(path.read_text(encoding="utf-8"), str(path)))
+            arm = parse_rows(path.read_bytes(), str(path))
+            if {*arm["relation"]} != {relation} or {*arm["method"]} != {method}:
+                raise UserError(f"The scores '{path}' are another relation's or method's: {REMEDY}.")
+            arms.append(arm)
     rows = pd.concat(arms, ignore_index=True)
     for relation, drawn in rows.groupby("relation", sort=False):
         if len({frozenset(zip(one["index"], one["seed"], strict=True)) for _, one in drawn.groupby("method")}) > 1:
@@ -63,25 +68,42 @@ def read_arms(folder: Path, relations: Sequence[str], methods: Sequence[str]) ->
     return with_leakage(rows)
 
 
-def parse_rows(text: str, where: str) -> pd.DataFrame:
-    """Return the rows in CSV `text`, NaN for a blank metric; UserErrors call the text `where`."""
+def parse_rows(content: bytes, where: str) -> pd.DataFrame:
+    """Return the rows in the `content` of a CSV file, NaN for a blank metric.
+
+    Raises UserError, which calls the file `where`, if it is damaged.
+    """
     names, metrics = ["relation", "method", "head", "tail", "file", JUDGE], [*REQUIRED, *FURTHER, "leakage"]
     try:
         rows = pd.read_csv(
-            io.StringIO(text),
-            dtype=dict.fromkeys(names, str) | dict.fromkeys(metrics, float),
+            io.BytesIO(content),
+            dtype=dict.fromkeys(names, str) | dict.fromkeys(["index", "seed"], int) | dict.fromkeys(metrics, float),
             keep_default_na=False,
             na_values={column: [""] for column in [*metrics, "held_out"]},
         )
     except ValueError as error:
-        raise UserError(f"The scores '{where}' are damaged ({error}): delete them and run `dvc repro`.") from None
-    missing = [column for column in KEYS + REQUIRED if column not in rows.columns]
-    if missing or rows.empty:
-        fault = f"lack the column '{missing[0]}'" if missing else "hold no row"
-        raise UserError(f"The scores '{where}' {fault}: delete them and run `dvc repro`.")
+        raise UserError(f"The scores '{where}' are damaged ({error}): {REMEDY}.") from None
+    if fault := "end within a row" if not content.endswith(b"\n") else _fault(rows):
+        raise UserError(f"The scores '{where}' {fault}: {REMEDY}.")
     # A metric added since these rows were written is undefined for them, and so was the judge's column once.
     later = dict.fromkeys(FURTHER, float("nan")) | {JUDGE: ""}
     return rows.assign(**{column: value for column, value in later.items() if column not in rows.columns})
+
+
+def _fault(rows: pd.DataFrame) -> str:
+    """Return what is wrong with the rows of a file, "" if nothing is."""
+    missing = [column for column in KEYS + REQUIRED if column not in rows.columns]
+    if missing:
+        return f"lack the column '{missing[0]}'"
+    if rows.empty:
+        return "hold no row"
+    if (twice := rows.duplicated(["relation", "method", "index", "seed"])).any():
+        return f"hold a row twice, that of {rows.loc[twice, 'file'].iloc[0]}"
+    for name, (lowest, highest) in BOUNDS.items():
+        values = rows.get(name, pd.Series(dtype=float)).dropna()
+        if not values.between(lowest, highest).all():
+            return f"hold a value of '{name}' that is not between {lowest:g} and {highest:g}"
+    return ""
 
 
 def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
