@@ -68,10 +68,12 @@ def read_records(folder: Path) -> list[ImageRecord]:
     path = Path(folder) / RECORDS
     lines = read_text(path, "record file", "generate the images again").split("\n")  # JSON may hold other line ends
     try:
-        records = [ImageRecord(**json.loads(line)) for line in lines if line]
-    except (ValueError, TypeError, RecursionError) as error:
+        content = [parse_json(line, "record") for line in lines if line]
+        records = parse(list[ImageRecord], content, "records", path)
+    except UserError as error:
+        problem = str(error).splitlines()[0]
         raise UserError(
-            f"The image records '{path}' are damaged ({error}): delete the folder and generate again."
+            f"The image records '{path}' are damaged: delete the folder and generate again. {problem}"
         ) from None
     if not records:
         raise UserError(f"The image records '{path}' are empty: delete the folder and generate again.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +108,36 @@ def test_a_damaged_file_is_named(base: Base, folder: Path) -> None:
 def test_a_concept_that_is_no_mapping_is_damaged(base: Base, folder: Path) -> None:
     (folder / METADATA).write_text("null")
     with pytest.raises(UserError, match=rf"{METADATA}' is damaged: invert the relation again"):
+        load_concept(folder, base)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"template": 5}, r"'template' is 5 in .*: it must be text"),
+        ({"method": None}, r"'method' is None in .*: it must be text"),
+        ({"base_hash": ["b"]}, r"'base_hash' is \['b'\] in"),
+        ({"adapters": {}}, r"'adapters' is \{\} in .*: it must be a list"),
+        ({"adapters": [{}]}, r"'adapters\.0\.name' is missing from"),
+        ({"adapters": [{"name": "layout", "file": 5, "options": {}}]}, r"'adapters\.0\.file' is 5 in"),
+    ],
+)
+def test_metadata_of_another_kind_are_damaged(change: dict[str, Any], told: str, base: Base, tmp_path: Path) -> None:
+    (tmp_path / METADATA).write_text(json.dumps({**made(base).metadata, **change}))
+    with pytest.raises(UserError, match=rf"{METADATA}' is damaged: invert the relation again\. Parameter {told}"):
+        load_concept(tmp_path, base)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])
+def test_a_row_of_numbers_of_another_kind_is_damaged(kind: torch.dtype, base: Base, folder: Path) -> None:
+    save_file({"<r>": torch.ones(base.dim, dtype=kind)}, folder / EMBEDDING)
+    with pytest.raises(UserError, match=r"The numbers of <r> in .* are not finite floating-point ones: invert the rel"):
+        load_concept(folder, base)
+
+
+def test_a_row_that_is_not_finite_is_damaged(base: Base, folder: Path) -> None:
+    save_file({"<r>": torch.full((base.dim,), torch.nan)}, folder / EMBEDDING)
+    with pytest.raises(UserError, match=r"The numbers of <r> in .* are not finite floating-point ones: invert the rel"):
         load_concept(folder, base)
 
 

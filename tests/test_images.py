@@ -41,6 +41,11 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     assert [json.loads(line)["index"] for line in lines] == [0, 1]
 
 
+def line(**changes: Any) -> str:
+    """Return a line of records.jsonl; `changes` are to its fields."""
+    return json.dumps(asdict(record(0)) | changes) + "\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -48,6 +53,13 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
         ('{"file": "0.png"}\n', "damaged"),
         ("", "empty"),
         ("[1]\n", "damaged"),
+        ("null\n", "damaged"),
+        (line(file=5), r"damaged: .* 'records\.0\.file' is 5 in .*must be text"),
+        (line(index=0) + line(index="first"), r"damaged: .* 'records\.1\.index' is 'first' in .*must be an integer"),
+        (line(seed=None), r"damaged: .* 'records\.0\.seed' is None in .*must be an integer at least 0"),
+        (line(relation=["inside"]), r"damaged: .* 'records\.0\.relation' is \['inside'\] in .*must be text"),
+        (line(author="me"), r"damaged: .* Unknown parameter 'author'"),
+        (line(head="\ud83d"), "damaged"),
         ("[" * 100_000, "damaged"),
     ],
 )

@@ -880,10 +880,15 @@ def test_a_damaged_concept_is_named(tmp_path: Path) -> None:
         write_report(tmp_path, params)
 
 
-def test_a_damaged_accuracy_of_the_judge_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [('{"direction": "good"}', "'direction' is 'good'"), ('{"scenes": NaN}', "'scenes' is nan"),
+     ('{"scenes": Infinity}', "'scenes' is inf")],
+)  # fmt: skip
+def test_a_damaged_accuracy_of_the_judge_is_named(text: str, told: str, tmp_path: Path) -> None:
     params = write_run(tmp_path)
-    (tmp_path / "data/miniature/judge/accuracy.json").write_text('{"direction": "good"}')
-    with pytest.raises(UserError, match=r"Parameter 'direction' is 'good' in .*accuracy\.json: it must be"):
+    (tmp_path / "data/miniature/judge/accuracy.json").write_text(text)
+    with pytest.raises(UserError, match=rf"Parameter {told} in .*accuracy\.json: it must be a number at least 0\.$"):
         write_report(tmp_path, params)
 
 

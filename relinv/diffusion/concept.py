@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import atomic_file, atomic_write_bytes, read_json, write_json
+from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +28,34 @@ if TYPE_CHECKING:
 
 EMBEDDING = "learned_embeds.safetensors"
 METADATA = "concept.json"
-REQUIRED = ("relation", "method", "base", "base_hash", "exemplars_hash", "token", "template", "params", "seed", "steps",
-            "versions")  # fmt: skip
+
+
+class _Described(Settings):
+    """An adapter's entry in the metadata."""
+
+    name: str
+    file: str | None
+    options: dict[str, Any]
+
+
+class _Metadata(Settings, extra="ignore"):
+    """The least that a concept's metadata hold."""
+
+    relation: str
+    method: str
+    base: str
+    base_hash: str
+    exemplars_hash: str | None
+    token: str | None
+    template: str
+    params: dict[str, Any]
+    seed: int | None
+    steps: int | None
+    versions: dict[str, Any]
+    adapters: tuple[_Described, ...] = ()
+
+
+REQUIRED = tuple(name for name, field in _Metadata.model_fields.items() if field.is_required())
 
 
 @dataclass(frozen=True)
@@ -118,8 +146,13 @@ def read_metadata(folder: Path, make: str) -> dict[str, Any]:
     metadata = read_json(file, "concept", make)
     if not isinstance(metadata, dict):
         raise UserError(f"The concept '{file}' is damaged: invert the relation again.")
-    if missing := [key for key in REQUIRED if key not in metadata]:
+    if missing := [name for name in REQUIRED if name not in metadata]:
         raise UserError(f"The concept '{file}' lacks {', '.join(missing)}: {_remedy(metadata)}.")
+    try:
+        parse(_Metadata, metadata, "", file)
+    except UserError as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(f"The concept '{file}' is damaged: {_remedy(metadata)}. {problem}") from None
     return metadata
 
 
@@ -164,13 +197,20 @@ def _read_row(path: Path, token: str, remedy: str) -> torch.Tensor:
 
 
 def _read(path: Path, remedy: str) -> dict[str, torch.Tensor]:
-    """Return the tensors in a concept's file. Raises UserError, with the remedy, if it is missing or damaged."""
+    """Return the tensors in a concept's file, floating-point numbers all.
+
+    Raises UserError, with the remedy, if it is missing or damaged, or if its numbers are of another kind or not finite.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError:
         raise UserError(f"The learned token '{path}' is missing: {remedy}.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"The learned token '{path}' is damaged ({error}): {remedy}.") from None
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise UserError(f"The numbers of {name} in '{path}' are not finite floating-point ones: {remedy}.")
+    return tensors

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import Field
 
 from relinv.benchmark import Benchmark, load_benchmark
 from relinv.checking import parse
@@ -26,6 +27,7 @@ SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed b
 MAKE = "run `dvc repro` to make it"
 
 Arm = tuple[str, str]  # relation, method
+Told = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a judge's accuracy, or a number of scenes
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def read_losses(path: Path) -> pd.DataFrame:
 def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     """Return which judge scored, and, if its folder says, its accuracy on held-out real scenes and their number."""
     file = root / settings.model / "accuracy.json"
-    accuracy = parse(dict[str, float], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
+    accuracy = parse(dict[str, Told], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
         "name": settings.name,
         "fingerprint": settings.fingerprint(root),
