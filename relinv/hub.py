@@ -34,6 +34,21 @@ def require_tokenizer(folder: Path) -> None:
         raise UserError(f"The tokenizer in '{folder}' lacks tokenizer.json, or vocab.json and merges.txt: restore it.")
 
 
+def find_tokenizer(source: str, revision: str | None) -> Path | None:
+    """Return the tokenizer's folder of a base, as `find_model` finds it, if it is on this machine; else None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    folder = Path(source)
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        require_tokenizer(folder / "tokenizer")
+    except (LocalEntryNotFoundError, HFValidationError, UserError):  # the last if a download has not come to it
+        return None
+    return folder / "tokenizer"
+
+
 def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the local folder of a hub id; weight variants, marked by a second dot in the file name, are left out."""
     from huggingface_hub import snapshot_download

@@ -17,59 +17,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from relinv.benchmark import load_benchmark
 from relinv.cli import explain
-from relinv.devices import find_device, require_precision
-from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError, reason
-from relinv.exemplars import OWN
-from relinv.judge import check_judge
 from relinv.logged import FAILED, run_logged
-from relinv.params import PRESETS, Params, load_presets
-from relinv.plugins import find_plugin
+from relinv.params import Params
 from relinv.repository import DVC
-from relinv.settings import (
-    BaseSettings,
-    ExemplarSettings,
-    PreviewSettings,
-    ReportSettings,
-    ScoreSettings,
-    Seed,
-    ValidateSettings,
-)
 
 GROUPS = ("fetch", "validate", "judge", "invert", "generate", "score")  # in an order that works; report comes last
-SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
-            "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 LOGS = ".scratch/reproduce"  # git-ignored
 ENDED = "Ended "  # starts a line in a share's log
 WRITE_EVERY = 60  # seconds
-
-
-def check_params(params: Params) -> None:
-    """Raise UserError if the parameters name an unknown relation, method or adapter, or set a stage wrongly."""
-    benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
-    params.section(f"bases.{params.base()}", BaseSettings)
-    for section, kind in SECTIONS.items():
-        params.section(section, kind)
-    for model in (params.model(), params.drawing_model()):
-        if model.device != "cpu":
-            require_precision(find_device(model.device), model.precision)
-    if (judge := params.judge()).device != "cpu":
-        find_device(judge.device)
-    check_judge(judge)
-    for adapter, options in params.generation().adapters.items():
-        drawing_adapter(adapter, options)
-    for relation in params.relations():
-        benchmark.relation(relation)
-    for method in params.methods():
-        params.method(method, find_plugin("relinv.methods", method).Settings)
-    find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
-    file = params.file.with_name(PRESETS)
-    presets = load_presets(file)
-    for method in params.methods():
-        if method not in presets:  # DVC would tell only when it has to be learned
-            raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
 
 
 def reproduce(root: Path, slots: int, gpus: Sequence[str] = ()) -> None:

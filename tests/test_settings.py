@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from relinv.errors import UserError
 from relinv.files import read_yaml
 from relinv.params import Params, load_params, load_preset, read_params
 from relinv.plugins import find_plugin, plugin_names
-from relinv.reproducing import check_params
+from relinv.preflight import check_params
 from relinv.settings import (
     BaseSettings,
     DrawingSettings,
@@ -397,7 +398,7 @@ def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(
 def test_a_gpu_too_old_for_a_precision_is_told_before_the_first_stage(
     training: str, drawing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relinv.reproducing.find_device", torch.device)
+    monkeypatch.setattr("relinv.preflight.find_device", torch.device)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
     values = read_yaml(Path("params.yaml"))
@@ -413,6 +414,26 @@ def test_a_method_without_a_section_of_presets_is_told_before_the_first_stage(tm
     params = Params(read_yaml(Path("params.yaml")), tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"'reversion' has no section in .*presets\.yaml: add `reversion: {}` there"):
         check_params(params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"preset": "official"}, "Method 'custom_diffusion': The initializer_token 'sks' is 2 tokens for 'data/mini"),
+        ({"reversion": {"initializer_token": None}}, "Method 'reversion': The initializer_token 'painted on' is 2 "),
+        ({"reversion": {"anchor_word": "zzyx"}}, "Method 'reversion': The anchor_word 'zzyx' is 4 tokens"),
+    ],
+)
+def test_a_word_that_is_several_tokens_is_told_before_the_first_stage(changes: dict[str, Any], told: str) -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["methods"] = ["relation_words", "reversion", "custom_diffusion"]
+    for name, change in changes.items():
+        known = values["invert"][name]
+        values["invert"][name] = known | change if isinstance(change, dict) else change
+    with pytest.raises(UserError, match=f"^{re.escape(told)}"):
+        check_params(Params(values, Path("params.yaml")))
+    values["bases"]["miniature"]["model"]["source"] = "some/model"  # which is still to be downloaded
+    check_params(Params(values, Path("params.yaml")))
 
 
 def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:

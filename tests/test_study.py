@@ -90,7 +90,7 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     assert alone.lines[0].bold[0] and not differences.lines[0].bold[0]  # sure for these two relations, not in general
 
     monkeypatch.chdir(repository)
-    monkeypatch.setattr("relinv.reproducing.check_params", lambda params: None)  # of parameters cut down for this
+    monkeypatch.setattr("relinv.study.plan.check_params", lambda params: None)  # of parameters cut down for this
     study_command(plans=[Path("study.yaml")], slots=2)  # all is finished: it writes the tables
     assert "What skill adds" in (repository / "reports" / "study" / "study.md").read_text(encoding="utf-8")
     compare_command(["main", name, "workspace"], html=tmp_path / "compared.html")

@@ -13,6 +13,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from relinv.errors import UserError
+from relinv.hub import find_tokenizer
 from relinv.settings import ModelSettings
 from relinv.tokens import load_token_counter
 
@@ -71,3 +72,16 @@ def test_of_a_model_on_the_hub_only_the_tokenizer_is_fetched(tiny_base: Path, mo
     assert count("cat {} box") == load_token_counter(model(tiny_base))[0]("cat {} box")
     assert download.call_args.args == ("some/model",) and download.call_args.kwargs["revision"] == "abc"
     assert all(pattern.startswith("tokenizer/") for pattern in download.call_args.kwargs["allow_patterns"])
+
+
+def test_a_tokenizer_is_found_without_a_download_if_it_is_here(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_tokenizer(str(tiny_base), None) == tiny_base / "tokenizer"
+    assert find_tokenizer("some/model", None) is None and find_tokenizer("/no/folder", None) is None
+    found = MagicMock(return_value=str(tiny_base))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", found)
+    assert find_tokenizer("some/model", "abc") == tiny_base / "tokenizer"
+    found.assert_called_once_with("some/model", revision="abc", local_files_only=True)
+    found.return_value = str(tmp_path)  # a download that has not come to it
+    assert find_tokenizer("some/model", "abc") is None

@@ -16,6 +16,7 @@ from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
 from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_presets
+from relinv.preflight import check_params
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
 from relinv.settings import JudgeSettings, Name, Seed, Settings
@@ -95,8 +96,6 @@ def trials(root: Path, plan: Plan) -> list[Trial]:
 
 def check_trials(root: Path, planned: Sequence[Trial]) -> None:
     """Raise UserError, which names the arm, if a trial's parameters are not such as `reproduce` runs."""
-    from relinv.reproducing import check_params
-
     file = root / "params.yaml"
     parameters = read_yaml(file, "parameter file")
     for trial in planned:

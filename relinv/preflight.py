@@ -1,0 +1,77 @@
+"""Checks parameters before anything is run: a mistake in them is told at once, not by the stage that stumbles on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relinv.benchmark import load_benchmark
+from relinv.devices import find_device, require_precision
+from relinv.diffusion.adapter import drawing_adapter
+from relinv.diffusion.bases import Base
+from relinv.errors import UserError
+from relinv.exemplars import OWN
+from relinv.hub import find_tokenizer
+from relinv.judge import check_judge
+from relinv.learning.token_row import TokenRowSettings, initial_row
+from relinv.params import PRESETS, Params, load_presets
+from relinv.plugins import find_plugin
+from relinv.settings import (
+    BaseSettings,
+    ExemplarSettings,
+    PreviewSettings,
+    ReportSettings,
+    ScoreSettings,
+    Seed,
+    ValidateSettings,
+)
+
+SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
+            "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
+
+
+def check_params(params: Params) -> None:
+    """Raise UserError if the parameters name an unknown relation, method or adapter, or set a stage wrongly.
+
+    Also if a method is to start from a word that is not one token of the base, unless the base is still to be
+    downloaded.
+    """
+    benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
+    params.section(f"bases.{params.base()}", BaseSettings)
+    for section, kind in SECTIONS.items():
+        params.section(section, kind)
+    for model in (params.model(), params.drawing_model()):
+        if model.device != "cpu":
+            require_precision(find_device(model.device), model.precision)
+    if (judge := params.judge()).device != "cpu":
+        find_device(judge.device)
+    check_judge(judge)
+    for adapter, options in params.generation().adapters.items():
+        drawing_adapter(adapter, options)
+    words = [benchmark.relation(relation).words for relation in params.relations()]
+    settings = {name: params.method(name, find_plugin("relinv.methods", name).Settings) for name in params.methods()}
+    find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
+    file = params.file.with_name(PRESETS)
+    presets = load_presets(file)
+    for method in settings:
+        if method not in presets:  # DVC would tell only when it has to be learned
+            raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
+    model = params.model()
+    if tokenizer := find_tokenizer(model.source, model.revision):
+        base = Base(model, tokenizer.parent, fingerprint="")
+        for method, of_method in settings.items():
+            if isinstance(of_method, TokenRowSettings):
+                _check_words(base, method, of_method, words)
+
+
+def _check_words(base: Base, method: str, settings: TokenRowSettings, words: Sequence[str]) -> None:
+    """Raise UserError if a word whose row the method takes, by default the relations' `words`, is not one token."""
+    starts = [settings.initializer_token] if settings.initializer_token else words
+    anchors = [settings.anchor_word] if settings.anchor_word else []
+    for parameter, given in (("initializer_token", starts), ("anchor_word", anchors)):
+        for word in given:
+            if len(base.tokenizer(word, add_special_tokens=False).input_ids) == 1:
+                continue
+            try:
+                initial_row(base, word, parameter)  # refuses it; a word that is one would load the text encoder
+            except UserError as error:
+                raise UserError(f"Method '{method}': {error}") from None
