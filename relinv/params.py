@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 T = TypeVar("T")
-PRESETS = "presets.yaml"  # beside params.yaml
+Presets = dict[str, dict[str, dict[str, Any]]]  # what each preset changes, by method and preset
+MAIN, PRESETS = "params.yaml", "presets.yaml"  # side by side
 SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report")
 OF_ALL_METHODS = ("seed", "preview", "preset")  # in `invert`, beside a section for each method
 
@@ -37,11 +39,13 @@ OF_ALL_METHODS = ("seed", "preview", "preset")  # in `invert`, beside a section 
 class Params:
     """The parameters of one run; a section is checked when it is read, and `sections_read` remembers which.
 
+    presets: the content of presets.yaml; None: what stands beside `file`, read when it is needed.
     DVC re-runs a stage when a section it names changes, so a test compares `sections_read` with dvc.yaml.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+    def __init__(self, values: Mapping[str, Any], file: Path, presets: Mapping[str, Any] | None = None) -> None:
         self._values = values
+        self._presets = presets
         self._of_presets: dict[tuple[str, str], dict[str, Any]] = {}  # what was read, by preset and method
         self.file = file
         self.sections_read: set[str] = set()
@@ -83,7 +87,7 @@ class Params:
             return parse(kind, values, f"invert.{name}", self.file)
         parse(kind, values, f"invert.{name}", self.file)  # so that no fault of it is blamed on the preset
         file = self.file.with_name(PRESETS)
-        changes = load_preset(preset, file)
+        changes = _of_preset(preset, self.presets(), file)
         self._of_presets[preset, name] = changes.get(name, {})
         if values and name not in changes:
             raise UserError(
@@ -91,6 +95,31 @@ class Params:
                 "what it changes, or {} for nothing."
             )
         return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
+
+    def presets(self) -> Presets:
+        """Return what each preset changes; UserError if presets.yaml is missing or malformed."""
+        file = self.file.with_name(PRESETS)
+        return load_presets(file) if self._presets is None else parse(Presets, self._presets, "", file)
+
+    def require_effect(self, names: Iterable[str]) -> None:
+        """Raise UserError if a parameter among `names`, each [FILE:]NAME, cannot change anything in this run.
+
+        Such are a method's own that the preset in use sets too, and those of other presets.
+        """
+        preset = preset_in_use(self._values)
+        for name in names:
+            file, _, dotted = name.rpartition(":")
+            match dotted.split("."):
+                case [method, other, *_] if file == PRESETS and other != preset:
+                    used = f"the preset in use is '{preset}'" if preset else "no preset is in use"
+                    raise UserError(f"'{name}' would change nothing: {used}; set invert.preset to '{other}'.")
+                case ["invert", method, key, *_] if file in ("", MAIN) and preset:
+                    if key in self.presets().get(method, {}).get(preset, {}):
+                        place = dotted.removeprefix(f"invert.{method}.")
+                        raise UserError(
+                            f"'{dotted}' would change nothing: the preset '{preset}' sets it; write "
+                            f"{PRESETS}:{method}.{preset}.{place}."
+                        )
 
     def require_unchanged(self) -> None:
         """Raise UserError if what was read of the file, or of a preset, is not what stands there now.
@@ -165,14 +194,17 @@ class Params:
         return self.section("methods", Names)
 
 
-def load_presets(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what each preset changes, by method and preset; UserError if `file` is missing or malformed."""
-    return parse(dict[str, dict[str, dict[str, Any]]], read_yaml(file, "preset file"), "", file)
+def load_presets(file: Path) -> Presets:
+    """Return what each preset changes; UserError if `file` is missing or malformed."""
+    return parse(Presets, read_yaml(file, "preset file"), "", file)
 
 
 def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
     """Return what a preset changes, by method; UserError with the closest name if `file` has no such preset."""
-    presets = load_presets(file)
+    return _of_preset(name, load_presets(file), file)
+
+
+def _of_preset(name: str, presets: Presets, file: Path) -> dict[str, dict[str, Any]]:
     if name not in (known := {preset for of_method in presets.values() for preset in of_method}):
         raise UserError(f"{unknown('preset', name, known)} They stand in {file}.")
     return {method: of_method[name] for method, of_method in presets.items() if name in of_method}
@@ -192,7 +224,7 @@ def read_params(file: Path) -> Params:
     return Params(values, file)
 
 
-def load_params(file: Path | str = "params.yaml") -> Params:
+def load_params(file: Path | str = MAIN) -> Params:
     """Return the pipeline's parameters in `file`; UserError as for `read_params`, and for a section that nothing reads.
 
     The content of a section is checked by the stage that reads it.
@@ -206,14 +238,15 @@ def load_params(file: Path | str = "params.yaml") -> Params:
 
 
 @contextmanager
-def changed_params(root: Path, changes: Sequence[str]) -> Iterator[None]:
+def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Change parameters of the checkout at `root`, and change them back if the block raises an error.
 
-    changes: as `dvc exp run --set-param` takes them, [FILE:]NAME=VALUE. Raises UserError for one that cannot be made.
+    Yields what was changed, {FILE:NAME: value}. changes: as `dvc exp run --set-param` takes them, [FILE:]NAME=VALUE.
+    Raises UserError for one that cannot be made.
     """
     from dvc.exceptions import DvcException
     from dvc.utils.cli_parse import to_path_overrides
-    from dvc.utils.hydra import apply_overrides
+    from dvc.utils.hydra import apply_overrides, to_hydra_overrides
     from omegaconf.errors import OmegaConfBaseException
     from ruamel.yaml import YAMLError
 
@@ -221,15 +254,18 @@ def changed_params(root: Path, changes: Sequence[str]) -> Iterator[None]:
     for name, of_file in to_path_overrides(changes).items():
         by_file.setdefault(root / name, []).extend(of_file)
     former = {file: file.read_bytes() for file in by_file if file.is_file()}
+    made: dict[str, Any] = {}
     try:
         for file, of_file in by_file.items():
             read_yaml(file, "parameter file")
             try:
                 apply_overrides(file, of_file)
+                place = os.path.relpath(file, root)
+                made |= {f"{place}:{each.key_or_group}": each.value() for each in to_hydra_overrides(of_file)}
             except (DvcException, OmegaConfBaseException, YAMLError) as error:
                 told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
                 raise UserError(f"Parameters cannot be changed in '{file}': {told}") from error
-        yield
+        yield made
     except BaseException:
         for file, content in former.items():
             file.write_bytes(content)

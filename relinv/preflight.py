@@ -13,7 +13,7 @@ from relinv.exemplars import OWN
 from relinv.hub import find_tokenizer
 from relinv.judge import check_judge
 from relinv.learning.token_row import TokenRowSettings, initial_row
-from relinv.params import PRESETS, Params, load_presets
+from relinv.params import PRESETS, Params
 from relinv.plugins import find_plugin
 from relinv.settings import (
     BaseSettings,
@@ -50,10 +50,10 @@ def check_params(params: Params) -> None:
     words = [benchmark.relation(relation).words for relation in params.relations()]
     settings = {name: params.method(name, find_plugin("relinv.methods", name).Settings) for name in params.methods()}
     find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
-    file = params.file.with_name(PRESETS)
-    presets = load_presets(file)
+    presets = params.presets()
     for method in settings:
         if method not in presets:  # DVC would tell only when it has to be learned
+            file = params.file.with_name(PRESETS)
             raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
     model = params.model()
     if tokenizer := find_tokenizer(model.source, model.revision):

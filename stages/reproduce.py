@@ -28,10 +28,12 @@ def reproduce(
     from relinv.devices import visible_gpus
     from relinv.forking import fork_server
     from relinv.preflight import check_params
+    from relinv.report.revisions import flatten
     from relinv.reproducing import reproduce
 
-    with changed_params(Path(), changes or []):
+    with changed_params(Path(), changes or []) as changed:
         params = load_params()
+        params.require_effect(flatten(changed))
         check_params(params)
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -218,7 +218,8 @@ def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
 def test_the_pipeline_forks_its_stages_where_no_gpu_is_used(
     device: str, forks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = SimpleNamespace(model=lambda: SimpleNamespace(device="cpu"), judge=lambda: SimpleNamespace(device=device))
+    params = MagicMock()
+    params.model().device, params.judge().device = "cpu", device
     seen: list[bool] = []
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
     monkeypatch.setattr("relinv.preflight.check_params", lambda params: None)
@@ -239,8 +240,8 @@ def test_the_pipeline_forks_its_stages_where_no_gpu_is_used(
 def test_stages_share_what_there_is(
     devices: tuple[str, str], given: int | None, expected: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, judge = (SimpleNamespace(device=device) for device in devices)
-    params = SimpleNamespace(model=lambda: model, judge=lambda: judge)
+    params = MagicMock()
+    params.model().device, params.judge().device = devices
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)

@@ -158,14 +158,15 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
     monkeypatch.setattr(
         "sys.argv",
         ["reproduce", "-S", "relations=[hug, on]", "-S", "presets.yaml:reversion.official.steer_weight=0.2",
-         "--set-param", "invert.reversion.steps=7", "-S", "./params.yaml:score.batch_size=3"],
+         "--set-param", "invert.reversion.stop_threshold=0.2", "-S", "invert.preset=official",
+         "-S", "./params.yaml:score.batch_size=3"],
     )  # fmt: skip
     with pytest.raises(SystemExit) as exit_:
         cli.run(command.app)
     assert exit_.value.code == 0
     params = load_params()
     assert params.relations() == ["hug", "on"]
-    assert params.section("invert.reversion.steps", int) == 7
+    assert params.section("invert.reversion.stop_threshold", float) == 0.2
     assert params.section("score.batch_size", int) == 3
     assert load_preset("official", Path("presets.yaml"))["reversion"]["steer_weight"] == 0.2
     kept = "# What `dvc repro` computes."
@@ -185,6 +186,14 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
             "Error: Parameters cannot be changed in 'params.yaml': cannot represent an object",
         ),
         ("param.yaml:base=sd15", "Error: The parameter file 'param.yaml' does not exist"),
+        (
+            "./params.yaml:invert.preset=official",
+            "Error: 'invert.reversion.steps' would change nothing: the preset 'official' sets it; write presets.yaml:",
+        ),
+        (
+            "presets.yaml:++reversion.official.steps=7",
+            "Error: 'presets.yaml:reversion.official.steps' would change nothing: no preset is in use; set invert.",
+        ),
     ],
 )
 def test_a_wrong_change_is_told_and_no_file_is_changed(
@@ -196,7 +205,8 @@ def test_a_wrong_change_is_told_and_no_file_is_changed(
         cli.run(command.app)
     assert exit_.value.code == 1
     assert capsys.readouterr().err.startswith(said)
-    assert (pipeline / "params.yaml").read_bytes() == (HERE / "params.yaml").read_bytes()
+    for name in ("params.yaml", "presets.yaml"):
+        assert (pipeline / name).read_bytes() == (HERE / name).read_bytes()
     assert not (pipeline / "param.yaml").exists()
 
 

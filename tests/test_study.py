@@ -28,7 +28,7 @@ from relinv.report.rows import parse_rows, with_leakage
 from relinv.report.tables import DIFFERENCES
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import experiments, open_checkout
-from relinv.study.plan import Contrast, check_trials, load_plan, overridden, trials
+from relinv.study.plan import Contrast, Trial, check_trials, load_plan, overridden, trials
 from relinv.study.running import LOGS, as_override, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
@@ -115,6 +115,70 @@ def test_an_arm_may_change_what_all_have_in_common(repository: Path) -> None:
     plan = load_plan(repository / "study.yaml").model_copy(update={"common": {"score.skill": 0.1}})
     skills = {trial.arm: trial.overrides["score.skill"] for trial in trials(repository, plan)}
     assert skills == {"plain": 0.1, "better": 0.9}
+
+
+def of_sd15(changes: dict[str, Any]) -> list[Trial]:
+    """Return the trials of a plan on a base with a preset: as it is, and with changes."""
+    changed = {"common": {"base": "sd15"}, "arms": {"default": {}, "changed": changes}, "contrasts": [], "seeds": [0]}
+    return trials(HERE, load_plan(HERE / "plans/study_parts.yaml").model_copy(update=changed))
+
+
+WEIGHT, OFFICIAL = "reversion.steer_weight", "presets.yaml:reversion.official.steer_weight"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {f"invert.{WEIGHT}": 0.0},
+            f"'invert.{WEIGHT}' would change nothing: the preset 'official' sets it; write {OFFICIAL}.",
+        ),
+        (
+            {"invert.reversion": {"steer_weight": 0.0}},
+            f"'invert.{WEIGHT}' would change nothing: the preset 'official' sets it; write {OFFICIAL}.",
+        ),
+        (
+            {"invert.compositional.layout.scale": 1.0},
+            "'invert.compositional.layout.scale' would change nothing: the preset 'official' sets it; write "
+            "presets.yaml:compositional.official.layout.scale.",
+        ),
+        (
+            {"invert.preset": "short", OFFICIAL: 0.0},
+            f"'{OFFICIAL}' would change nothing: the preset in use is 'short'; set invert.preset to 'official'.",
+        ),
+        (
+            {f"{OFFICIAL}s": 0.0},
+            f"The study overrides '{OFFICIAL}s', which presets.yaml does not have: correct its name.",
+        ),
+    ],
+)
+def test_an_arm_that_a_preset_makes_the_same_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        of_sd15(changes)
+    assert str(caught.value) == f"Arm 'changed' of the study: {told}"
+
+
+def test_an_arm_may_change_a_preset_and_what_it_leaves_alone() -> None:
+    (same, other), (_, as_published) = of_sd15({OFFICIAL: 0.0}), of_sd15({OFFICIAL: 0.01})
+    assert other.name[-8:] != same.name[-8:] == as_published.name[-8:]  # the part that says what is trained
+    for changes in (
+        {"invert.reversion.stop_threshold": 0.2},
+        {"bases.sd15.preset": None, f"invert.{WEIGHT}": 0.0},
+    ):
+        assert len(of_sd15(changes)) == 2
+
+
+def test_a_preset_that_an_arm_changes_is_changed_for_that_arm_alone(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_repository(repository)
+    (repository / "params.yaml").write_text(PARAMS.replace("preset:\n", "preset: long\n"))
+    (repository / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
+    arms = {"shorter": {"presets.yaml:reversion.long.steps": 3}, "long": {}}
+    plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
+    commits = run_pending(repository, planned := trials(repository, plan), slots=2)
+    found = [params_at(repository, commits[trial.name])["presets.yaml:reversion.long.steps"] for trial in planned]
+    assert found == [3, 9]
 
 
 def test_every_parameter_that_is_seeded_gets_the_seed(repository: Path) -> None:
@@ -468,7 +532,7 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Unknown relation in reports of arm 'plain'"):
         trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}))
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
-        overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
+        overridden({"params.yaml": {"invert": {"seed": 0}}}, {"invert.sed": 1})
 
 
 @pytest.mark.parametrize("file", sorted((HERE / "plans").iterdir()), ids=lambda path: path.stem)
@@ -486,6 +550,10 @@ def test_the_plans_of_this_repository_fit_its_parameters(file: Path) -> None:
         ({"relations": ["insid"]}, "Unknown relation 'insid'"),
         ({"invert.reversion.steps": "many"}, r"invert\.reversion\.steps"),
         ({"bases.miniature.model.precision": "fp8"}, r"bases\.miniature\.model\.precision"),
+        (
+            {"invert.preset": "official", "presets.yaml:reversion.official.steps": "many"},
+            r"'reversion\.official\.steps' is 'many' in presets\.yaml",
+        ),
     ],
 )
 def test_a_mistake_in_a_later_arm_is_told_before_any_runs(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from pydantic import Field
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
-from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_presets
+from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, load_presets
 from relinv.preflight import check_params
+from relinv.report.revisions import flatten
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
-from relinv.settings import JudgeSettings, Name, Seed, Settings
+from relinv.settings import Name, Seed, Settings
 
 METHOD = "${item.method}"  # in dvc.yaml: each of the run's methods
 
@@ -33,8 +35,9 @@ class Contrast(Settings):
 
 
 class Plan(Settings):
-    """A study: each arm's overrides of params.yaml, run once per seed, with the seed put into `seeded`.
+    """A study: each arm's overrides of parameters, run once per seed, with the seed put into `seeded`.
 
+    A parameter of params.yaml is written NAME, one of a preset presets.yaml:METHOD.PRESET.NAME.
     common: overrides that every arm starts from. metrics: what is told of each arm; the verdicts are about the first.
     reports: arms whose report.html (of their first seed) is kept, each with the relations whose grid of pictures is
     kept beside it.
@@ -81,77 +84,101 @@ def load_plan(path: Path) -> Plan:
 def trials(root: Path, plan: Plan) -> list[Trial]:
     """Return the plan's trials, arms in the plan's order, seeds within each.
 
-    Raises UserError for a parameter that is not in params.yaml, or a contrast's method or a report's relation that is
-    not in its arm.
+    Raises UserError for a parameter that its file does not have or that changes nothing, because a preset decides, and
+    for a contrast's method or a report's relation that is not in its arm.
     """
-    parameters = read_yaml(root / "params.yaml", "parameter file")
-    _require_known(plan, parameters)
+    files = _parameter_files(root)
     dependencies = _Dependencies(root)
-    return [
-        _trial(arm, seed, plan.common | changes | dict.fromkeys(plan.seeded, seed), parameters, dependencies)
-        for arm, changes in plan.arms.items()
-        for seed in plan.seeds
-    ]
+    planned = []
+    for arm, changes in plan.arms.items():
+        with _of_arm(arm):
+            for seed in plan.seeds:
+                overrides = plan.common | changes | dict.fromkeys(plan.seeded, seed)
+                planned.append(_trial(arm, seed, overrides, files, dependencies))
+    _require_known(plan, files)
+    return planned
 
 
 def check_trials(root: Path, planned: Sequence[Trial]) -> None:
     """Raise UserError, which names the arm, if a trial's parameters are not such as `reproduce` runs."""
-    file = root / "params.yaml"
-    parameters = read_yaml(file, "parameter file")
+    files = _parameter_files(root)
     for trial in planned:
-        try:
-            check_params(Params(overridden(parameters, trial.overrides), file))
-        except UserError as error:
-            raise UserError(f"Arm '{trial.arm}' of the study: {error}") from error
+        with _of_arm(trial.arm):
+            changed = overridden(files, trial.overrides)
+            check_params(Params(changed[MAIN], root / MAIN, changed[PRESETS]))
 
 
-def _require_known(plan: Plan, parameters: Mapping[str, Any]) -> None:
+@contextmanager
+def _of_arm(arm: str) -> Iterator[None]:
+    """Name the arm in a UserError of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"Arm '{arm}' of the study: {error}") from error
+
+
+def _parameter_files(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the content of the parameter files, by name."""
+    return {MAIN: read_yaml(root / MAIN, "parameter file"), PRESETS: load_presets(root / PRESETS)}
+
+
+def _require_known(plan: Plan, files: Mapping[str, Any]) -> None:
     """Raise UserError for a contrast's method or a report's relation that is not in its arm."""
+    arms = {arm: overridden(files, plan.common | changes)[MAIN] for arm, changes in plan.arms.items()}
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
             arm, method = side.split("/")
-            methods = overridden(parameters, plan.common | plan.arms[arm])["methods"]
-            if method not in methods:
+            if method not in (methods := arms[arm]["methods"]):
                 raise unknown(f"method of arm '{arm}' in contrast '{contrast.title}'", method, methods)
     for arm, pictured in plan.reports.items():
-        relations = overridden(parameters, plan.common | plan.arms[arm])["relations"]
         for relation in pictured:
-            if relation not in relations:
+            if relation not in (relations := arms[arm]["relations"]):
                 raise unknown(f"relation in reports of arm '{arm}'", relation, relations)
 
 
-def overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `parameters` with dotted `overrides` applied; UserError for one that does not exist."""
-    changed = deepcopy(dict(parameters))
-    for dotted, value in overrides.items():
+def overridden(files: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the content of parameter files, by name, with `overrides`, {[FILE:]NAME: value}, applied.
+
+    As DVC does it, a section's new values are added to those it has. Raises UserError for a parameter that does not
+    exist.
+    """
+    changed = deepcopy(dict(files))
+    for name, value in overrides.items():
+        file, _, dotted = name.rpartition(":")
         *path, last = dotted.split(".")
-        node = changed
+        node = changed.get(file or MAIN)
         for part in path:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
+            node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
-            raise UserError(f"The study overrides '{dotted}', which params.yaml does not have: correct its name.")
-        node[last] = value
+            raise UserError(f"The study overrides '{name}', which {file or MAIN} does not have: correct its name.")
+        node[last] = _merged(node[last], value)
     return changed
 
 
+def _merged(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | {name: _merged(old.get(name), value) for name, value in new.items()}
+    return new
+
+
 def _trial(
-    arm: str, seed: int, overrides: dict[str, Any], parameters: Mapping[str, Any], dependencies: _Dependencies
+    arm: str, seed: int, overrides: dict[str, Any], files: Mapping[str, Any], dependencies: _Dependencies
 ) -> Trial:
-    values = overridden(parameters, overrides)
-    if values["base"] not in values["bases"]:
-        raise unknown("base", values["base"], values["bases"])
-    relations, methods = values["relations"], values["methods"]
-    facts = [_deciding(values), dependencies.of(methods)]
+    changed = overridden(files, overrides)
+    params = Params(changed[MAIN], Path(MAIN), changed[PRESETS])
+    params.require_effect(flatten(overrides))
+    relations, methods = params.relations(), params.methods()
+    facts = [_deciding(changed[MAIN], params), dependencies.of(methods, params.presets())]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
-    judge = parse(JudgeSettings, values["bases"][values["base"]].get("judge"), "judge", "params.yaml")
-    return Trial(arm, seed, overrides, name, len(relations) * len(methods), judge.name)
+    return Trial(arm, seed, overrides, name, len(relations) * len(methods), params.judge().name)
 
 
-def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+def _deciding(values: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """Return the parameters that decide scores: without other bases, other methods, and the report's intervals."""
-    invert = {name: value for name, value in values["invert"].items() if name in (*OF_ALL_METHODS, *values["methods"])}
-    bases = {values["base"]: values["bases"][values["base"]]}
+    kept, base = (*OF_ALL_METHODS, *params.methods()), params.base()
+    invert = {name: value for name, value in params.section("invert", dict[str, Any]).items() if name in kept}
+    bases = {base: values["bases"][base]}
     return {name: value for name, value in values.items() if name != "report"} | {"invert": invert, "bases": bases}
 
 
@@ -164,17 +191,16 @@ class _Dependencies:
         self._stages = {name: stage for name, stage in stages.items() if name not in ("judge", "report")}
         made = {_path(out) for stage in self._stages.values() for out in stage["outs"]}
         self._paths = {path for stage in self._stages.values() for path in stage["deps"]} - made
-        self._presets = load_presets(root / PRESETS)
         self._known: dict[str, str] = {}  # hashes by path
 
-    def of(self, methods: Sequence[str]) -> list[Any]:
+    def of(self, methods: Sequence[str], presets: Presets) -> list[Any]:
         """Return the stages, the presets of these methods, and the hash of each file and folder they depend on."""
         paths = {path.replace(METHOD, method) for path in self._paths for method in methods}
         for path in paths - self._known.keys():
             if (self._root / path).exists():
                 self._known[path] = self._hash(self._root / path)
         hashes = {path: self._known[path] for path in paths & self._known.keys()}
-        return [self._stages, {method: self._presets.get(method) for method in methods}, hashes]
+        return [self._stages, {method: presets.get(method) for method in methods}, hashes]
 
     def _hash(self, path: Path) -> str:
         """Return a hash of a file, or of a folder without hidden files and what Python compiles."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from relinv.restoring import PARAMETERS
 from relinv.study.checkout import experiments, open_checkout, run_experiment
 from relinv.study.plan import Trial
 
@@ -28,10 +29,11 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int | None) -> dict
         print(f"{len(planned)} experiments, {len(found)} of them finished before.", file=sys.stderr)
         if pending:
             checkout = open_checkout(root, root / LOGS / "checkout")
-            params = (checkout / "params.yaml").read_bytes()
+            parameters = {name: (checkout / name).read_bytes() for name in PARAMETERS}
         for number, trial in enumerate(pending, start=1):
             print(f"[{number}/{len(pending)}] {trial.name}: {trial.work} inversions", file=sys.stderr)
-            (checkout / "params.yaml").write_bytes(params)
+            for name, content in parameters.items():
+                (checkout / name).write_bytes(content)
             overrides = [f"{name}={as_override(value)}" for name, value in trial.overrides.items()]
             run_experiment(root, checkout, trial.name, overrides, slots, root / LOGS / f"{trial.name}.log", lock)
         return finished(root, planned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
     Of equal arms, it is the first in the plan.
     """
     means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean()
-    changed = {part for arm in plan.arms.values() for name in arm for part in name.split(".")}
+    changed = {part for arm in plan.arms.values() for name in arm for part in re.split("[.:]", name)}
     return [
         f"{label(method)}: {label(means[method].idxmax())}, {READINGS[plan.metrics[0]].title} {means[method].max():.3f}"
         for method in means.index.unique("method")
