@@ -81,8 +81,7 @@ class Params:
         Raises UserError if either is missing or does not fit `kind`, and for an unknown preset.
         """
         values = self.section(f"invert.{name}", dict[str, Any])
-        chosen = self.section("invert.preset", Name | None)
-        preset = chosen or self.section(f"bases.{self.base()}.preset", Name | None)
+        preset = self.preset()
         if preset is None:
             return parse(kind, values, f"invert.{name}", self.file)
         parse(kind, values, f"invert.{name}", self.file)  # so that no fault of it is blamed on the preset
@@ -96,6 +95,11 @@ class Params:
             )
         return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
 
+    def preset(self) -> str | None:
+        """Return the name of the preset in use, chosen for all methods or by the base; None if none is."""
+        chosen = self.section("invert.preset", Name | None)
+        return chosen or self.section(f"bases.{self.base()}.preset", Name | None)
+
     def presets(self) -> Presets:
         """Return what each preset changes; UserError if presets.yaml is missing or malformed."""
         file = self.file.with_name(PRESETS)
@@ -106,14 +110,13 @@ class Params:
 
         Such are a method's own that the preset in use sets too, and those of other presets.
         """
-        preset = preset_in_use(self._values)
         for name in names:
             file, _, dotted = name.rpartition(":")
             match dotted.split("."):
-                case [method, other, *_] if file == PRESETS and other != preset:
+                case [method, other, *_] if file == PRESETS and other != (preset := self.preset()):
                     used = f"the preset in use is '{preset}'" if preset else "no preset is in use"
                     raise UserError(f"'{name}' would change nothing: {used}; set invert.preset to '{other}'.")
-                case ["invert", method, key, *_] if file in ("", MAIN) and preset:
+                case ["invert", method, key, *_] if file in ("", MAIN) and (preset := self.preset()):
                     if key in self.presets().get(method, {}).get(preset, {}):
                         place = dotted.removeprefix(f"invert.{method}.")
                         raise UserError(

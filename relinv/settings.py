@@ -12,9 +12,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from relinv.errors import UserError
 from relinv.files import sha256_files
 
+Item = TypeVar("Item")
 
-def _distinct(items: list[str]) -> list[str]:
-    if len({item.casefold() for item in items}) < len(items):
+
+def _distinct(items: list[Item]) -> list[Item]:
+    """Refuse items that are equal, or differ only in case: neither tokenizers nor some disks tell these apart."""
+    if len({item.casefold() if isinstance(item, str) else item for item in items}) < len(items):
         raise ValueError("an item stands twice")
     return items
 
@@ -26,9 +29,8 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
-Text = TypeVar("Text", bound=str)
 Distinct = Annotated[
-    list[Text], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
+    list[Item], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
 ]
 NAME = r"^[a-z0-9_]{1,100}$"  # of relations and methods: they name folders, and DVC joins them with "-"
 Name = Annotated[str, Field(pattern=NAME)]

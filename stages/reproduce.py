@@ -33,8 +33,8 @@ def reproduce(
 
     with changed_params(Path(), changes or []) as changed:
         params = load_params()
-        params.require_effect(flatten(changed))
         check_params(params)
+        params.require_effect(flatten(changed))
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}
     gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # "cuda:1" already names one

@@ -172,7 +172,7 @@ def test_a_preset_that_an_arm_changes_is_changed_for_that_arm_alone(tmp_path: Pa
     repository = tmp_path / "repository"
     repository.mkdir()
     write_repository(repository)
-    (repository / "params.yaml").write_text(PARAMS.replace("preset:\n", "preset: long\n"))
+    (repository / "params.yaml").write_text(PARAMS.replace("invert:\n", "invert:\n  preset: long\n"))
     (repository / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
     arms = {"shorter": {"presets.yaml:reversion.long.steps": 3}, "long": {}}
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
@@ -533,6 +533,58 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
         trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}))
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
         overridden({"params.yaml": {"invert": {"seed": 0}}}, {"invert.sed": 1})
+
+
+@pytest.mark.parametrize(
+    ("was", "wrong", "told"),
+    [
+        ("seeds: [0]", "seeds: [0, 0]", r"'seeds' is \[0, 0\] in .*study\.yaml: it must be a list .*each item once"),
+        ("seeds:", "metrics: [entity, entity]\nseeds:", r"'metrics' is \['entity', 'entity'\] in .*each item once"),
+        ("Over plain words", "What skill adds", r"Two contrasts of .*study\.yaml are titled 'What skill adds': rename"),
+        (
+            "{score.skill: 0.9}",
+            "{score.skill: 0.9, invert.seed: 7}",
+            r"'invert\.seed' in 'arms\.better' of .*study\.yaml would be overwritten by each seed: take it out there",
+        ),
+        ("{report.seed: 0}", "{invert: {seed: 0}}", r"'invert\.seed' in 'common' of .* would be overwritten"),
+    ],
+)
+def test_what_a_plan_says_twice_is_refused(was: str, wrong: str, told: str, tmp_path: Path) -> None:
+    assert PLAN.count(was) == 1
+    (tmp_path / "study.yaml").write_text(PLAN.replace(was, wrong))
+    with pytest.raises(UserError, match=told):
+        load_plan(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("methods:", "'methods' is None in params.yaml: it must be a list"),
+        ("methods: 3", "'methods' is 3 in params.yaml: it must be a list"),
+        ("methods: [reversion, 3]", r"'methods\.1' is 3 in params.yaml: it must be text"),
+        ("relations:", "'relations' is None in params.yaml: it must be a list"),
+        ("base: [miniature]", r"'base' is \['miniature'\] in params.yaml: it must be text"),
+        ("invert.preset: [official]", r"'invert\.preset' is \['official'\] in .*params.yaml: it must be text"),
+        ("invert.reversion.steps: 2026-01-31", r"'invert\.reversion\.steps' is .*date.* it must be an integer"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_a_sentence(text: str, told: str, tmp_path: Path) -> None:
+    plan = PLAN.replace("{score.skill: 0.9}", f"\n    {text}\nreports:\n  better: [hug]")
+    (tmp_path / "study.yaml").write_text(plan)
+    with pytest.raises(UserError, match=f"^Arm 'better' of the study: Parameter {told}"):
+        check_trials(HERE, trials(HERE, load_plan(tmp_path / "study.yaml")))
+
+
+def test_a_search_by_a_metric_that_a_method_lacks_names_no_best_of_it(repository: Path, tmp_path: Path) -> None:
+    arms = {"a": {"invert.reversion.skill": 1}, "b": {"presets.yaml:dreambooth.long.skill": 1}}
+    changes = {"arms": arms, "contrasts": [], "metrics": ["leakage"]}
+    plan = load_plan(repository / "study.yaml").model_copy(update=changes)
+    tables = [score_table("hug", method).assign(arm=arm) for method in ("reversion", "dreambooth") for arm in arms]
+    rows = pd.concat(tables, ignore_index=True).assign(trial=0, leakage=0.25)
+    rows.loc[rows["method"] == "reversion", "leakage"] = float("nan")
+    write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
+    best = (tmp_path / "study.md").read_text(encoding="utf-8").partition("best arm")[2].partition("## Arm")[0]
+    assert "- dreambooth: a, leakage 0.250" in best and "reversion" not in best
 
 
 @pytest.mark.parametrize("file", sorted((HERE / "plans").iterdir()), ids=lambda path: path.stem)

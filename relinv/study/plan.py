@@ -21,7 +21,7 @@ from relinv.preflight import check_params
 from relinv.report.revisions import flatten
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
-from relinv.settings import Name, Seed, Settings
+from relinv.settings import Distinct, Name, Names, Seed, Settings
 
 METHOD = "${item.method}"  # in dvc.yaml: each of the run's methods
 
@@ -44,11 +44,11 @@ class Plan(Settings):
     """
 
     common: dict[str, Any]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Distinct[Seed]
     seeded: Annotated[list[str], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     contrasts: list[Contrast]
-    metrics: Annotated[list[Name], Field(min_length=1)] = Field(default_factory=lambda: list(HEADLINE))
+    metrics: Names = Field(default_factory=lambda: list(HEADLINE))
     reports: dict[Name, list[Name]] = Field(default_factory=dict)
 
 
@@ -65,13 +65,27 @@ class Trial:
 
 
 def load_plan(path: Path) -> Plan:
-    """Return the plan in a YAML file; UserError if it is missing, or names an unknown arm or metric."""
+    """Return the plan in a YAML file.
+
+    Raises UserError if it is missing, names an unknown arm or metric, has two contrasts of one title, or sets what is
+    seeded.
+    """
     plan = parse(Plan, read_yaml(path, "study plan", "write it, or correct its name"), "", path)
+    titles = [contrast.title for contrast in plan.contrasts]
     for contrast in plan.contrasts:
+        if titles.count(contrast.title) > 1:
+            raise UserError(f"Two contrasts of {path} are titled '{contrast.title}': rename one.")
         for side in (contrast.left, contrast.right):
             arm = side.split("/")[0]
             if arm not in plan.arms:
                 raise unknown(f"arm in contrast '{contrast.title}' of {path}", arm, plan.arms)
+    places = {"common": plan.common} | {f"arms.{arm}": changes for arm, changes in plan.arms.items()}
+    for place, overrides in places.items():
+        if seeded := flatten(overrides).keys() & {*plan.seeded}:
+            raise UserError(
+                f"'{min(seeded)}' in '{place}' of {path} would be overwritten by each seed: take it out there, or out "
+                "of 'seeded'."
+            )
     for arm in plan.reports:
         if arm not in plan.arms:
             raise unknown(f"arm in reports of {path}", arm, plan.arms)
@@ -169,7 +183,8 @@ def _trial(
     params.require_effect(flatten(overrides))
     relations, methods = params.relations(), params.methods()
     facts = [_deciding(changed[MAIN], params), dependencies.of(methods, params.presets())]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
+    text = json.dumps(facts, sort_keys=True, default=str)  # a date, which `check_trials` refuses
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
     return Trial(arm, seed, overrides, name, len(relations) * len(methods), params.judge().name)
 

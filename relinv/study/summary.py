@@ -95,9 +95,9 @@ def _verdicts(plan: Plan, table: Table, bootstrap: Bootstrap) -> list[str]:
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
     """Return in words, for each method whose settings the arms change, the arm with the highest first metric.
 
-    Of equal arms, it is the first in the plan.
+    Of equal arms, it is the first in the plan. A method of which no arm defines the metric is left out.
     """
-    means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean()
+    means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean().dropna()
     changed = {part for arm in plan.arms.values() for name in arm for part in re.split("[.:]", name)}
     return [
         f"{label(method)}: {label(means[method].idxmax())}, {READINGS[plan.metrics[0]].title} {means[method].max():.3f}"
