@@ -59,7 +59,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     shutil.rmtree(target / "reports", ignore_errors=True)
-    apply_overrides(target / "params.yaml", [f"{name}={as_override(value)}" for name, value in SMALL.items()])
+    apply_overrides(target / "params.yaml", [as_override(name, value) for name, value in SMALL.items()])
     _run(target, "git", "init", "-q")
     _run(target, "git", "add", ".")
     _run(target, "git", *AUTHOR, "commit", "-qm", "start")

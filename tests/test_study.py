@@ -21,6 +21,8 @@ import pandas as pd
 import pytest
 
 from relinv.errors import UserError
+from relinv.files import read_yaml
+from relinv.params import changed_params
 from relinv.report.compare import as_html, as_lines, compare
 from relinv.report.pages import INTERVALS
 from relinv.report.revisions import flatten, params_at, scores_at
@@ -624,14 +626,21 @@ def test_a_mistake_in_a_later_arm_is_told_before_any_runs(
         study_command(plans=[Path("plans/study.yaml")], slots=2)
 
 
-def test_overrides_are_written_as_dvc_reads_them() -> None:
-    assert as_override(["on", "hug"]) == "[on,hug]"
-    assert [as_override(value) for value in (None, True, 0.003, "shared")] == [
-        "null",
-        "true",
-        "0.003",
-        "shared",
-    ]
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 7, 0.00004, "shared", "2026", "null", "true", "1e3", "2026-01-31", "", "cat <r> box, in 'snow' \\",
+     "it's", "a=b: c # d", ["on", "hug"], ["cat <r> box, red", None, [0.1, 2]],
+     {"layout": {"scale": 2.0, "head": []}}, {}],
+)  # fmt: skip
+def test_overrides_are_written_as_dvc_reads_them(value: Any, tmp_path: Path) -> None:
+    for name in ("params.yaml", "presets.yaml"):
+        (tmp_path / name).write_text("prompt:\nadapters: {perfusion: {beta: 0.5, tau: 1}}\n")
+    files = {name: read_yaml(tmp_path / name) for name in ("params.yaml", "presets.yaml")}
+    changes = {"prompt": value, "presets.yaml:prompt": value}
+    changes |= {"adapters": {"perfusion": {"beta": value}, "layout": {"scale": value}}}
+    with changed_params(tmp_path, [as_override(*change) for change in changes.items()]):
+        found = {name: read_yaml(tmp_path / name) for name in files}
+    assert repr(found) == repr(overridden(files, changes))
 
 
 def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.MonkeyPatch) -> None:

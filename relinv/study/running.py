@@ -34,7 +34,7 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int | None) -> dict
             print(f"[{number}/{len(pending)}] {trial.name}: {trial.work} inversions", file=sys.stderr)
             for name, content in parameters.items():
                 (checkout / name).write_bytes(content)
-            overrides = [f"{name}={as_override(value)}" for name, value in trial.overrides.items()]
+            overrides = [as_override(name, value) for name, value in trial.overrides.items()]
             run_experiment(root, checkout, trial.name, overrides, slots, root / LOGS / f"{trial.name}.log", lock)
         return finished(root, planned)
 
@@ -62,10 +62,26 @@ def _alone(root: Path) -> Iterator[int]:
         yield stream.fileno()
 
 
-def as_override(value: Any) -> str:
-    """Return a parameter's value as `dvc exp run --set-param` reads it: null, true, [a,b], numbers, words."""
-    if isinstance(value, list):
-        return f"[{','.join(map(as_override, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+def as_override(name: str, value: Any) -> str:
+    """Return a change of the parameter `name`, [FILE:]NAME, as `dvc exp run --set-param` reads it.
+
+    With ++, because hydra would refuse names that a section does not have yet.
+    """
+    file, colon, dotted = name.rpartition(":")
+    return f"{file}{colon}++{dotted}={_as_value(value)}"
+
+
+def _as_value(value: Any) -> str:
+    """Return a value as hydra reads it: null, true, numbers, 'text', [a,b], {k:v}."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    match value:
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case str():
+            return QuotedString(value, Quote.single).with_quotes()
+        case list():
+            return f"[{','.join(map(_as_value, value))}]"
+        case dict():
+            return f"{{{','.join(f'{key}:{_as_value(each)}' for key, each in value.items())}}}"
     return str(value)
