@@ -20,7 +20,9 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 
+from relinv.downloads import cache_folder
 from relinv.errors import UserError
+from relinv.fetching import fetch_exemplars
 from relinv.files import read_yaml
 from relinv.params import changed_params
 from relinv.report.compare import as_html, as_lines, compare
@@ -28,6 +30,7 @@ from relinv.report.pages import INTERVALS
 from relinv.report.revisions import flatten, params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.report.tables import DIFFERENCES
+from relinv.settings import ExemplarSettings, ExemplarSource
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import experiments, open_checkout
 from relinv.study.plan import Contrast, Trial, check_trials, load_plan, overridden, trials
@@ -294,6 +297,26 @@ def test_a_study_has_a_persons_own_exemplars(tmp_path: Path) -> None:
     assert (open_checkout(repository, tmp_path / "checkout") / "params.yaml").read_text() == changed
     assert (open_checkout(repository, tmp_path / "checkout") / "make.py").read_text() == "changed = True\n"
     assert not (open_checkout(repository, tmp_path / "checkout") / "data/exemplars/own/kissing").exists()
+
+
+def test_a_study_has_what_was_downloaded_before_it(
+    exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_repository(repository)
+    source = ExemplarSource(source="folder", path="not here", manifest=None)
+    shutil.copytree(exemplar_folder, kept := cache_folder(repository / ".scratch", source) / "inside")
+    checkout = open_checkout(repository, tmp_path / "checkout")
+    (checkout / ".scratch/downloads").unlink()
+    (checkout / ".scratch/downloads/old").mkdir(parents=True)  # as studies once had it
+    for attempt in ("first", "second"):
+        monkeypatch.chdir(open_checkout(repository, checkout))
+        settings = ExemplarSettings(set="shared", seed=0)
+        fetch_exemplars("inside", Path("data/relations") / attempt, source, settings, Path(".scratch"))
+        assert cache_folder(Path(".scratch"), source).samefile(kept.parent)  # so both use one lock
+    runner(checkout)("git", "clean", "-ffdx")
+    assert not (checkout / ".scratch").exists() and (kept / "text.json").exists()
 
 
 def await_end_of_group(group: int, seconds: float = 30.0) -> None:

@@ -14,6 +14,7 @@ from relinv.repository import PLAIN_DIFF, dvc, git
 from relinv.restoring import RESULTS
 
 EXEMPLARS, MANIFESTS = "data/exemplars", "data/manifests"
+DOWNLOADS = ".scratch/downloads"  # where relinv/downloads.py keeps them; git-ignored
 CODE = ("relinv", "stages", "data/benchmark")  # where a file may be new, so that git does not have it yet
 
 
@@ -21,8 +22,8 @@ def open_checkout(root: Path, folder: Path) -> Path:
     """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, all changes, and new files of `CODE`.
 
     What the last run wrote stays as committed. The user's own exemplars, which git ignores, and manifests are copied
-    too. The clone shares git's objects and DVC's cache with `root`, so what was computed in one is not computed again
-    in the other.
+    too. The clone shares git's objects, DVC's cache and downloads with `root`, so what was computed or downloaded in
+    one is not again in the other.
     """
     if not folder.exists():
         with atomic_folder(folder) as clone:
@@ -45,7 +46,20 @@ def open_checkout(root: Path, folder: Path) -> Path:
         hidden = shutil.ignore_patterns(".*")  # what is still being written
         with atomic_folder(folder / EXEMPLARS) as new:
             shutil.copytree(root / EXEMPLARS, new, dirs_exist_ok=True, ignore=hidden, ignore_dangling_symlinks=True)
+    _share_downloads(root, folder)
     return folder
+
+
+def _share_downloads(root: Path, folder: Path) -> None:
+    """Let the checkout in `folder` download to where that at `root` does; whoever fetches there locks it."""
+    shared, link = root / DOWNLOADS, folder / DOWNLOADS
+    shared.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    if link.is_symlink():
+        link.unlink()  # `root` may have been moved
+    elif link.exists():
+        shutil.rmtree(link)  # checkouts once had downloads of their own
+    link.symlink_to(shared.resolve())
 
 
 def run_experiment(
