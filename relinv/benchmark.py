@@ -22,7 +22,7 @@ def _single_spaced(text: str) -> str:
 
 
 # what tokenizers do not tell apart must not be two: one phrase would compete with itself when images are scored
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_single_spaced)]
+Words = Annotated[str, AfterValidator(_single_spaced)]
 
 
 class Split(Settings):
@@ -42,7 +42,7 @@ class Split(Settings):
 
 
 class _RelationEntry(Settings):
-    words: Words
+    words: Annotated[Words, StringConstraints(strip_whitespace=True, min_length=1)]
     asymmetric: bool
     heads: Distinct[Words]
     tails: Distinct[Words]

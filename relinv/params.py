@@ -273,3 +273,12 @@ def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any
         for file, content in former.items():
             file.write_bytes(content)
         raise
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as {dotted name: value}; lists and empty sections stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat

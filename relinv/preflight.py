@@ -12,7 +12,7 @@ from relinv.errors import UserError
 from relinv.exemplars import OWN
 from relinv.hub import find_tokenizer
 from relinv.judge import check_judge
-from relinv.learning.token_row import TokenRowSettings, initial_row
+from relinv.learning.token_row import TokenRowSettings, word_id
 from relinv.params import PRESETS, Params
 from relinv.plugins import find_plugin
 from relinv.settings import (
@@ -69,9 +69,7 @@ def _check_words(base: Base, method: str, settings: TokenRowSettings, words: Seq
     anchors = [settings.anchor_word] if settings.anchor_word else []
     for parameter, given in (("initializer_token", starts), ("anchor_word", anchors)):
         for word in given:
-            if len(base.tokenizer(word, add_special_tokens=False).input_ids) == 1:
-                continue
             try:
-                initial_row(base, word, parameter)  # refuses it; a word that is one would load the text encoder
+                word_id(base, word, parameter)
             except UserError as error:
                 raise UserError(f"Method '{method}': {error}") from None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.params import changed_params, load_params
+from relinv.params import changed_params, flatten, load_params
 
 app = cli.stage_app()
 
@@ -28,7 +28,6 @@ def reproduce(
     from relinv.devices import visible_gpus
     from relinv.forking import fork_server
     from relinv.preflight import check_params
-    from relinv.report.revisions import flatten
     from relinv.reproducing import reproduce
 
     with changed_params(Path(), changes or []) as changed:

@@ -24,10 +24,10 @@ from relinv.downloads import cache_folder
 from relinv.errors import UserError
 from relinv.fetching import fetch_exemplars
 from relinv.files import read_yaml
-from relinv.params import changed_params
+from relinv.params import changed_params, flatten
 from relinv.report.compare import as_html, as_lines, compare
 from relinv.report.pages import INTERVALS
-from relinv.report.revisions import flatten, params_at, scores_at
+from relinv.report.revisions import params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
 from relinv.report.tables import DIFFERENCES
 from relinv.settings import ExemplarSettings, ExemplarSource

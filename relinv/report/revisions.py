@@ -10,7 +10,7 @@ import pandas as pd
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import parse_yaml
-from relinv.params import PRESETS, preset_in_use
+from relinv.params import PRESETS, flatten, preset_in_use
 from relinv.report.rows import parse_rows
 
 WORKSPACE = "workspace"  # the name for the files as they are here now
@@ -65,12 +65,3 @@ def _values(root: Path, revision: str, name: str) -> dict[str, Any]:
     """Return the sections in a YAML file of a revision; UserError if it holds none."""
     where = f"{name} of {revision}"
     return parse(dict[str, Any], parse_yaml(read_at(root, revision, name).decode(), where), "", where)
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested sections as {dotted name: value}; lists and empty sections stay whole."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        nested = isinstance(value, dict) and value
-        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return flat

@@ -16,9 +16,8 @@ from pydantic import Field
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
-from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, load_presets
+from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, flatten, load_presets
 from relinv.preflight import check_params
-from relinv.report.revisions import flatten
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
 from relinv.settings import Distinct, Name, Names, Seed, Settings
