@@ -39,7 +39,7 @@ def _sentence(schema: Schema, problem: Mapping[str, Any], where: str, file: Path
     if problem["loc"][-1:] == ("[key]",):
         return f"The name of '{name}' in {file} is not allowed: it must be text{_bounds(problem.get('ctx', {}))}."
     if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:  # from a model, from a dataclass
-        siblings = _at(schema, location[:-1]).get("properties", {})
+        siblings = _section(schema, _at(schema, location[:-1])).get("properties", {})
         return f"{unknown('parameter', str(location[-1]), siblings)} It stands in {file} as '{name}'."
     allowed = _describe(schema, _at(schema, location)) or problem["msg"]
     if problem["type"] == "missing":
@@ -51,11 +51,18 @@ def _at(schema: Schema, location: list[Any]) -> Schema:
     """Return the part of `schema` that describes the value at `location`, {} if unknown."""
     node: Any = _resolved(schema, schema)
     for part in location:
+        node = _section(schema, node)
         patterns = [*node.get("patternProperties", {}).values(), {}]  # of a mapping whose keys have a pattern
         inside = node.get("properties", {}).get(part) or node.get("additionalProperties") or node.get("items")
         inside = inside or patterns[0]
         node = _resolved(schema, inside if isinstance(inside, Mapping) else {})
     return node
+
+
+def _section(schema: Schema, node: Schema) -> Schema:
+    """Return `node`, or the section if it describes one that may be null."""
+    options = [_resolved(schema, option) for option in node.get("anyOf", [])]
+    return next((option for option in options if "properties" in option), node)
 
 
 def _resolved(schema: Schema, node: Schema) -> Schema:

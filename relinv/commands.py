@@ -99,14 +99,19 @@ def masks(
 def download() -> None:
     """Download the model and the judge of the base in use, for machines without internet access. It needs no GPU.
 
-    Both come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
+    They come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
     checked: dvc repro --glob 'validate@*'
     """
+    from relinv.asking import find_asked
     from relinv.judge import load_judge
 
     base = _base_on_cpu()  # loaded as the stages do, which shows that all is there
-    judge = load_judge(load_params().judge().model_copy(update=ON_CPU))
-    print(f"{base.id} and {judge.name} are here: with HF_HUB_OFFLINE=1, the hub is not asked for them.")
+    settings = load_params().judge()
+    here = [base.id, load_judge(settings.model_copy(update=ON_CPU)).name]
+    if settings.asked:
+        find_asked(settings.asked)
+        here.append(settings.asked.model)
+    print(f"{' and '.join(here)} are here: with HF_HUB_OFFLINE=1, the hub is not asked for them.")
 
 
 @app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")

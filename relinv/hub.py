@@ -1,4 +1,4 @@
-"""The Hugging Face hub: base models downloaded if they are not local, and its refusals put in one sentence."""
+"""The Hugging Face hub: models downloaded if they are not local, and its refusals put in one sentence."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no fault o
 OFFLINE = "Without internet access here, run `relinv download` first where there is some."
 
 
-def find_model(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def find_model(source: str, revision: str | None, patterns: Sequence[str], kind: str = "base model") -> Path:
     """Return the folder `source`, or one with those files of the hub id `source` that match `patterns`.
 
-    Raises UserError, which says how to get access, if it is neither a folder nor available from the hub.
+    Raises UserError, which calls it a `kind` and says how to get access, if it is neither a folder nor available from
+    the hub.
     """
     folder = Path(source)
     if folder.is_dir():
         return folder
     if folder.is_absolute() or len(folder.parts) != 2:
-        raise UserError(f"There is no base model folder '{source}': build it, or name a folder or hub id that exists.")
-    return _download(source, revision, patterns)
+        raise UserError(f"There is no {kind} folder '{source}': build it, or name a folder or hub id that exists.")
+    return _download(source, revision, patterns, kind)
 
 
 def require_tokenizer(folder: Path) -> None:
@@ -49,12 +50,12 @@ def find_tokenizer(source: str, revision: str | None) -> Path | None:
     return folder / "tokenizer"
 
 
-def _download(source: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def _download(source: str, revision: str | None, patterns: Sequence[str], kind: str) -> Path:
     """Return the local folder of a hub id; weight variants, marked by a second dot in the file name, are left out."""
     from huggingface_hub import snapshot_download
 
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
-    with asking_hub(f"The base model '{source}' is no folder, and the hub does not give it", source, OFFLINE):
+    with asking_hub(f"The {kind} '{source}' is no folder, and the hub does not give it", source, OFFLINE):
         return Path(
             snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=variants)
         )

@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relinv.asking import RESOLUTION
 from relinv.exemplars import load_image
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from relinv.asking import AskedModel
     from relinv.benchmark import Benchmark
     from relinv.exemplars import ExemplarSet
     from relinv.judge import Judge
@@ -21,28 +26,57 @@ def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) ->
     judge.require_read([other.phrase(head, tail) for other in others for head in own.heads for tail in own.tails])
 
 
-def ask_of_exemplars(judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int) -> dict[str, Any]:
-    """Return in how many of a relation's pictures a judge finds the relation they show.
+def ask_of_exemplars(
+    judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int, asked: AskedModel | None = None
+) -> dict[str, Any]:
+    """Return in how many of a relation's pictures a judge, and the model it asks, find the relation they show.
 
     {"pictures": how many it was shown, "right": how many are more like their caption in the relation's words than in
     any other's of the benchmark, "choices": how many relations compete, "unread": how many it was not shown, because
-    it cannot read their caption whole, "judge": its fingerprint}. A picture's caption is the shortest it has.
+    it cannot read their caption whole, "asked_right": for how many of the same pictures the asked model says yes more
+    probably to that caption than to any other, null without such a model, "judge": its fingerprint}. A picture's
+    caption is the shortest it has.
     """
     own = benchmark.relation(exemplars.relation)
     others = [other.words for other in benchmark.relations.values() if not other.has_words_of(own)]
     words = [own.words, *dict.fromkeys(others)]
-    asked = {}
+    captions = {}
     for exemplar in exemplars.exemplars:
         caption = min(exemplar.templates, key=len)
         texts = [caption.replace("{}", each) for each in words]
         if all(judge.reads(texts)):
-            asked[exemplar.path] = texts
-    right = 0
-    if asked:
-        pictures = [load_image(path, judge.resolution) for path in asked]
-        images = judge.encode_images(pictures, batch_size)  # (pictures, dim)
-        read = judge.encode_texts([text for texts in asked.values() for text in texts])  # (pictures * words, dim)
-        cosines = np.einsum("pd,pwd->pw", images, read.reshape(len(asked), len(words), -1))  # (pictures, words)
-        right = int((cosines[:, 0] > cosines[:, 1:].max(axis=1, initial=-np.inf)).sum())
-    unread = len(exemplars.exemplars) - len(asked)
-    return {"pictures": len(asked), "right": right, "choices": len(words), "unread": unread, "judge": judge.fingerprint}
+            captions[exemplar.path] = texts
+    right, asked_right = 0, None if asked is None else 0
+    if captions:
+        right = _count_first(_cosines(judge, captions, batch_size))
+    if captions and asked is not None:
+        asked_right = _count_first(_yes(asked, captions, batch_size))
+    return {
+        "pictures": len(captions),
+        "right": right,
+        "choices": len(words),
+        "unread": len(exemplars.exemplars) - len(captions),
+        "asked_right": asked_right,
+        "judge": judge.fingerprint,
+    }
+
+
+def _cosines(judge: Judge, captions: Mapping[Path, Sequence[str]], batch_size: int) -> np.ndarray:
+    """Return each picture's cosine to each of its captions, (pictures, words)."""
+    pictures = [load_image(path, judge.resolution) for path in captions]
+    images = judge.encode_images(pictures, batch_size)  # (pictures, dim)
+    read = judge.encode_texts([text for texts in captions.values() for text in texts])  # (pictures * words, dim)
+    return np.einsum("pd,pwd->pw", images, read.reshape(len(captions), -1, images.shape[1]))
+
+
+def _yes(asked: AskedModel, captions: Mapping[Path, Sequence[str]], batch_size: int) -> np.ndarray:
+    """Return the probability of yes for each picture with each of its captions, (pictures, words)."""
+    pictures = [load_image(path, RESOLUTION) for path in captions]
+    pairs = [(picture, text) for picture, texts in zip(pictures, captions.values(), strict=True) for text in texts]
+    shown, asked_of = zip(*pairs, strict=True)
+    return asked.ask(shown, asked_of, batch_size).reshape(len(pictures), -1)
+
+
+def _count_first(scores: np.ndarray) -> int:
+    """Return in how many rows of `scores` (pictures, words) the first, of the true words, is above all others."""
+    return int((scores[:, 0] > scores[:, 1:].max(axis=1, initial=-np.inf)).sum())

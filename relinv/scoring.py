@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from relinv.plugins import find_plugin, plugin_names
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from relinv.asking import AskedModel
     from relinv.judge import Judge
 
 METRICS = "relinv.metrics"
@@ -41,6 +43,8 @@ class Context:
     # for metrics of pixels, or with a model of their own, all RGB:
     pictures: Sequence[Image] = ()  # as they were drawn
     exemplar_pictures: Sequence[Image] = ()  # their centre squares, of the judge's resolution
+    # P(yes) that each image shows its own text, (images,), if the judge names a model to ask
+    ask: Callable[[Sequence[str]], np.ndarray] | None = None
 
     def similarity(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """Return each image's cosine to each of its own texts, (images, texts); all have equally many texts."""
@@ -107,8 +111,12 @@ def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
     return Drawn(records, read_pictures(folder, records), read_exemplars(exemplar_folder))
 
 
-def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int) -> pd.DataFrame:
+def score_drawn(
+    drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int, asked: AskedModel | None = None
+) -> pd.DataFrame:
     """Return one row per image: what it shows, then every metric there is, then which judge scored.
+
+    asked: the judge's model to ask, without which the metric of that name is undefined.
 
     Raises UserError if the benchmark lacks the relation or the records' entities.
     """
@@ -125,6 +133,7 @@ def score_drawn(drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: in
         encode_texts=judge.encode_texts,
         pictures=drawn.pictures,
         exemplar_pictures=exemplars,
+        ask=None if asked is None else partial(asked.ask, drawn.pictures, batch_size=batch_size),
     )
     return score_rows(records, context).assign(**{JUDGE: judge.fingerprint})
 

@@ -100,19 +100,43 @@ class ModelSettings(NetworkSettings, TrainingSettings):
     precision: Precision  # type: ignore[assignment]  # wider than a network's: drawing may be in fp16
 
 
-JUDGE_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}  # configuration, tokenizer, weights
+JUDGE_FILES = {".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"}  # configuration, tokenizer, weights
+
+
+def _fingerprint(folder: Path, name: str) -> str:
+    """Return a hash of the files of a judge's folder, or `name` if there is no such folder."""
+    if not folder.is_dir():
+        return name
+    return sha256_files(folder, sorted(path.name for path in folder.iterdir() if path.suffix in JUDGE_FILES))
+
+
+class AskedSettings(Settings):
+    """The vision-language model that a judge also asks: a folder or hub id of one that transformers loads.
+
+    revision: for a hub id, a commit; for a folder, any word, to be changed when its weights change.
+    """
+
+    model: Place
+    revision: str | None = None
+    precision: Precision
+
+    def fingerprint(self, root: Path = Path()) -> str:
+        """Return what tells it from others: a hash of its folder's (below `root`) files, or its hub id and revision."""
+        return _fingerprint(root / self.model, f"{self.model}@{self.revision or 'main'}")
 
 
 class JudgeSettings(Settings):
     """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag.
 
-    revision: for a folder, any word, to be changed when its weights change: the scores are then made anew.
+    revision: for a folder, any word, to be changed when its weights change: the scores are then made anew. asked: a
+    second judge, which answers questions about a picture, on the same device.
     """
 
     model: Place
     pretrained: str | None
     revision: str | None = None
     device: Device
+    asked: AskedSettings | None = None
 
     @property
     def name(self) -> str:
@@ -120,11 +144,12 @@ class JudgeSettings(Settings):
         return f"{self.model}/{self.pretrained}" if self.pretrained else self.model
 
     def fingerprint(self, root: Path = Path()) -> str:
-        """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag."""
-        folder = root / self.model
-        if not folder.is_dir():
-            return f"{self.model}/{self.pretrained}"
-        return sha256_files(folder, sorted(path.name for path in folder.iterdir() if path.suffix in JUDGE_FILES))
+        """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag.
+
+        If it also asks another model, that one's fingerprint follows.
+        """
+        own = _fingerprint(root / self.model, f"{self.model}/{self.pretrained}")
+        return f"{own} + {self.asked.fingerprint(root)}" if self.asked else own
 
 
 class ExemplarSource(Settings):

@@ -29,12 +29,13 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     benchmark.relation(relation)  # a wrong name fails before the judge is loaded
     exemplars = read_exemplars(FOLDERS["fetch"] / relation)
 
-    from relinv.judge import load_judge  # imports torch, so it comes after the checks of the files
+    from relinv.asking import load_asked  # these import torch, so they come after the checks of the files
+    from relinv.judge import load_judge
     from relinv.judging import ask_of_exemplars, require_scenarios_read
 
-    asked = load_judge(params.judge())
-    require_scenarios_read(asked, relation, benchmark)  # now, rather than when all is learned and drawn
-    found = ask_of_exemplars(asked, exemplars, benchmark, settings.batch_size)
+    loaded = load_judge(params.judge())
+    require_scenarios_read(loaded, relation, benchmark)  # now, rather than when all is learned and drawn
+    found = ask_of_exemplars(loaded, exemplars, benchmark, settings.batch_size, load_asked(params.judge()))
     write_json(FOLDERS["judge"] / f"{relation}.json", found)
     params.require_unchanged()
 

@@ -31,9 +31,11 @@ def score(
 
     drawn = read_drawn(images, FOLDERS["fetch"] / relation)
 
-    from relinv.judge import load_judge  # imports torch, so it comes after the checks of the files
+    from relinv.asking import load_asked  # these import torch, so they come after the checks of the files
+    from relinv.judge import load_judge
 
-    rows = score_drawn(drawn, benchmark, load_judge(params.judge()), settings.batch_size)
+    judge = params.judge()
+    rows = score_drawn(drawn, benchmark, load_judge(judge), settings.batch_size, load_asked(judge))
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)
     params.require_unchanged()
 

@@ -40,7 +40,13 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
         _draw(root / "data/relations" / relation, 4)
         templates = {f"{index}.png": ["cat {} box"] for index in range(4)}
         _dump(root / "data/relations" / relation / "text.json", templates)
-        reading = {"pictures": 4, "right": 4 - (relation == "hug"), "choices": len(relations), "unread": 0}
+        reading = {
+            "pictures": 4,
+            "right": 4 - (relation == "hug"),
+            "choices": len(relations),
+            "unread": 0,
+            "asked_right": None,
+        }
         _dump(root / f"data/judged/{relation}.json", reading | {"judge": ""})
         warnings = ["3.png is nearly the same picture as 1.png.", "2.png shows <nothing>."] if relation == "hug" else []
         _dump(

@@ -19,7 +19,7 @@ HUG = Relation("hug", "hugging", False, ("cat", "dog"), ("cat", "dog"))
 ON = Relation("on", "on", True, ("cat",), ("box", "cat"))
 ALONE = Relation("alone", "on", True, ("cat",), ("box",))
 RELATIONS = (INSIDE, HUG, ON)
-MAY_BE_UNDEFINED = {"direction", "same_grid_accuracy"}  # in a benchmark of several relations and entities
+MAY_BE_UNDEFINED = {"asked", "direction", "same_grid_accuracy"}  # in a benchmark of several relations and entities
 NAMES = plugin_names(METRICS)
 
 
@@ -127,6 +127,14 @@ def test_entities_of_a_scenario_without_a_head_are_no_pair() -> None:
 def test_image_similarity_is_the_mean_over_the_exemplars() -> None:
     context = hand_made(INSIDE, [("cat", "box"), ("dog", "box")], [{}, {"dog inside box": 0.6}])
     assert value("image_similarity", context) == pytest.approx([0.5, 0.4])  # cosines 1 and 0, 0.8 and 0
+
+
+def test_what_a_model_answers_is_asked_of_each_image_with_its_own_words() -> None:
+    context = hand_made(INSIDE, [("cat", "box"), ("dog", "cup")], [{}, {}])
+    assert np.isnan(value("asked", context)).all()
+    answers = {"cat inside box": 0.75, "dog inside cup": 0.125}
+    asked = replace(context, ask=lambda texts: np.array([answers[text] for text in texts], dtype=np.float32))
+    assert value("asked", asked) == [0.75, 0.125]
 
 
 def test_relation_score_and_margin() -> None:

@@ -866,6 +866,36 @@ def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) ->
         assert "It does not find" not in text and "It was not shown 2 more, whose captions are too long for it." in text
 
 
+def test_the_page_says_how_well_the_asked_model_reads_what_is_known(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    asked = "{model: some/model, precision: bf16}"
+    apply_overrides(params.file, [f"bases.miniature.judge.asked={asked}"])
+    for right, relation in enumerate(RELATIONS, 2):
+        reading = tmp_path / f"data/judged/{relation}.json"
+        reading.write_text(json.dumps(json.loads(reading.read_text()) | {"asked_right": right}))
+    write_report(tmp_path, load_params(params.file))
+    for page, name in (("report.md", "`some/model`"), ("report.html", "<code>some/model</code>")):
+        text = " ".join((tmp_path / "reports" / page).read_text().split())
+        told = (
+            "asked whether these pictures show what their captions say, gives yes the highest probability for the right"
+        )
+        assert f"{name}, {told} relation in 5. If many are missed" in text
+        assert "answered yes" in text and "+ some/model@main" in text
+
+
+def test_what_nothing_defines_is_in_no_table(tmp_path: Path) -> None:
+    params = write_run(tmp_path, methods=METHODS[1:])  # so that leakage is not defined either
+    for path in (tmp_path / "data/scores").rglob("*.csv"):
+        parse_rows(path.read_text(), str(path)).assign(asked=float("nan")).to_csv(path, index=False)
+    story = tell(collect(tmp_path, params))
+    for table in (story.headline, story.metrics, *story.leads, *story.groups):
+        assert {"answered yes\u00a0↑", "leakage\u00a0↓"} & {*table.headings} == set()
+        assert all(any(line.cells[place] for line in table.lines) for place in range(len(table.headings)))
+    assert "Answered yes" not in {metric.TITLE for metric in story.metric_files}
+    write_report(tmp_path, params)
+    assert json.loads((tmp_path / "reports/metrics.json").read_text())["reversion"]["asked"] is None
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"warnings": 3}'])
 def test_damaged_verdicts_are_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "inside.json").write_text(text)

@@ -16,6 +16,7 @@ from PIL import ImageOps
 from typer.testing import CliRunner
 
 from relinv import cli
+from relinv.asking import load_asked
 from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
@@ -32,6 +33,7 @@ from stages import generate, score
 from stages import judge as judge_stage
 from tests.concepts import keep, made
 from tests.records import record
+from tests.tiny_asked import build_tiny_asked
 from tests.tiny_judge import build_tiny_judge
 
 TINY_MODEL = {"revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
@@ -199,12 +201,35 @@ def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Pat
     def found(benchmark: Benchmark) -> dict[str, Any]:
         return ask_of_exemplars(Reader(), read_exemplars(exemplar_folder), benchmark, 2)  # type: ignore[arg-type]
 
-    assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "unread": 0, "judge": "reader"}
+    unasked = {"asked_right": None, "judge": "reader"}
+    assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "unread": 0, **unasked}
     long = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under, far")})
-    assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "unread": 2, "judge": "reader"}
+    assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "unread": 2, **unasked}
     longer = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under it all, not inside")})
-    assert found(longer) == {"pictures": 0, "right": 0, "choices": 4, "unread": 4, "judge": "reader"}
+    assert found(longer) == {"pictures": 0, "right": 0, "choices": 4, "unread": 4, **unasked}
     assert found(replace(benchmark, relations={"inside": benchmark.relation("inside")}))["choices"] == 1
+
+
+class Answerer:
+    """A model that says yes more probably to "hugging" for the second picture shown, and cannot decide on the last."""
+
+    def ask(self, pictures: Sequence[Any], texts: Sequence[str], batch_size: int) -> np.ndarray:
+        """Return the probability of yes for each picture with its text."""
+        shown = list(dict.fromkeys(map(id, pictures)))
+        assert all(picture.size == (512, 512) for picture in pictures) and len(shown) == 4
+        answers = [(0.9, 0.1), (0.2, 0.3), (0.6, 0.5), (0.4, 0.4)]
+        pairs = zip(pictures, texts, strict=True)
+        return np.array([answers[shown.index(id(picture))]["hugging" in text] for picture, text in pairs])
+
+
+def test_the_model_that_a_judge_asks_is_asked_about_the_same_pictures(
+    exemplar_folder: Path, benchmark: Benchmark
+) -> None:
+    shown: Any = (Reader(), read_exemplars(exemplar_folder), benchmark, 2, Answerer())
+    assert ask_of_exemplars(*shown)["asked_right"] == 2
+    far = replace(benchmark, relations=benchmark.relations | {"far": replace_words(benchmark, "not inside " * 3)})
+    found = ask_of_exemplars(*shown[:2], far, *shown[3:])
+    assert (found["pictures"], found["asked_right"]) == (0, 0)
 
 
 def replace_words(benchmark: Benchmark, words: str) -> Relation:
@@ -255,6 +280,26 @@ def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     assert table["head"].tolist() == ["cat", "cat", "box", "box"]
     assert table["method"].tolist() == ["reversion"] * 4
     assert list((project / ".scratch").glob("*/")) == []
+
+
+def test_the_stages_ask_the_model_that_the_judge_names(project: Path, tmp_path: Path) -> None:
+    asked = {"model": str(build_tiny_asked(tmp_path / "asked")), "revision": None, "precision": "fp32"}
+    params = json.loads((project / "params.yaml").read_text())
+    params["bases"]["tiny"]["judge"]["asked"] = asked
+    (project / "params.yaml").write_text(json.dumps(params))
+    for command in ([judge_stage, "inside"], [generate, "inside", "reversion"], [score, "inside", "reversion"]):
+        result = CliRunner().invoke(command[0].app, command[1:])
+        assert result.exception is None, result.output
+    found = read_judged(project / "data/judged/inside.json")
+    assert 0 <= found["asked_right"] <= found["pictures"] == 4
+    table = pd.read_csv(project / "data/scores/inside/reversion.csv")
+    model, images = load_asked(load_params().judge()), project / "data/images/inside/reversion"
+    assert model is not None
+    shown = [load_image(images / name, 64) for name in table["file"]]
+    texts = [f"{head} inside {tail}" for head, tail in zip(table["head"], table["tail"], strict=True)]
+    np.testing.assert_allclose(table["asked"], model.ask(shown, texts, 4), rtol=1e-4)
+    assert table["asked"].nunique() == 4
+    assert set(table[JUDGE]) == {found["judge"]} == {load_params().judge().fingerprint()}
 
 
 def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from relinv.settings import (
     DrawingSettings,
     ExemplarSettings,
     GenerateSettings,
+    JudgeSettings,
     NetworkSettings,
     PreviewSettings,
     ReportSettings,
@@ -72,6 +73,21 @@ def test_lists_of_relations_and_methods_hold_each_name_once(names: list[str], re
         with pytest.raises(UserError, match=reason) as caught:
             read()
         assert "params.yaml" in str(caught.value)
+
+
+def test_a_fault_in_a_section_that_may_be_null_is_named_like_any_other() -> None:
+    asked = {"model": "some/model", "precision": "bf16"}
+    judge = {"model": "ViT-B-32", "pretrained": "openai", "device": "cpu"}
+    assert parse(JudgeSettings, {**judge, "asked": None}, "judge").asked is None
+    assert refusal(JudgeSettings, {**judge, "asked": {**asked, "precision": "int8"}}, "judge") == (
+        "Parameter 'judge.asked.precision' is 'int8' in params.yaml: it must be one of fp32, bf16, fp16."
+    )
+    assert refusal(JudgeSettings, {**judge, "asked": {**asked, "modell": "x"}}, "judge").startswith(
+        "Unknown parameter 'modell'. Did you mean 'model'? Available: model, precision, revision."
+    )
+    assert refusal(JudgeSettings, {**judge, "asked": "some/model"}, "judge") == (
+        "Parameter 'judge.asked' is 'some/model' in params.yaml: it must be a section of named values or null."
+    )
 
 
 def test_missing_key_says_what_to_add() -> None:

@@ -45,7 +45,7 @@ class Run:
     concepts: dict[Arm, Mapping[str, Any]]
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
-    judge: dict[str, Any]  # name, fingerprint, scenes, accuracy ({} if unknown)
+    judge: dict[str, Any]  # name, asked (the model it asks, or None), fingerprint, scenes, accuracy ({} if unknown)
     judged: dict[str, dict[str, Any]]  # how well it reads each relation's exemplars (relinv/judging.py)
 
     @property
@@ -122,7 +122,8 @@ def read_warnings(path: Path) -> list[str]:
 def read_judged(path: Path) -> dict[str, Any]:
     """Return how well the judge reads a relation's exemplars; UserError if the file is missing or damaged."""
     match read_json(path, "judge's reading", MAKE):
-        case {"pictures": int(), "right": int(), "choices": int(), "unread": int(), "judge": str()} as found:
+        case {"pictures": int(), "right": int(), "choices": int(), "unread": int(), "asked_right": int() | None,
+              "judge": str()} as found:  # fmt: skip
             return found
     raise UserError(f"'{path}' does not say how well the judge reads the exemplars: delete it and run `dvc repro`.")
 
@@ -144,6 +145,7 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     accuracy = parse(dict[str, Told], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
         "name": settings.name,
+        "asked": settings.asked and settings.asked.model,
         "fingerprint": settings.fingerprint(root),
         "scenes": int(accuracy.pop("scenes", 0)) or None,
         "accuracy": accuracy,

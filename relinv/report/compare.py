@@ -12,7 +12,7 @@ import pandas as pd
 from relinv.errors import UserError
 from relinv.report.pages import fill
 from relinv.report.revisions import params_at, scores_at
-from relinv.report.rows import READINGS
+from relinv.report.rows import READINGS, defined
 from relinv.report.tables import Table, as_text, by_method, differences, label, scenario_count
 from relinv.scoring import JUDGE
 from relinv.statistics import CLUSTER, Bootstrap
@@ -90,7 +90,8 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     """
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
-    rows, (first, *others), metrics = _by_scene(pd.concat(ran.values())), ran, list(READINGS)
+    rows, (first, *others) = _by_scene(pd.concat(ran.values())), ran
+    metrics = defined(rows, READINGS)
     shared = rows.groupby(CLUSTER)["method"].transform("nunique") == len(ran)
     title = "Means with intervals, each over its own scenarios, for none is in all"
     if shared.any():

@@ -146,6 +146,11 @@ def means(rows: pd.DataFrame, methods: Iterable[str]) -> dict[str, dict[str, flo
     return {method: {name: _mean(group[name]) for name in READINGS} for method, group in groups.items()}
 
 
+def defined(rows: pd.DataFrame, metrics: Iterable[str]) -> list[str]:
+    """Return those of `metrics` that have a value in at least one of the rows, in their order."""
+    return [name for name in metrics if rows[name].notna().any()]
+
+
 def _mean(values: pd.Series) -> float | None:
     mean = values.mean()
     return None if pd.isna(mean) else round(float(mean), 6)

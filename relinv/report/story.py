@@ -14,7 +14,7 @@ from relinv.params import PRESETS, preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
-from relinv.report.rows import READINGS
+from relinv.report.rows import READINGS, defined
 from relinv.report.sheets import Sheet, build
 from relinv.report.tables import (
     HEADLINE,
@@ -70,21 +70,21 @@ def tell(run: Run) -> Story:
     """Return the story of a run: every table, chart and sheet, computed once for both pages."""
     settings = run.settings
     bootstrap = Bootstrap(settings.resamples, settings.seed, settings.level)
-    every = _scope(run)
+    every, metrics = _scope(run), defined(run.rows, READINGS)
     return Story(
         title=f"Relation inversion on {run.parameters['base']}",
         facts=_facts(run),
-        headline=by_method(run.rows, run.methods, HEADLINE, bootstrap, every),
+        headline=by_method(run.rows, run.methods, defined(run.rows, HEADLINE), bootstrap, every),
         verdicts=_verdicts(run, bootstrap),
-        metrics=by_method(run.rows, run.methods, list(READINGS), bootstrap, every),
+        metrics=by_method(run.rows, run.methods, metrics, bootstrap, every),
         groups=groups(run.rows, run.benchmark, run.methods, bootstrap),
-        leads=leads(run.rows, run.subject, run.methods, list(READINGS), bootstrap),
+        leads=leads(run.rows, run.subject, run.methods, metrics, bootstrap),
         relations=relation_table(run.rows, run.relations, run.methods, HEADLINE[0], bootstrap),
         bars=_bars(run, bootstrap),
         sheets=[build(run, relation) for relation in run.relations],
         curves=_curves(run),
         judge=run.judge | _reading(run),
-        metric_files=[load_metric(name) for name in plugin_names(METRICS)],
+        metric_files=[load_metric(name) for name in defined(run.rows, plugin_names(METRICS))],
         warnings={relation: warnings for relation, warnings in run.warnings.items() if warnings},
         hashes=_hashes(run),
         parameters=as_yaml(run.parameters),
@@ -119,11 +119,13 @@ def _reading(run: Run) -> dict[str, Any]:
     """Return in how many exemplars the judge finds the relation they show, and where it misses some."""
     found = run.judged.values()
     missed = {name: of for name, of in run.judged.items() if of["right"] < of["pictures"]}
+    asked = [of["asked_right"] for of in found]
     return {
         "pictures": sum(of["pictures"] for of in found),
         "right": sum(of["right"] for of in found),
         "by_chance": sum(of["pictures"] / of["choices"] for of in found),
         "unread": sum(of["unread"] for of in found),
+        "asked_right": None if None in asked else sum(asked),
         "missed": [f"{label(name)} ({of['right']} of {of['pictures']})" for name, of in missed.items()],
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from relinv.benchmark import Benchmark
-from relinv.report.rows import READINGS
+from relinv.report.rows import READINGS, defined
 from relinv.statistics import CLUSTER, Bootstrap, Interval, Resampled, mean_interval, paired_difference
 
 HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
@@ -140,8 +140,9 @@ def groups(rows: pd.DataFrame, benchmark: Benchmark, methods: Sequence[str], boo
         "Pairs that no exemplar shows": ~rows["exemplar_pair"],
         "Scenarios by which no setting was chosen": rows[CLUSTER].apply(tuple, axis=1).isin(tests),
     }
+    metrics = defined(rows, HEADLINE)
     return [
-        by_method(rows[kind], methods, HEADLINE, bootstrap, f"{words}: {scenario_count(rows[kind])} scenarios")
+        by_method(rows[kind], methods, metrics, bootstrap, f"{words}: {scenario_count(rows[kind])} scenarios")
         for words, kind in kinds.items()
         if kind.any() and not kind.all()
     ]

@@ -1,0 +1,144 @@
+"""A vision-language model as a second judge: how probably it says yes when asked whether a picture shows a text.
+
+This is VQAScore (Lin et al., ECCV 2024, arXiv 2404.01291), which agrees better with people about composition than CLIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relinv.devices import deterministic, find_device, require_precision
+from relinv.errors import UserError, is_out_of_memory, reason
+from relinv.hub import find_model
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from relinv.settings import AskedSettings, JudgeSettings
+
+QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # the paper's
+YES = ("Yes", " Yes", "yes", " yes")  # how answers start; which are one token depends on the tokenizer
+FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")  # of a hub model
+RESOLUTION = 512  # pixels a side of the exemplars it is shown: as Stable Diffusion 1.5 draws
+
+
+class AskedModel:
+    """A loaded vision-language model and its processor, which makes its inputs from pictures and questions."""
+
+    def __init__(self, name: str, network: Any, processor: Any, yes: list[int]) -> None:
+        self.name = name
+        self._network, self._processor, self._yes = network, processor, yes
+
+    def ask(self, pictures: Sequence[Image], texts: Sequence[str], batch_size: int) -> np.ndarray:
+        """Return for each RGB picture the probability that it shows its text, (pictures,) float32.
+
+        That is the probability, among all tokens, that the answer to `QUESTION` starts with one that says yes (`YES`).
+        The paper takes its own model's token "Yes"; which spellings are tokens, and with which of them answers start,
+        differs between tokenizers, so their probabilities are summed. Raises UserError if memory runs out.
+        """
+        import torch
+
+        asked, parts = list(zip(pictures, texts, strict=True)), []
+        # backward=False: a kernel without a deterministic form, as such models may have, is then no error
+        with torch.inference_mode(), deterministic(self._network.device, backward=False), _enough_memory(self.name):
+            for start in range(0, len(asked), batch_size):
+                parts.append(self._probabilities(asked[start : start + batch_size]).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _probabilities(self, asked: Sequence[tuple[Image, str]]) -> torch.Tensor:
+        """Return the probability of yes for pictures with their texts, (pictures,) float32."""
+        inputs = self._processor.apply_chat_template(
+            [_chat(picture, text) for picture, text in asked],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},  # so that the answer follows the question
+        ).to(self._network.device, self._network.dtype)
+        # `generate`, because it derives positions from the padding; the logits are those before any of its settings
+        answer = self._network.generate(
+            **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        return answer.logits[0].float().softmax(dim=-1)[:, self._yes].sum(dim=-1)
+
+
+def load_asked(judge: JudgeSettings) -> AskedModel | None:
+    """Return the model that a judge's settings say to ask, on the judge's device, or None if they name none.
+
+    Raises UserError if it cannot be had, is damaged or incomplete, has no chat template, no token for yes, or does not
+    fit into memory.
+    """
+    asked = judge.asked
+    if asked is None:
+        return None
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    device = find_device(judge.device)
+    require_precision(device, asked.precision)
+    folder = find_asked(asked)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked.precision]
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    with _enough_memory(asked.model):
+        try:
+            processor = AutoProcessor.from_pretrained(folder, **local)
+            network, report = AutoModelForImageTextToText.from_pretrained(folder, **weights, **local)
+            network = network.to(device).eval().requires_grad_(False)
+        except Exception as error:  # configurations, weights, tokenizers: each fails in its own way
+            if is_out_of_memory(error):
+                raise
+            raise _refusal(asked, f"cannot be loaded ({reason(error)})") from error
+    if report["missing_keys"]:
+        raise _refusal(asked, f"lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}")
+    if not getattr(processor, "chat_template", None):
+        raise _refusal(asked, "has no chat template, so it is not known how to ask it")
+    yes = _one_token_spellings(processor.tokenizer)
+    if not yes:
+        raise _refusal(asked, 'has no single token for "Yes"')
+    return AskedModel(asked.model, network, processor, yes)
+
+
+def find_asked(asked: AskedSettings) -> Path:
+    """Return the model's folder, downloaded if it is a hub id; UserError if it can be had from neither."""
+    return find_model(asked.model, asked.revision, FILES, "vision-language model")
+
+
+def _one_token_spellings(tokenizer: Any) -> list[int]:
+    """Return the ids of those of `YES` that are a single token."""
+    spelt = [tokenizer(spelling, add_special_tokens=False)["input_ids"] for spelling in YES]
+    return sorted({ids[0] for ids in spelt if len(ids) == 1} - {tokenizer.unk_token_id})
+
+
+def _chat(picture: Image, text: str) -> list[dict[str, Any]]:
+    """Return what to ask about a picture, as transformers' processors take it."""
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION.format(text)}]
+    return [{"role": "user", "content": content}]
+
+
+def _refusal(asked: AskedSettings, fault: str) -> UserError:
+    """Return the error for a model that has a fault."""
+    return UserError(
+        f"The vision-language model '{asked.model}' {fault}: restore it, or name another as the judge's asked.model in "
+        "params.yaml."
+    )
+
+
+@contextmanager
+def _enough_memory(name: str) -> Iterator[None]:
+    """Raise UserError, which says what to do, if memory runs out in the block."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"The memory is too small for the vision-language model '{name}': in params.yaml, lower score.batch_size, "
+            "set the precision in the judge's asked to bf16 or fp16, or name a smaller model there."
+        ) from error

@@ -1,0 +1,184 @@
+"""The model that a judge asks: its probability of yes, computed by hand too, and what it refuses to load."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from relinv.asking import AskedModel, find_asked, load_asked
+from relinv.errors import UserError
+from relinv.settings import AskedSettings, JudgeSettings
+from tests.tiny_asked import TEMPLATE, WORDS, build_tiny_asked
+
+WEIGHTS = "model.safetensors"
+TEXTS = ["cat", "cat inside box", "dog hugging cat inside cup", "box inside cat", "cup"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_asked(tmp_path_factory.mktemp("asked"))
+
+
+@pytest.fixture(scope="module")
+def asked(folder: Path) -> AskedModel:
+    return load(folder)
+
+
+@pytest.fixture
+def broken(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model's folder, to be damaged."""
+    return Path(shutil.copytree(folder, tmp_path / "asked"))
+
+
+def load(folder: Path | str, precision: str = "fp32", device: str = "cpu") -> AskedModel:
+    asked = AskedSettings(model=str(folder), precision=precision)  # type: ignore[arg-type]
+    found = load_asked(JudgeSettings(model="a judge", pretrained=None, device=device, asked=asked))
+    assert found is not None
+    return found
+
+
+def pictures() -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (24, 24, 3), dtype=np.uint8)) for _ in TEXTS]
+
+
+def by_hand(folder: Path, picture: Image.Image, text: str) -> float:
+    """Return P(Yes) + P(yes) after one question, unpadded, from the logits at its last token."""
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    question = f'USER: <image> Does this figure show "{text}"? Please answer yes or no. ASSISTANT:'
+    with torch.inference_mode():
+        logits = model(**processor(images=picture, text=question, return_tensors="pt")).logits[0, -1].double()
+    weights = logits.exp()
+    yes = processor.tokenizer.convert_tokens_to_ids(["Yes", "yes"])
+    assert processor.tokenizer.unk_token_id not in yes
+    return float(weights[yes].sum() / weights.sum())
+
+
+def test_the_probability_of_yes_is_that_of_the_first_token_of_the_answer(folder: Path, asked: AskedModel) -> None:
+    found = asked.ask(pictures(), TEXTS, 2)
+    assert found.shape == (5,) and found.dtype == np.float32
+    np.testing.assert_allclose(
+        found, [by_hand(folder, *pair) for pair in zip(pictures(), TEXTS, strict=True)], rtol=1e-4
+    )
+
+
+def test_answers_follow_picture_words_and_their_order(asked: AskedModel) -> None:
+    first, second, *_ = pictures()
+    cases = [
+        (first, "cat inside box"),
+        (second, "cat inside box"),
+        (first, "box inside cat"),
+        (first, "dog inside box"),
+    ]
+    found = asked.ask(*zip(*cases, strict=True), batch_size=4)  # type: ignore[arg-type,misc]
+    assert np.diff(np.sort(found)).min() > 1e-4
+
+
+def test_neither_batches_nor_their_order_change_an_answer(asked: AskedModel) -> None:
+    together = asked.ask(pictures(), TEXTS, 5)  # questions of several lengths
+    for batch_size in (1, 2, 100):
+        np.testing.assert_allclose(asked.ask(pictures(), TEXTS, batch_size), together, rtol=1e-4)
+    np.testing.assert_allclose(asked.ask(pictures()[::-1], TEXTS[::-1], 2)[::-1], together, rtol=1e-4)
+    np.testing.assert_array_equal(asked.ask(pictures(), TEXTS, 5), together)
+
+
+def test_bf16_answers_nearly_the_same(folder: Path, asked: AskedModel) -> None:
+    rounded = load(folder, "bf16").ask(pictures(), TEXTS, 5)
+    assert not np.array_equal(rounded, asked.ask(pictures(), TEXTS, 5))
+    np.testing.assert_allclose(rounded, asked.ask(pictures(), TEXTS, 5), rtol=0.3)
+
+
+def test_no_model_is_asked_unless_one_is_named() -> None:
+    assert load_asked(JudgeSettings(model="a judge", pretrained=None, device="cuda:99")) is None
+
+
+def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        UserError, match="There is no vision-language model folder 'data/some/where': build it, or name"
+    ):
+        load("data/some/where")
+    with pytest.raises(
+        UserError, match="The vision-language model 'some/model' is no folder, and the hub does not give"
+    ):
+        load("some/model")
+
+
+def test_only_files_that_are_loaded_come_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_hub = MagicMock(return_value=str(folder))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", from_hub)
+    assert find_asked(AskedSettings(model="some/model", revision="abc", precision="bf16")) == folder
+    assert from_hub.call_args.args == ("some/model",) and from_hub.call_args.kwargs["revision"] == "abc"
+    assert not {"*.bin", "*.py"} & {*from_hub.call_args.kwargs["allow_patterns"]}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template"),
+        (lambda folder: (folder / "config.json").unlink(), "cannot be loaded"),
+        (lambda folder: (folder / "processor_config.json").unlink(), "cannot be loaded"),
+        (lambda folder: (folder / "processor_config.json").write_text("{"), "cannot be loaded"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "cannot be loaded"),
+        (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000]), "cannot be loaded"),
+        (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "cannot be loaded"),
+        (lambda folder: drop_weight(folder), r"lacks the weights .*lm_head"),
+        (
+            lambda folder: build_tiny_asked(folder, WORDS.replace("yes", "").replace("Yes", "")),
+            'no single token for "Yes"',
+        ),
+    ],
+)
+def test_a_damaged_model_is_told(broken: Path, damage: Any, message: str) -> None:
+    damage(broken)
+    with pytest.raises(UserError, match=f"The vision-language model '{broken}' .*{message}.*: restore it, or name an"):
+        load(broken)
+
+
+def drop_weight(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    (name,) = (name for name in weights if "lm_head" in name)
+    save_file({other: tensor for other, tensor in weights.items() if other != name}, folder / WEIGHTS, {"format": "pt"})
+
+
+def test_too_little_memory_is_told(folder: Path, asked: AskedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = MagicMock(side_effect=torch.OutOfMemoryError)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"too small for .*'.*asked.*': .* lower score\.batch"),
+    ):
+        patch.setattr(asked._network, "generate", full)
+        asked.ask(pictures(), TEXTS, 5)
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
+    with pytest.raises(UserError, match=r"memory is too small for .* set the precision in the judge's asked to bf16"):
+        load(folder)
+
+
+def test_a_device_this_machine_lacks_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="The device 'cuda:99' is not available"):
+        load(folder, device="cuda:99")
+
+
+def test_the_judges_fingerprint_tells_whether_and_whom_it_asked(broken: Path) -> None:
+    judge = JudgeSettings(model="ViT-L-14-quickgelu", pretrained="openai", device="cpu")
+
+    def asking(model: str, revision: str | None = None) -> str:
+        asked = AskedSettings(model=model, revision=revision, precision="bf16")
+        return judge.model_copy(update={"asked": asked}).fingerprint()
+
+    assert judge.fingerprint() == "ViT-L-14-quickgelu/openai"
+    assert asking("some/model") == "ViT-L-14-quickgelu/openai + some/model@main"
+    assert asking("some/model", "abc") == "ViT-L-14-quickgelu/openai + some/model@abc"
+    before = asking(str(broken))
+    (broken / "chat_template.jinja").write_text(TEMPLATE + " ")
+    assert before != asking(str(broken))
