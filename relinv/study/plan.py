@@ -164,7 +164,7 @@ def overridden(files: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
             node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
             raise UserError(f"The study overrides '{name}', which {file or MAIN} does not have: correct its name.")
-        node[last] = _merged(node[last], value)
+        node[last] = _merged(node[last], deepcopy(value))
     return changed
 
 
