@@ -93,17 +93,19 @@ def _verdicts(plan: Plan, table: Table, bootstrap: Bootstrap) -> list[str]:
 
 
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
-    """Return in words, for each method whose settings the arms change, the arm with the highest first metric.
+    """Return in words, for each method whose settings the arms change, the arm with the best first metric.
 
     Of equal arms, it is the first in the plan. A method of which no arm defines the metric is left out.
     """
+    reading = READINGS[plan.metrics[0]]
     means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean().dropna()
     changed = {part for arm in plan.arms.values() for name in arm for part in re.split("[.:]", name)}
-    return [
-        f"{label(method)}: {label(means[method].idxmax())}, {READINGS[plan.metrics[0]].title} {means[method].max():.3f}"
-        for method in means.index.unique("method")
-        if method in changed
-    ]
+    told = []
+    for method in means.index.unique("method"):
+        if method in changed:
+            best = means[method].idxmin() if reading.higher_is_better is False else means[method].idxmax()
+            told.append(f"{label(method)}: {label(best)}, {reading.title} {means[method][best]:.3f}")
+    return told
 
 
 def _arm_table(rows: pd.DataFrame, arm: str, plan: Plan, bootstrap: Bootstrap) -> Table:
