@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 METRICS = "relinv.metrics"
 KEYS = ["relation", "method", "index", "head", "tail", "held_out", "seed", "file"]
+ROUNDING = 1e-4  # of a cosine
 JUDGE = "judge"  # the column, the last, that holds the fingerprint of the judge that scored
 
 
@@ -151,7 +152,18 @@ def _require_known(records: Sequence[ImageRecord], relation: Relation) -> None:
 def score_rows(records: Sequence[ImageRecord], context: Context) -> pd.DataFrame:
     """Return one row per record: the columns `KEYS`, then one per metric in alphabetical order."""
     rows = pd.DataFrame([{key: getattr(record, key) for key in KEYS} for record in records])
-    return rows.assign(**{name: load_metric(name).score(context) for name in plugin_names(METRICS)})
+    return rows.assign(**{name: _values(name, context) for name in plugin_names(METRICS)})
+
+
+def _values(name: str, context: Context) -> np.ndarray:
+    """Return a metric's values, (images,), within its BOUNDS but for rounding, which is cut off; UserError if not."""
+    metric = load_metric(name)
+    lowest, highest = metric.BOUNDS
+    values = np.asarray(metric.score(context), dtype=float)
+    within = values.clip(lowest, highest)
+    if (np.abs(values - within) > ROUNDING).any():
+        raise UserError(f"The metric '{name}' gives values beyond its BOUNDS, {lowest:g} and {highest:g}: correct one.")
+    return within
 
 
 def as_csv(rows: pd.DataFrame) -> str:

@@ -27,7 +27,7 @@ from relinv.judging import ask_of_exemplars
 from relinv.params import load_params
 from relinv.plugins import plugin_names
 from relinv.report.collect import read_judged
-from relinv.scoring import JUDGE, KEYS, METRICS, Context, read_drawn, score_drawn, write_scores
+from relinv.scoring import JUDGE, KEYS, METRICS, Context, load_metric, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
 from stages import judge as judge_stage
@@ -88,6 +88,18 @@ def test_a_row_for_each_image_with_every_metric(
     assert rows[["relation", "method", "index", "seed"]].drop_duplicates().shape == (4, 4)
     np.testing.assert_allclose(rows["exemplar_similarity"], 1, atol=1e-4)  # each is an exemplar
     assert rows["direction"].isna().tolist() == [False, False, True, False]  # box inside box
+
+
+def test_a_metric_is_held_to_its_bounds_but_for_rounding(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric, drawn = load_metric("entity"), read_drawn(images, exemplar_folder)
+    monkeypatch.setattr(metric, "score", lambda context: np.array([1 + 1e-6, np.nan, -1.0, 0.5]))
+    rows = score_drawn(drawn, benchmark, judge, batch_size=3)
+    np.testing.assert_array_equal(rows["entity"], [1, np.nan, -1, 0.5])
+    monkeypatch.setattr(metric, "BOUNDS", (0.0, 1.0))
+    with pytest.raises(UserError, match=r"'entity' gives values beyond its BOUNDS, 0 and 1: correct one"):
+        score_drawn(drawn, benchmark, judge, batch_size=3)
 
 
 def test_an_image_is_held_against_its_own_words_and_the_exemplars(
