@@ -105,6 +105,16 @@ def load_asked(judge: JudgeSettings) -> AskedModel | None:
     return AskedModel(asked.model, network, processor, yes)
 
 
+def check_asked(judge: JudgeSettings) -> None:
+    """Raise UserError if the model to ask cannot be had here, or not in its precision; loads and downloads nothing."""
+    from huggingface_hub import constants
+
+    if asked := judge.asked:
+        require_precision(find_device(judge.device), asked.precision)
+        if constants.HF_HUB_OFFLINE or len(Path(asked.model).parts) != 2:  # else it is a hub id, to be downloaded later
+            find_asked(asked)
+
+
 def find_asked(asked: AskedSettings) -> Path:
     """Return the model's folder, downloaded if it is a hub id; UserError if it can be had from neither."""
     return find_model(asked.model, asked.revision, FILES, "vision-language model")

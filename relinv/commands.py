@@ -295,6 +295,8 @@ def imagine(
     from relinv.imagining import imagine as draw_freely
 
     require_png(target)
+    if seed + images > 2**32:
+        raise UserError(f"{images} images from seed {seed} on take seeds beyond {2**32 - 1}: start from a lower one.")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Prompts of one's own, drawn with one or several concepts at once; and any picture, drawn again from its record."""
+"""Prompts of one's own, drawn with one concept, several or none; and any picture, drawn again from its record."""
 
 from __future__ import annotations
 

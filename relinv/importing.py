@@ -35,10 +35,10 @@ def import_concept(
     require_name(relation, "relation")
     require_name(method, "method")
     _require_free(folder, method)
-    if Path(file).resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"'{file}' lies in '{folder}', which is to be replaced: move the file elsewhere first.")
     published = read_published(Path(file), base, token_file)
     for path in filter(None, (Path(file), published.token_file)):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"'{path}' lies in '{folder}', which is to be replaced: move the file elsewhere first.")
         require_utf8(path.name, f"'{path.parent}'")
     require_utf8(published.name, f"'{file}'", "rename that token")
     _require_fit(published, Path(file), base)

@@ -214,7 +214,7 @@ def _of_preset(name: str, presets: Presets, file: Path) -> dict[str, dict[str, A
 
 
 def preset_in_use(values: Mapping[str, Any]) -> str | None:
-    """Return the preset that nested parameters choose, for all methods or by their base; None if they choose none."""
+    """Return the preset that the nested parameters of any revision choose, unchecked, as `Params.preset` does."""
     invert, base = values.get("invert") or {}, (values.get("bases") or {}).get(values.get("base")) or {}
     return invert.get("preset") or base.get("preset")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from relinv.asking import check_asked
 from relinv.benchmark import load_benchmark
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
@@ -45,6 +46,7 @@ def check_params(params: Params) -> None:
     if (judge := params.judge()).device != "cpu":
         find_device(judge.device)
     check_judge(judge)
+    check_asked(judge)
     for adapter, options in params.generation().adapters.items():
         drawing_adapter(adapter, options)
     words = [benchmark.relation(relation).words for relation in params.relations()]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes
+from relinv.params import MAIN, PRESETS
 from relinv.repository import PLAIN_DIFF, dvc, git
 from relinv.results import FOLDERS
 
-PARAMETERS = ("params.yaml", "presets.yaml")
+PARAMETERS = (MAIN, PRESETS)
 GRIDS = "reports/grids"
 RESULTS = ("dvc.lock", GRIDS, "reports/metrics.json", "reports/report.html", "reports/report.md",
            "reports/scores.csv")  # fmt: skip

@@ -53,14 +53,17 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def within(self, lowest: float, highest: float) -> Interval:
+        """Return it cut off at the lowest and highest possible value."""
+        return self._replace(low=max(self.low, lowest), high=min(self.high, highest))
+
 
 def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootstrap()) -> Interval | None:
     """Return the mean of `metric` over the images it is defined for, with its interval; None if there are none."""
     rows = rows.dropna(subset=[metric])
     if rows.empty:
         return None
-    found = _interval(_means(rows, metric, bootstrap, float(rows[metric].iloc[0])), bootstrap)
-    return _possible(found, rows[metric], 0)
+    return _interval(_means(rows, metric, bootstrap, float(rows[metric].iloc[0])), bootstrap)
 
 
 def paired_difference(
@@ -68,18 +71,19 @@ def paired_difference(
 ) -> Interval | None:
     """Return the mean of `metric` for `method_a` minus that for `method_b`, with its paired interval.
 
-    Only scenarios that have the metric under both methods count; None if there are none.
+    Only scenarios, of a study's rows under each seed, that have the metric under both methods count; None if there are
+    none.
     """
     rows = rows.dropna(subset=[metric])
-    a, b = (rows[rows["method"] == method].set_index(CLUSTER, drop=False) for method in (method_a, method_b))
+    pair = [*CLUSTER, "trial"] if "trial" in rows else CLUSTER
+    a, b = (rows[rows["method"] == method].set_index(pair, drop=False) for method in (method_a, method_b))
     shared = a.index.intersection(b.index)
     if shared.empty:
         return None
     a, b = a[a.index.isin(shared)], b[b.index.isin(shared)]
     origin = float(a[metric].iloc[0])  # of both: from two, equal means would differ by rounding, and zero be excluded
     ours, theirs = (_means(rows, metric, bootstrap, origin) for rows in (a, b))
-    found = _interval(_Means(ours.of_all - theirs.of_all, ours.resampled - theirs.resampled, ours.freedom), bootstrap)
-    return _possible(found, rows[metric], -1)
+    return _interval(_Means(ours.of_all - theirs.of_all, ours.resampled - theirs.resampled, ours.freedom), bootstrap)
 
 
 class _Means(NamedTuple):
@@ -111,11 +115,6 @@ def _interval(means: _Means, bootstrap: Bootstrap) -> Interval:
     low, high = np.quantile(means.resampled, [tail, 1 - tail]) - means.of_all
     wider = stdtrit(max(means.freedom, 1), tail) / ndtri(tail)  # without freedom there is no spread to widen
     return Interval(means.of_all, float(means.of_all + wider * low), float(means.of_all + wider * high))
-
-
-def _possible(found: Interval, values: pd.Series, least: float) -> Interval:
-    """Return the interval, cut off at `least` and 1 if every value is 0 or 1, so that none can lie beyond these."""
-    return found._replace(low=max(found.low, least), high=min(found.high, 1)) if values.isin([0, 1]).all() else found
 
 
 def _draws_relations(sizes: tuple[int, ...], bootstrap: Bootstrap) -> bool:

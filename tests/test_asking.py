@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from relinv.asking import AskedModel, find_asked, load_asked
+from relinv.asking import AskedModel, check_asked, find_asked, load_asked
 from relinv.errors import UserError
 from relinv.settings import AskedSettings, JudgeSettings
 from tests.tiny_asked import TEMPLATE, WORDS, build_tiny_asked
@@ -108,6 +108,12 @@ def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeyp
         UserError, match="There is no vision-language model folder 'data/some/where': build it, or name"
     ):
         load("data/some/where")
+    values = {"model": "a judge", "pretrained": None, "device": "cpu"}
+    check_asked(JudgeSettings(**values))
+    for name in ("data/some/where", "some/model"):  # a hub id, while the hub is not to be asked
+        asked = AskedSettings(model=name, precision="bf16")
+        with pytest.raises(UserError, match=f"vision-language model (folder )?'{name}'"):
+            check_asked(JudgeSettings(**values | {"asked": asked}))
     with pytest.raises(
         UserError, match="The vision-language model 'some/model' is no folder, and the hub does not give"
     ):

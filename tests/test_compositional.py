@@ -220,6 +220,13 @@ def test_latents_are_guided_by_one_concept_alone(base: Base) -> None:
             guided_by(adapters, ["cat <r> box", "dog <s> cup"])
 
 
+def test_two_objects_in_a_prompt_are_not_both_guided(base: Base) -> None:
+    with in_use(base, [concept(base), concept(base).called("<s>")]) as adapters:
+        assert all(adapter.words(["<r> beside a <s>"]).any() for adapter in adapters)
+        with pytest.raises(UserError, match="Two of the concepts in use guide the latents"):
+            guided_by(adapters, ["<r> beside a <s>"])
+
+
 def test_tokens_beside_a_relations_are_its_head_and_tail_and_guide_nothing_themselves(base: Base) -> None:
     with in_use(base, [concept(base), *(concept(base).called(name) for name in ("<dog>", "<box>"))]) as adapters:
         words = [adapter.words(["<dog> <r> <box>"])[0] for adapter in adapters]

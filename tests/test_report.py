@@ -41,14 +41,16 @@ from relinv.report.tables import (
     Table,
     as_text,
     by_method,
+    difference,
     figure,
     groups,
+    interval,
     leads,
     percent,
     relation_table,
     verdict,
 )
-from relinv.statistics import Bootstrap, Interval
+from relinv.statistics import Bootstrap, Interval, mean_interval
 from tests.reporting import METHODS, RELATIONS, score_table, write_arm, write_run
 
 FEW = Bootstrap(resamples=100)
@@ -273,6 +275,14 @@ def test_a_metric_added_since_rows_were_written_is_undefined_for_them(
 def test_rows_older_than_the_column_of_the_judge_are_by_one_not_known(rows: pd.DataFrame) -> None:
     content = rows.drop(columns="judge").to_csv(index=False).encode()
     assert (parse_rows(content, "scores.csv")["judge"] == "").all()
+
+
+def test_no_interval_goes_beyond_what_can_be(rows: pd.DataFrame) -> None:
+    few = rows[rows["index"] < 3].assign(scene_accuracy=lambda of: (of["relation"] == "hug").astype(float))
+    few.loc[few["method"] == "reversion", "scene_accuracy"] = 1.0
+    assert mean_interval(few[few["method"] == METHODS[0]], "scene_accuracy", FEW).high > 1
+    assert interval(few, METHODS[0], "scene_accuracy", FEW) == (0.5, 0, 1)
+    assert difference(few, "reversion", METHODS[0], "scene_accuracy", FEW) == (0.5, -1, 1)
 
 
 def test_leads_are_the_subjects(rows: pd.DataFrame) -> None:
@@ -886,7 +896,7 @@ def test_the_page_says_how_well_the_asked_model_reads_what_is_known(tmp_path: Pa
 def test_what_nothing_defines_is_in_no_table(tmp_path: Path) -> None:
     params = write_run(tmp_path, methods=METHODS[1:])  # so that leakage is not defined either
     for path in (tmp_path / "data/scores").rglob("*.csv"):
-        parse_rows(path.read_text(), str(path)).assign(asked=float("nan")).to_csv(path, index=False)
+        parse_rows(path.read_bytes(), str(path)).assign(asked=float("nan")).to_csv(path, index=False)
     story = tell(collect(tmp_path, params))
     for table in (story.headline, story.metrics, *story.leads, *story.groups):
         assert {"answered yes\u00a0↑", "leakage\u00a0↓"} & {*table.headings} == set()

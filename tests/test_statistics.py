@@ -42,16 +42,12 @@ def test_mean_is_over_images() -> None:
 
 
 def test_images_weigh_alike_however_many_a_scenario_has() -> None:
-    rows = rows_of(np.array([[[1.0, 1.0, 1.0], [5.0, np.nan, np.nan]]]))
-    assert mean_interval(rows, "score", QUICK).mean == 2
-
-
-def test_an_accuracy_stays_between_0_and_1() -> None:
-    values = np.array([0.0, 1, 1, 1]).reshape(1, 4, 1)
-    assert mean_interval(rows_of(values), "score", QUICK) == (0.75, pytest.approx(0, abs=0.1), 1)
-    assert mean_interval(rows_of(values / 2), "score", QUICK).high > 0.5  # whose values may be larger than these
-    rows = pd.concat([rows_of(np.ones((2, 4, 1)), "a"), rows_of(np.repeat([[0.0], [1.0]], 4, axis=1)[..., None], "b")])
-    assert paired_difference(rows, "a", "b", "score", QUICK) == (0.5, -1, 1)
+    rows = rows_of(np.array([[[1.0, 1.0, 1.0], [5.0, np.nan, np.nan], [5.0, np.nan, np.nan]]]))
+    mean, low, high = mean_interval(rows, "score", Bootstrap(400, level=0.5))  # two scenarios are drawn
+    wider = 0.8165 / 0.6745  # Student's quantile for 2 degrees of freedom, over the normal one
+    assert mean == 13 / 5
+    assert low == pytest.approx(mean + wider * (2 - mean), rel=1e-3)  # (3 * 1 + 5) / 4 images
+    assert high == pytest.approx(mean + wider * (5 - mean), rel=1e-3)
 
 
 @pytest.mark.parametrize("constant", [0.1, 0.0, -7.3])
@@ -89,7 +85,8 @@ def test_fixed_relations_come_once_each_and_their_scenarios_are_drawn() -> None:
     assert np.var(weights @ values / 100) == pytest.approx(expected, rel=0.03)
     rows = rows_of(np.repeat([0.0, 1.0], 10).reshape(2, 10, 1))
     assert mean_interval(rows, "score", fixed) == (0.5, 0.5, 0.5)
-    assert mean_interval(rows, "score", QUICK)[1:] == (0.0, 1.0)
+    half = 0.5 * 12.706 / 1.960  # Student's quantile for one degree of freedom, over the normal one
+    assert mean_interval(rows, "score", QUICK)[1:] == pytest.approx((0.5 - half, 0.5 + half), rel=1e-3)
 
 
 # ReVersion's leads over the plain words in scene accuracy in the default run, relation by relation
@@ -109,8 +106,10 @@ def test_intervals_hold_the_true_mean_as_often_as_the_report_says(relations: int
     uneven = generator.choice(OVER_THE_WORDS - OVER_THE_WORDS.mean(), size=even.shape) + 0.02 * even
     assert _coverage(even) == pytest.approx(held, abs=0.03)
     assert _coverage(uneven) == pytest.approx(unevenly, abs=0.04)
-    for share in (held, unevenly):
-        assert f"{100 * share:.0f}" in INTERVALS
+    shares = {count: f"{100 * share:.0f}" for count, share in ((relations, held), (-relations, unevenly))}
+    words = {10: "in {} of 100 cases for ten", 5: "{} for five", 3: "and {} for three",
+             -10: "in {}, 74", -5: " {} and 78", -3: "and {}."}  # fmt: skip
+    assert all(words[count].format(share) in INTERVALS for count, share in shares.items())
 
 
 def test_drawn_trainings_vary_as_much_as_their_mean() -> None:
@@ -166,6 +165,16 @@ def test_pairing_ignores_the_order_of_rows_and_unshared_scenarios() -> None:
     rows = pd.concat([a.sample(frac=1, random_state=1), b[b["relation"] != "relation_3"]])
     assert paired_difference(rows, "a", "b", "score", QUICK) == pytest.approx((0.5, 0.5, 0.5))
     assert paired_difference(rows, "b", "a", "score", QUICK) == pytest.approx((-0.5, -0.5, -0.5))
+
+
+def test_trainings_are_paired_by_their_seed() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 5, 3))
+    a, b = (
+        rows_of(each, name).rename(columns={"seed": "trial"}) for each, name in ((values + 0.1, "a"), (values, "b"))
+    )
+    rows = pd.concat([a[(a["relation"] != "relation_0") | (a["trial"] > 0)], b])  # one training has no value under a
+    found = paired_difference(rows, "a", "b", "score", Bootstrap(400, drawn="trainings"))
+    assert found == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_nothing_defined_under_both_methods_is_no_difference() -> None:

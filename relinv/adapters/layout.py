@@ -7,7 +7,7 @@ box. Nothing is learned here, and the base is not changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,6 @@ from relinv.devices import deterministic, to_device
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.bases import PLACEHOLDER
-from relinv.diffusion.token_rows import stands_for
 from relinv.errors import UserError
 from relinv.settings import Settings
 
@@ -73,7 +72,8 @@ class Layout(Settings):
 class Adapter(ConceptAdapter):
     """Guides images whose prompts have the concept's token: words before it are the head, words after it the tail.
 
-    If there are only words after it, such as those of a place, the token is an object and is itself the head.
+    If there are only words after it, such as those of a place, the token is an object and is itself the head; but not
+    if it stands, as head or tail, beside another token that has both.
     """
 
     shares_unet = True
@@ -113,27 +113,18 @@ class Adapter(ConceptAdapter):
         import torch
 
         ids = self.base.tokenize(prompts)  # (prompts, tokens)
-        own, end = self._token_ids(), self.base.tokenizer.eos_token_id
+        learned, end = token_ids(self.base.tokenizer.get_added_vocab()), self.base.tokenizer.eos_token_id
+        own = learned.pop(stem(self.token or ""), set())
         words = torch.zeros(len(prompts), 2, ids.shape[1], dtype=torch.bool)
-        for prompt, (head, tail), row in zip(prompts, words, ids.tolist(), strict=True):
-            stop = row.index(end)
-            token = [place for place in range(stop) if row[place] in own]
-            if not token:
-                continue
-            head[1 : token[0]] = True  # the start token is at place 0
-            tail[token[0] : stop] = True
-            tail[token] = False
-            if head.any() and tail.any():
-                continue
-            if len(PLACEHOLDER.findall(prompt)) > len(token):  # it is itself the head or tail of another token
-                head[:] = tail[:] = False
-            elif tail.any():
-                head[token] = True
+        for (head, tail), row in zip(words, ids.tolist(), strict=True):
+            places = row[: row.index(end)]
+            token, before, after = sides(places, own)
+            if not (before and after):
+                if any(min(map(len, sides(places, other))) for other in learned.values()):
+                    continue
+                before = before or (token if after else [])
+            head[before], tail[after] = True, True
         return to_device(words, ids.device)
-
-    def _token_ids(self) -> list[int]:
-        """Return the ids that stand for the token in the block: its own, or those of its rows."""
-        return [id_ for name, id_ in self.base.tokenizer.get_added_vocab().items() if stands_for(name, self.token)]
 
     def _guide(
         self,
@@ -171,6 +162,32 @@ class Adapter(ConceptAdapter):
         return latents
 
 
+def stem(name: str) -> str:
+    """Return what the names of a token's rows, such as "<r|3|>", begin with, as that of the token itself does."""
+    return name.removesuffix(">").partition("|")[0]
+
+
+def token_ids(added: Mapping[str, int]) -> dict[str, set[int]]:
+    """Return the ids that stand for each learned token, its own or those of its rows, by its `stem`."""
+    found: dict[str, set[int]] = {}
+    for name, id_ in added.items():
+        if PLACEHOLDER.fullmatch(name):
+            found.setdefault(stem(name), set()).add(id_)
+    return found
+
+
+def sides(row: Sequence[int], token: Collection[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return where a token stands in a prompt's ids (from the start token on), and what is before and after it.
+
+    All are empty without the token.
+    """
+    places = [place for place, id_ in enumerate(row) if id_ in token]
+    if not places:
+        return [], [], []
+    after = [place for place in range(places[0], len(row)) if place not in places]
+    return places, list(range(1, places[0])), after
+
+
 def in_other_prompts(
     words: torch.Tensor, then: torch.Tensor, now: torch.Tensor, placeholders: Mapping[str, int]
 ) -> torch.Tensor:
@@ -181,7 +198,7 @@ def in_other_prompts(
     """
     import torch
 
-    stems = {id_: name.removesuffix(">").partition("|")[0] for name, id_ in placeholders.items()}
+    stems = {id_: stem(name) for name, id_ in placeholders.items()}
     marked = words.cpu()
     moved = torch.zeros_like(marked)
     for prompt, (before, after) in enumerate(zip(then.tolist(), now.tolist(), strict=True)):

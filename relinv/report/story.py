@@ -21,6 +21,7 @@ from relinv.report.tables import (
     Table,
     by_method,
     by_relation,
+    difference,
     groups,
     label,
     leads,
@@ -30,7 +31,7 @@ from relinv.report.tables import (
     verdict,
 )
 from relinv.scoring import METRICS, load_metric
-from relinv.statistics import Bootstrap, paired_difference
+from relinv.statistics import Bootstrap
 
 RIVAL = "textual_inversion"
 CURVE_POINTS = 120  # of a loss curve, so that ten relations stay a small drawing
@@ -145,7 +146,7 @@ def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
     subject = run.subject
     if subject == RIVAL or RIVAL not in run.methods:
         return []
-    found = {metric: paired_difference(run.rows, subject, RIVAL, metric, bootstrap) for metric in HEADLINE}
+    found = {metric: difference(run.rows, subject, RIVAL, metric, bootstrap) for metric in HEADLINE}
     return [
         verdict(label(subject), label(RIVAL), READINGS[metric].title, interval, bootstrap.level)
         for metric, interval in found.items()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from relinv.benchmark import Benchmark
-from relinv.report.rows import READINGS, defined
+from relinv.report.rows import BOUNDS, READINGS, defined
 from relinv.statistics import CLUSTER, Bootstrap, Interval, Resampled, mean_interval, paired_difference
 
 HEADLINE = ("scene_accuracy", "relation_accuracy", "entity_accuracy", "leakage")
@@ -93,7 +93,7 @@ def between(
     """Return one line per named pair (a, b) of methods: paired a − b, bold if its interval excludes zero."""
     lines = []
     for name, (method, other) in pairs.items():
-        cells = [paired_difference(rows, method, other, metric, bootstrap) for metric in metrics]
+        cells = [difference(rows, method, other, metric, bootstrap) for metric in metrics]
         lines.append(Line(name, cells, [found is not None and not found.low <= 0 <= found.high for found in cells]))
     return Table(caption, [heading(metric) for metric in metrics], lines, signed=True)
 
@@ -158,7 +158,15 @@ def leads(
 
 def interval(rows: pd.DataFrame, method: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
     """Return the mean and interval of a metric for a method, None if no row defines it."""
-    return mean_interval(rows[rows["method"] == method], metric, bootstrap)
+    found = mean_interval(rows[rows["method"] == method], metric, bootstrap)
+    return found and found.within(*BOUNDS[metric])
+
+
+def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstrap: Bootstrap) -> Interval | None:
+    """Return the paired difference of a metric between two methods and its interval, None if no scenario has both."""
+    found = paired_difference(rows, method, other, metric, bootstrap)
+    lowest, highest = BOUNDS[metric]
+    return found and found.within(lowest - highest, highest - lowest)
 
 
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
