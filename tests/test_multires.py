@@ -270,11 +270,11 @@ def test_boxes_follow_their_words_when_the_token_has_left_the_prompt(base: Base,
     other = TokenRowsAdapter(base, "<s>", {ROWS: torch.randn(2, base.dim)}, {})
     with adapter.applied(), other.applied():
         then, now = (base.tokenize(texts) for texts in (
-            ["cat <r|9|> big box", "<r|9|> <s|1|> box", "<r|9|> box", "cat <r|9|> box"],
-            ["cat big box", "<s|0|> box", "box", "cat <r|3|> box"],
+            ["cat <r|9|> big box", "<r|9|> box <s|1|>", "<r|9|> box", "cat <r|9|> box"],
+            ["cat big box", "box <s|0|>", "box", "cat <r|3|> box"],
         ))  # fmt: skip
         boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
-        words = boxes.words(["cat <r|9|> big box", "<r|9|> <s|1|> box", "<r|9|> box", "cat <r|9|> box"])
+        words = boxes.words(["cat <r|9|> big box", "<r|9|> box <s|1|>", "<r|9|> box", "cat <r|9|> box"])
         moved = layout.in_other_prompts(words, then, now, base.tokenizer.get_added_vocab())
     places = [[row.nonzero()[:, 0].tolist() for row in prompt] for prompt in moved]
     assert places == [[[1], [2, 3]], [[], [1, 2]], [[], [1]], [[1], [3]]]
