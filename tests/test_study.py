@@ -718,6 +718,10 @@ def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytes
         ],
     }
     assert all(name in as_lines(comparison) for name in ("b − my_run", "c − my_run", "c − b"))
+    without = {name: rows.assign(direction=float("nan")) for name, rows in scores.items()}
+    for name, rows in scores.items():  # defined by scenarios alone that the others lack
+        scores[name] = pd.concat([without[name], rows.assign(relation=name, direction=1.0)])
+    assert "direction" not in as_lines(compare(Path(), list(scores), FEW))
 
 
 def test_a_plan_of_an_unknown_base_is_told(repository: Path) -> None:

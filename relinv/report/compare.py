@@ -91,14 +91,14 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
     rows, (first, *others) = _by_scene(pd.concat(ran.values())), ran
-    metrics = defined(rows, READINGS)
     shared = rows.groupby(CLUSTER)["method"].transform("nunique") == len(ran)
     title = "Means with intervals, each over its own scenarios, for none is in all"
     if shared.any():
         rows = rows[shared]
         title = f"Means with intervals over the {scenario_count(rows)} scenarios that all have"
-        if len(ran) == len(scores) and _are_same(rows, metrics):
+        if len(ran) == len(scores) and _are_same(rows):
             return []
+    metrics = defined(rows, READINGS)
     tables = [by_method(rows, list(ran), metrics, bootstrap, title, name=str)]
     if others and shared.any():
         pairs = {f"{other} − {first}": (other, first) for other in others}
@@ -106,10 +106,12 @@ def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) 
     return tables
 
 
-def _are_same(rows: pd.DataFrame, metrics: list[str]) -> bool:
+def _are_same(rows: pd.DataFrame) -> bool:
     """Return whether all revisions, in the column method, have the same scores on the same images."""
     keys = [*CLUSTER, "seed"]
-    first, *others = (part[keys + metrics].sort_values(keys, ignore_index=True) for _, part in rows.groupby("method"))
+    first, *others = (
+        part[[*keys, *READINGS]].sort_values(keys, ignore_index=True) for _, part in rows.groupby("method")
+    )
     return all(part.equals(first) for part in others)
 
 
