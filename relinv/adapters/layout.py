@@ -19,6 +19,7 @@ from relinv.devices import deterministic, to_device
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.bases import PLACEHOLDER
+from relinv.diffusion.token_rows import stem
 from relinv.errors import UserError
 from relinv.settings import Settings
 
@@ -160,11 +161,6 @@ class Adapter(ConceptAdapter):
             far = far[above]
             latents[far] -= step * gradient[above]
         return latents
-
-
-def stem(name: str) -> str:
-    """Return what the names of a token's rows, such as "<r|3|>", begin with, as that of the token itself does."""
-    return name.removesuffix(">").partition("|")[0]
 
 
 def token_ids(added: Mapping[str, int]) -> dict[str, set[int]]:

@@ -47,6 +47,6 @@ def row_token(token: str, number: int) -> str:
     return f"{token.removesuffix('>')}|{number}|>"
 
 
-def stands_for(name: str, token: str | None) -> bool:
-    """Return whether `name`, which a tokenizer knows, is that of the token or of one of its rows."""
-    return token is not None and (name == token or name.startswith(f"{token.removesuffix('>')}|"))
+def stem(name: str) -> str:
+    """Return what the names of a token's rows, such as "<r|3|>", begin with, as that of the token itself does."""
+    return name.removesuffix(">").partition("|")[0]
