@@ -131,15 +131,19 @@ def import_(
     """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
 
     An earlier import under these names is replaced; something that was learned here never is. It stands beside the
-    pipeline: named among the methods of params.yaml, its folder would be removed by DVC, to be learned anew.
+    pipeline, whose method `imported` takes the file itself: the command printed last compares it in a report.
     """
-    from relinv.importing import import_concept
+    import shlex
+
+    from relinv.importing import as_change, import_concept
 
     folder = CONCEPTS / relation / method
     concept = import_concept(file, relation, method, _base_on_cpu(), folder, token)
     print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
     print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
-    print(f"Leave '{method}' out of the methods in params.yaml: DVC would remove the folder, to learn it anew.")
+    print("To compare it with what is learned here, in a report (the pipeline takes the file where it is):")
+    compared = ["-S", f"relations=[{relation}]", "-S", "methods=[relation_words,reversion,imported]"]
+    print(f"  {shlex.join(['dvc', 'exp', 'run', *compared, '-S', as_change(concept, file, token)])}")
 
 
 @app.command(epilog="Example: relinv export inside reversion --for webui --to ~/embeddings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
 from relinv.learning.token_row import TOKEN
+from relinv.overrides import as_override
 from relinv.perfusion_checkpoints import read_perfusion
 from relinv.plugins import plugin_names
 from relinv.settings import require_name
@@ -35,18 +37,27 @@ def import_concept(
     require_name(relation, "relation")
     require_name(method, "method")
     _require_free(folder, method)
-    published = read_published(Path(file), base, token_file)
+    published = read_fitting(Path(file), base, token_file)
     for path in filter(None, (Path(file), published.token_file)):
         if path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"'{path}' lies in '{folder}', which is to be replaced: move the file elsewhere first.")
         require_utf8(path.name, f"'{path.parent}'")
     require_utf8(published.name, f"'{file}'", "rename that token")
-    _require_fit(published, Path(file), base)
     weights = {published.adapter: published.tensors} if published.adapter else {}
     concept = Concept(TOKEN, published.row, _metadata(Path(file), relation, method, base, published), weights)
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
+
+
+def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
+    """Return the change of params.yaml, as DVC's -S takes it, that brings what `concept` is of into the pipeline."""
+    relation, beside = concept.metadata["relation"], concept.metadata["imported"].get("token_file")
+    token_file = token_file or (file.with_name(beside) if beside else None)
+    named = {"file": str(file.resolve()), "sha256": sha256_of(file, token_file)}
+    if token_file:
+        named["token"] = str(token_file.resolve())
+    return as_override(f"invert.imported.tokens.{relation}", named)
 
 
 def _require_fit(published: Published, file: Path, base: Base) -> None:
@@ -106,6 +117,22 @@ def _is_imported(folder: Path) -> bool:
     file = folder / METADATA
     metadata = read_json(file, "concept") if file.is_file() else None
     return isinstance(metadata, Mapping) and "imported" in metadata
+
+
+def sha256_of(file: Path, token_file: Path | None) -> str:
+    """Return the hex SHA-256 of a token's file, or of the weights' bytes followed by its own file's, if separate."""
+    digest = hashlib.sha256()
+    for path in filter(None, (file, token_file)):
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
+
+
+def read_fitting(file: Path, base: Base, token_file: Path | None = None) -> Published:
+    """Return what `read_published` does, whose rows are as wide as the base's and fit a prompt; UserError if not."""
+    published = read_published(file, base, token_file)
+    _require_fit(published, file, base)
+    return published
 
 
 def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:

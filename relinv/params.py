@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relinv.checking import parse
-from relinv.errors import UserError, reason, unknown
+from relinv.errors import UserError, unknown
 from relinv.files import read_yaml
 from relinv.plugins import plugin_names
 from relinv.settings import (
@@ -238,41 +236,6 @@ def load_params(file: Path | str = MAIN) -> Params:
     for base in params.names("bases"):
         params.require_known(f"bases.{base}", BaseSettings.model_fields)
     return params
-
-
-@contextmanager
-def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Change parameters of the checkout at `root`, and change them back if the block raises an error.
-
-    Yields what was changed, {FILE:NAME: value}. changes: as `dvc exp run --set-param` takes them, [FILE:]NAME=VALUE.
-    Raises UserError for one that cannot be made.
-    """
-    from dvc.exceptions import DvcException
-    from dvc.utils.cli_parse import to_path_overrides
-    from dvc.utils.hydra import apply_overrides, to_hydra_overrides
-    from omegaconf.errors import OmegaConfBaseException
-    from ruamel.yaml import YAMLError
-
-    by_file: dict[Path, list[str]] = {}
-    for name, of_file in to_path_overrides(changes).items():
-        by_file.setdefault(root / name, []).extend(of_file)
-    former = {file: file.read_bytes() for file in by_file if file.is_file()}
-    made: dict[str, Any] = {}
-    try:
-        for file, of_file in by_file.items():
-            read_yaml(file, "parameter file")
-            try:
-                apply_overrides(file, of_file)
-                place = os.path.relpath(file, root)
-                made |= {f"{place}:{each.key_or_group}": each.value() for each in to_hydra_overrides(of_file)}
-            except (DvcException, OmegaConfBaseException, YAMLError) as error:
-                told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-                raise UserError(f"Parameters cannot be changed in '{file}': {told}") from error
-        yield made
-    except BaseException:
-        for file, content in former.items():
-            file.write_bytes(content)
-        raise
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,8 +33,8 @@ SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert
 def check_params(params: Params) -> None:
     """Raise UserError if the parameters name an unknown relation, method or adapter, or set a stage wrongly.
 
-    Also if a method is to start from a word that is not one token of the base, unless the base is still to be
-    downloaded.
+    Also if a method's settings lack what it needs for a relation; and, unless the base is still to be downloaded, if it
+    is to start from a word that is not one token of the base.
     """
     benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
     params.section(f"bases.{params.base()}", BaseSettings)
@@ -50,7 +50,11 @@ def check_params(params: Params) -> None:
     for adapter, options in params.generation().adapters.items():
         drawing_adapter(adapter, options)
     words = [benchmark.relation(relation).words for relation in params.relations()]
-    settings = {name: params.method(name, find_plugin("relinv.methods", name).Settings) for name in params.methods()}
+    plugins = {name: find_plugin("relinv.methods", name) for name in params.methods()}
+    settings = {name: params.method(name, plugin.Settings) for name, plugin in plugins.items()}
+    for name, plugin in plugins.items():
+        for relation in params.relations():
+            plugin.Method.settings_for(relation, settings[name])
     find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
     presets = params.presets()
     for method in settings:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.params import changed_params, flatten, load_params
+from relinv.overrides import changed_params
+from relinv.params import flatten, load_params
 
 app = cli.stage_app()
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
+from relinv.files import sha256_file
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.problem import Problem, Task
@@ -19,6 +21,7 @@ from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import PreviewSettings
 
 METHODS = plugin_names("relinv.methods")
+LEARNING = [name for name in METHODS if "steps" in find_plugin("relinv.methods", name).Settings.model_fields]
 # What a setting makes another kind of state of, called METHOD+FORM where a method's name is asked for.
 FORMS = {
     "custom_diffusion+rows": {"resolutions": 10},
@@ -36,9 +39,18 @@ def problem(base: Base, exemplar_folder: Path, name: str, seed: int = 0, **chang
     method, changes = name.partition("+")[0], FORMS.get(name, {}) | changes
     kind = find_plugin("relinv.methods", method).Settings
     values = load_params().section(f"invert.{method}", dict[str, Any])
+    if method == "imported":
+        values = {"tokens": {"inside": token_elsewhere(base, exemplar_folder.parent)}}
     small = {name: value for name, value in (SMALL | changes).items() if name in kind.model_fields}
     settings = kind(**(values | small))
     return Problem(base, read_exemplars(exemplar_folder), "inside", method, settings, seed, PREVIEW)
+
+
+def token_elsewhere(base: Base, folder: Path) -> dict[str, str]:
+    """Write a token that another program could have learned for the base; return its file and what DVC watches."""
+    file = folder / f"elsewhere_{base.dim}.safetensors"
+    save_file({"<R>": torch.randn(base.dim, generator=torch.Generator().manual_seed(0))}, file)
+    return {"file": str(file), "sha256": sha256_file(file)}
 
 
 def build(task: Problem) -> InversionMethod:

@@ -76,7 +76,7 @@ pathlib.Path("reports/grids").mkdir(exist_ok=True)
 pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['score']['skill']}")
 """
 REPRODUCE = """import pathlib, subprocess, sys
-from relinv.params import changed_params
+from relinv.overrides import changed_params
 *changes, slots, two = sys.argv[1:]
 assert set(changes[::2]) <= {"--set-param"} and [slots, two] == ["--slots", "2"]
 with changed_params(pathlib.Path(), changes[1::2]):

@@ -16,11 +16,10 @@ from relinv.imagining import imagine
 from relinv.learning.inversion import invert_relation
 from relinv.plugins import find_plugin
 from relinv.settings import GenerateSettings
-from tests.inverting import METHODS, problem
+from tests.inverting import LEARNING, problem
 from tests.tiny import weights
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=4.0, scheduler="dpmpp", batch_size=1)
-LEARNING = [name for name in METHODS if name != "relation_words"]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from relinv.learning.training import Loop, numerics, take_step
 from relinv.settings import GenerateSettings, JudgeSettings
 from tests.conftest import tiny_settings
 from tests.elsewhere import NAME, elsewhere
-from tests.inverting import FORMS, METHODS, problem, training
+from tests.inverting import FORMS, LEARNING, METHODS, problem, training
 from tests.tiny_judge import build_tiny_judge
 
 DRAWING = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, scheduler="dpmpp", batch_size=2)
@@ -166,7 +166,7 @@ def test_a_method_learns_and_draws_on_another_device_what_it_does_on_the_cpu(
     assert abs(seen - drawn).max() <= 2
 
 
-@pytest.mark.parametrize("name", [name for name in (*METHODS, *FORMS) if name != "relation_words"])
+@pytest.mark.parametrize("name", [*LEARNING, *FORMS])
 def test_a_step_reads_nothing_back(
     name: str, moved: Base, reads: list[str], exemplar_folder: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from dvc.utils.hydra import apply_overrides
 
 from relinv.benchmark import load_benchmark
 from relinv.forking import fork_server
-from relinv.study.running import as_override
+from relinv.overrides import as_override
 
 AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@example.org")
 DEADLINE = 1800  # seconds for a command, which may run every stage: several times what a busy machine takes

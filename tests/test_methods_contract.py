@@ -30,7 +30,7 @@ from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
-from tests.inverting import FORMS, METHODS, build, no_checkpoints, problem
+from tests.inverting import FORMS, LEARNING, METHODS, build, no_checkpoints, problem
 from tests.tiny import weights
 
 Folders = dict[str, Path]
@@ -82,7 +82,7 @@ def test_gradients_reach_its_own_state_alone(name: str, base: Base, exemplar_fol
     assert base.tokenizer.get_vocab() == words
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "relation_words"])
+@pytest.mark.parametrize("name", LEARNING)
 def test_any_learned_row_may_lean_to_noisy_timesteps_and_to_a_word(
     name: str, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ from relinv.settings import GenerateSettings, ValidateSettings
 from relinv.validation import validate_folder
 from tests.concepts import made
 from tests.dying import eager_checkpoints
-from tests.inverting import METHODS, build, looping, problem, visit
+from tests.inverting import LEARNING, METHODS, build, looping, problem, visit
 
 CHECKS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=0.0)
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=1, guidance_scale=2.0, scheduler="ddim", batch_size=3)
@@ -54,7 +54,7 @@ def test_1_the_optimiser_holds_one_row(base: Base, exemplar_folder: Path) -> Non
     assert sum(tensor.numel() for group in method.groups() for tensor in group["params"]) == base.dim
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "relation_words"])
+@pytest.mark.parametrize("name", LEARNING)
 def test_2_nothing_shrinks_by_default_and_the_row_as_asked(
     name: str, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:

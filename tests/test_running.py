@@ -28,7 +28,7 @@ from relinv.learning.passes import accumulate_gradients
 from relinv.learning.training import Loop, take_step
 from relinv.settings import GenerateSettings
 from tests.conftest import tiny_settings
-from tests.inverting import FORMS, METHODS, problem, training
+from tests.inverting import FORMS, LEARNING, problem, training
 
 
 def run(tiny_base: Path, **changes: Any) -> Base:
@@ -96,7 +96,7 @@ def test_relations_in_one_batch_and_several_passes_learn_as_alone(
         torch.testing.assert_close(*rows, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in (*METHODS, *FORMS) if name != "relation_words"])
+@pytest.mark.parametrize("name", [*LEARNING, *FORMS])
 def test_gradients_of_several_passes_are_those_of_one(
     name: str, tiny_base: Path, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:

@@ -24,7 +24,8 @@ from relinv.downloads import cache_folder
 from relinv.errors import UserError
 from relinv.fetching import fetch_exemplars
 from relinv.files import read_yaml
-from relinv.params import changed_params, flatten
+from relinv.overrides import as_override, changed_params
+from relinv.params import flatten
 from relinv.report.compare import as_html, as_lines, compare
 from relinv.report.pages import INTERVALS
 from relinv.report.revisions import params_at, scores_at
@@ -34,7 +35,7 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import experiments, open_checkout
 from relinv.study.plan import Contrast, Trial, check_trials, load_plan, overridden, trials
-from relinv.study.running import LOGS, as_override, finished, run_pending
+from relinv.study.running import LOGS, finished, run_pending
 from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
 from stages.study import study as study_command

@@ -26,7 +26,7 @@ from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.losses import Term
 from relinv.learning.training import Loop
 from relinv.learning.training_log import TrainingLog
-from tests.inverting import METHODS, build, looping, problem, stopping
+from tests.inverting import LEARNING, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
 
 
@@ -159,7 +159,7 @@ def test_a_second_writer_may_remove_the_folder_first(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "relation_words"])
+@pytest.mark.parametrize("method", LEARNING)
 def test_relations_trained_together_come_out_as_alone_or_are_refused(
     method: str, base: Base, exemplar_folder: Path, tmp_path: Path
 ) -> None:

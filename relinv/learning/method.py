@@ -75,6 +75,14 @@ class InversionMethod:
         self.settings = settings
         self.exemplars = exemplars
 
+    @classmethod
+    def settings_for(cls, relation: str, settings: Settings) -> Settings:
+        """Return what of the method's settings concerns a relation. Default: all.
+
+        Raises UserError if they lack what it needs; all relations are asked for before anything is run.
+        """
+        return settings
+
     # Trainable state
 
     def groups(self) -> list[dict[str, Any]]:

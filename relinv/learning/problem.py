@@ -52,7 +52,7 @@ def read_problem(params: Params, relation: str, method: str, load: Callable[[Mod
     """
     words = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
-    settings = params.method(method, plugin.Settings)
+    settings = plugin.Method.settings_for(relation, params.method(method, plugin.Settings))
     model = params.trained_model()
     require_valid(FOLDERS["validate"] / f"{relation}.json")
     return Problem(

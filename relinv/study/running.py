@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from relinv.overrides import as_override
 from relinv.restoring import PARAMETERS
 from relinv.study.checkout import experiments, open_checkout, run_experiment
 from relinv.study.plan import Trial
@@ -60,28 +60,3 @@ def _alone(root: Path) -> Iterator[int]:
             print("Waiting for the experiments that another study started to end.", file=sys.stderr)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield stream.fileno()
-
-
-def as_override(name: str, value: Any) -> str:
-    """Return a change of the parameter `name`, [FILE:]NAME, as `dvc exp run --set-param` reads it.
-
-    With ++, because hydra would refuse names that a section does not have yet.
-    """
-    file, colon, dotted = name.rpartition(":")
-    return f"{file}{colon}++{dotted}={_as_value(value)}"
-
-
-def _as_value(value: Any) -> str:
-    """Return a value as hydra reads it: null, true, numbers, 'text', [a,b], {k:v}."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    match value:
-        case None | bool():
-            return {None: "null", True: "true", False: "false"}[value]
-        case str():
-            return QuotedString(value, Quote.single).with_quotes()
-        case list():
-            return f"[{','.join(map(_as_value, value))}]"
-        case dict():
-            return f"{{{','.join(f'{key}:{_as_value(each)}' for key, each in value.items())}}}"
-    return str(value)

@@ -1,0 +1,93 @@
+"""A token that was learned elsewhere, taken into the pipeline as it is, so that reports compare it with the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, field_serializer
+
+from relinv import settings
+from relinv.diffusion.adapter import in_place
+from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.errors import UserError
+from relinv.importing import read_fitting, sha256_of
+from relinv.learning.method import InversionMethod
+from relinv.learning.token_row import TOKEN
+from relinv.plugins import find_plugin
+from relinv.settings import Name, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from relinv.diffusion.bases import Base
+    from relinv.exemplars import ExemplarSet
+
+
+class TokenFile(settings.Settings):
+    """A learned token's file, of any kind that `relinv import` reads.
+
+    sha256: of the file's bytes, followed by those of `token`'s: DVC watches this number, not the files. token: for
+    Custom Diffusion, the token's own file; null: the one beside the weights.
+    """
+
+    file: Place
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    token: Place | None = None
+
+    @field_serializer("file", "token")
+    def _name(self, place: str | None) -> str | None:
+        """Return the name alone: what a concept says of its origin does not depend on where the files lie."""
+        return place and Path(place).name
+
+
+class Settings(settings.Settings):
+    """The section `invert.imported`: the file of each relation's token."""
+
+    tokens: dict[Name, TokenFile]
+
+
+class Method(InversionMethod):
+    """Takes no steps, and produces a concept of what the file holds."""
+
+    settings: Settings
+    token = TOKEN
+
+    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
+        super().__init__(base, words, settings, exemplars)
+        relation = exemplars.relation
+        source = self.settings_for(relation, settings).tokens[relation]
+        file, token_file = Path(source.file), Path(source.token) if source.token else None
+        published = read_fitting(file, base, token_file)
+        if (found := sha256_of(file, published.token_file)) != source.sha256:
+            raise UserError(
+                f"The token of '{relation}', '{file}', has the SHA-256 {found}, and params.yaml says {source.sha256}: "
+                f"if it is the file you mean, set invert.imported.tokens.{relation}.sha256 to that."
+            )
+        self._row = published.row
+        if kind := published.adapter:
+            adapter = find_plugin("relinv.adapters", kind).Adapter
+            self.adapters = [adapter(base, TOKEN, published.tensors, published.options)]
+
+    @classmethod
+    def settings_for(cls, relation: str, settings: Settings) -> Settings:  # type: ignore[override]  # its own kind
+        """Return the settings with this relation's file alone, so that no other's changes what it gives."""
+        if relation not in settings.tokens:
+            raise UserError(
+                f"The method 'imported' has no token of '{relation}': name its file in params.yaml, as "
+                f"invert.imported.tokens.{relation}, or leave one of the two out."
+            )
+        return settings.model_copy(update={"tokens": {relation: settings.tokens[relation]}})
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Return the block in which the base knows `<r>` and has the adapter, if there is one."""
+        row = {} if self._row is None else {TOKEN: self._row}
+        with PlaceholderTokens(self.base, row).applied(), in_place(self.adapters):
+            yield
+
+    def embedding(self) -> torch.Tensor | None:
+        """Return the file's row, (dim,) float32 on the CPU, or None if the token has several."""
+        return self._row
