@@ -284,6 +284,10 @@ def imagine(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
     images: Annotated[int, typer.Option(min=1, help="How many to draw, from that seed and those after it.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Sampling steps; default: the base's, as in params.yaml.")
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0, max=50, help="Default: the base's.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
@@ -307,7 +311,12 @@ def imagine(
         raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
     params = load_params()
     settings, options = params.generation(), option or []
-    settings = settings.model_copy(update={"adapters": with_options(options, settings.adapters)})
+    changes = {
+        "adapters": with_options(options, settings.adapters),
+        "steps": steps or settings.steps,
+        "guidance_scale": settings.guidance_scale if guidance_scale is None else guidance_scale,
+    }
+    settings = settings.model_copy(update=changes)
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
     require_used(options, settings.adapters, concepts.values())

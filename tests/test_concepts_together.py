@@ -49,6 +49,14 @@ def turned(concept: Concept) -> Concept:
     return replace(concept, weights=weights)
 
 
+def test_a_concept_whose_adapter_lacks_an_option_is_damaged(base: Base, concepts: dict[str, Concept]) -> None:
+    (described,) = concepts["perfusion"].adapters
+    left = {name: value for name, value in described["options"].items() if name != "tau"}
+    damaged = {**concepts["perfusion"].metadata, "adapters": [{**described, "options": left}]}
+    with pytest.raises(UserError, match="'inside' by 'perfusion' is damaged: its adapter 'perfusion' lacks 'tau'"):
+        drawn(base, replace(concepts["perfusion"], metadata=damaged))
+
+
 @pytest.mark.parametrize("pair", list(combinations(LEARNING, 2)), ids="-".join)
 def test_two_concepts_hold_in_one_prompt_and_leave_the_base(
     pair: tuple[str, str], base: Base, concepts: dict[str, Concept]

@@ -68,7 +68,14 @@ def _adapters_of(base: Base, concept: Concept) -> Iterator[ConceptAdapter]:
     for described in concept.adapters:
         name, options = described["name"], described["options"]
         tensors = concept.weights.get(name, {})
-        yield find_plugin("relinv.adapters", name).Adapter(base, concept.token, tensors, options)
+        try:
+            adapter = find_plugin("relinv.adapters", name).Adapter(base, concept.token, tensors, options)
+        except KeyError as error:
+            raise UserError(
+                f"The concept of '{concept.metadata['relation']}' by '{concept.method}' is damaged: its adapter "
+                f"'{name}' lacks {error}; make it again."
+            ) from None
+        yield adapter
 
 
 class Encodings:
