@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from relinv.checking import parse
 from relinv.errors import UserError, reason
-from relinv.files import read_yaml
+from relinv.files import parse_yaml, read_yaml
+from relinv.params import Params, flatten
+from relinv.repository import git
 
 
 def as_override(name: str, value: Any) -> str:
@@ -70,3 +73,25 @@ def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any
         for file, content in former.items():
             file.write_bytes(content)
         raise
+
+
+def require_edits_take_effect(params: Params, methods: Iterable[str]) -> None:
+    """Raise UserError if a parameter of `methods` was changed since the last commit and the preset in use sets it too.
+
+    Such is `dvc exp run -S invert.reversion.steer_weight=0.1` with sd15, which would learn the same again. Without git
+    or a commit, no change is known.
+    """
+    if params.preset() is None:
+        return
+    where = f"{params.file.name} of the last commit"
+    try:
+        text = git(params.file.parent, "show", f"HEAD:./{params.file.name}")
+        before = flatten(parse(dict[str, Any], parse_yaml(text, where), "", where))
+    except (UserError, OSError):
+        return
+    changed = [name for name, value in flatten(read_yaml(params.file)).items() if before.get(name) != value]
+    for method in methods:
+        try:
+            params.require_effect(name for name in changed if name.startswith(f"invert.{method}."))
+        except UserError as error:
+            raise UserError(f"{error} If the change is meant for other bases, commit it first.") from None

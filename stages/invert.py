@@ -11,6 +11,7 @@ from relinv import cli
 from relinv.diffusion.bases import load_base
 from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import read_problem
+from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
 from relinv.results import FOLDERS
 
@@ -27,6 +28,7 @@ def invert(
     If stopped at any moment and run again, it resumes where it was and ends with the same bytes.
     """
     params = load_params()
+    require_edits_take_effect(params, [method])
     problem = read_problem(params, relation, method, load_base)
     invert_relation(problem, FOLDERS["invert"] / relation / method, Path(".scratch"), confirm=params.require_unchanged)
 

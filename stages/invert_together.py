@@ -12,6 +12,7 @@ from relinv import cli
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
 from relinv.learning.problem import read_problem
+from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
 from relinv.plugins import find_plugin
 from relinv.reproducing import due_relations
@@ -36,6 +37,7 @@ def invert_together(
     if "steps" not in find_plugin("relinv.methods", method).Settings.model_fields:
         raise UserError(f"The method '{method}' learns nothing: there is nothing to train together.")
     params = load_params()
+    require_edits_take_effect(params, [method])
     due, stand = due_relations(Path(), params, method)
     if stand:
         print(f"{', '.join(stand)} by {method}: learned already, from what is here now")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.overrides import changed_params
+from relinv.overrides import changed_params, require_edits_take_effect
 from relinv.params import flatten, load_params
 
 app = cli.stage_app()
@@ -35,6 +35,7 @@ def reproduce(
         params = load_params()
         check_params(params)
         params.require_effect(flatten(changed))
+        require_edits_take_effect(params, params.methods())
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}
     gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # "cuda:1" already names one

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from relinv.errors import UserError
 from relinv.files import read_yaml
 from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.training import take_step
+from relinv.overrides import require_edits_take_effect
+from relinv.params import load_params
 from relinv.report.story import as_yaml
+from relinv.repository import git
 from stages.invert import invert
-from tests.checkouts import lay_out_checkout
+from stages.invert_together import invert_together
+from tests.checkouts import ROOT, lay_out_checkout
 
 
 @pytest.fixture
@@ -40,6 +45,32 @@ def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) ->
     folder = Path("data/concepts/inside/relation_words")
     assert [path.name for path in folder.iterdir()] == ["concept.json"]
     assert json.loads((folder / "concept.json").read_text())["template"] == "{head} inside {tail}"
+
+
+def test_an_experiments_change_that_the_preset_undoes_is_refused_before_anything_is_learned(
+    project: dict[str, Any],
+) -> None:
+    shutil.copy(ROOT / "presets.yaml", ".")
+    apply_overrides(Path("params.yaml"), ["bases.miniature.preset=official"])
+    invert("inside", "relation_words")  # without git, no change is known
+    commit_all()
+    apply_overrides(Path("params.yaml"), ["invert.reversion.steer_weight=0.1", "invert.multires.steps=1"])
+    told = (
+        r"^'invert\.reversion\.steer_weight' would change nothing: .* write presets\.yaml:reversion\.official\.steer_w"
+    )
+    for command in (partial(invert, "inside", "reversion"), partial(invert_together, "reversion", 2)):
+        with pytest.raises(UserError, match=told):
+            command()
+    require_edits_take_effect(load_params(), ["relation_words", "textual_inversion"])
+    with pytest.raises(UserError, match="meant for other bases, commit it first"):
+        require_edits_take_effect(load_params(), ["textual_inversion", "multires"])
+    commit_all()
+    require_edits_take_effect(load_params(), ["reversion", "multires"])
+
+
+def commit_all() -> None:
+    for words in (["init", "-q"], ["add", "params.yaml"], ["commit", "-qm", "parameters"]):
+        git(Path(), "-c", "user.name=t", "-c", "user.email=t@example.org", *words)
 
 
 def test_exemplars_that_failed_validation_are_refused(project: dict[str, Any]) -> None:

@@ -81,8 +81,9 @@ EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@
 # Code that brings results about without deciding what they are.
 PLUMBING = {
     f"relinv/{name}.py"
-    for name in ("checking", "cli", "errors", "files", "forking", "hub", "params", "plugins", "results", "settings")
-}
+    for name in ("checking", "cli", "errors", "files", "forking", "hub", "overrides", "params", "plugins", "repository",
+                 "results", "settings")
+}  # fmt: skip
 
 
 class Done(Exception):
