@@ -12,7 +12,8 @@ Resamples of few things vary too little, and their percentiles, like a normal di
 knowing how much those things vary (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
 Statistician 2015, section 4). So one fewer is drawn than there are (Rao & Wu, "Resampling inference with complex survey
 data", JASA 1988), and an interval's ends are moved away from the mean by the ratio of Student's quantile to the normal
-one.
+one. Relations drawn anew vary by their scenarios' noise already, and drawing scenarios adds it once more: where it is
+large, intervals about relations in general are wider than they need be.
 
 Methods are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
 """

@@ -323,6 +323,25 @@ def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:
     assert weights(base) == before
 
 
+def test_small_gradients_survive_fp16_and_no_digit_changes_in_fp32(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(precision: str, scale: float) -> torch.Tensor:
+        monkeypatch.setattr(layout, "GRADIENT_SCALE", scale)
+        used = load_base(tiny_settings(tiny_base).model_copy(update={"precision": precision}))
+        with in_use(used, [concept(used, iterations=1, threshold=0.0)]) as adapters:
+            latents, encodings = initial_latents(used, [3]), used.encode(used.tokenize(["cat <r> box"]))
+            guide = guided_by(adapters, ["cat <r> box"])
+            assert guide is not None
+            return (guide(latents, torch.tensor(981), 0.0, encodings) - latents).float()
+
+    ours = layout.GRADIENT_SCALE
+    plain, scaled = moved("fp32", 1.0), moved("fp32", ours)
+    assert torch.equal(plain, scaled) and plain.norm() > 0
+    rounded, kept = ((moved("fp16", scale) - plain).norm() for scale in (1.0, ours))
+    assert kept < 0.8 * rounded
+
+
 def test_a_compiled_base_is_guided_alike(base: Base, tiny_base: Path) -> None:
     compiled = load_base(tiny_settings(tiny_base))
     compiled.unet.compile(backend="eager")

@@ -146,7 +146,7 @@ def moved_base(folder: Path) -> Base:
 
 def learned_and_drawn(base: Base, name: str, exemplar_folder: Path, folder: Path) -> tuple[list[Tensor], np.ndarray]:
     """Return what the method leaves in its concept, and what it draws with it, (images, height, width, 3)."""
-    invert_relation(problem(base, exemplar_folder, name), folder / name, folder / "scratch")
+    invert_relation(problem(base, exemplar_folder, name, steps=3), folder / name, folder / "scratch")
     concept = load_concept(folder / name, base)
     left = [tensor for tensors in concept.weights.values() for tensor in tensors.values()]
     scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:2]

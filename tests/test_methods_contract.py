@@ -226,6 +226,7 @@ def answers(base: Base) -> tuple[torch.Tensor, torch.Tensor]:
         return text, base.unet(initial_latents(base, [0]), torch.tensor([300]), encoder_hidden_states=text).sample
 
 
+@on_random
 @each_method
 def test_metadata_is_complete(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
     metadata = json.loads((concepts[name] / "concept.json").read_text())
@@ -237,6 +238,7 @@ def test_metadata_is_complete(name: str, base: Base, exemplar_folder: Path, conc
     assert set(metadata["versions"]) == {"torch", "diffusers", "transformers"}
 
 
+@on_random
 @each_method
 def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
     steps = build(problem(base, exemplar_folder, name)).steps

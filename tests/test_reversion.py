@@ -38,6 +38,17 @@ def test_each_content_word_counts_once(base: Base) -> None:
     assert words(base, content_ids(base, "cat <r> box, cat and box")) == ["cat", "box"]
 
 
+def test_pieces_that_are_prepositions_or_stop_words_are_no_content(base: Base) -> None:
+    assert words(base, base.tokenizer("toucan xin", add_special_tokens=False).input_ids) == [
+        "t",
+        "ou",
+        "can",
+        "x",
+        "in",
+    ]
+    assert words(base, content_ids(base, "toucan <r> xin")) == ["t", "ou", "x"]
+
+
 @pytest.mark.parametrize("mark", ["'", "\u2019"])
 def test_a_word_in_quotation_marks_is_one_and_a_contractions_end_is_none(mark: str, base: Base) -> None:
     caption = f"a {mark}red{mark} cat <r> box, dog{mark}ll"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
 
 Share = Annotated[float, Field(ge=0, le=1)]
+GRADIENT_SCALE = 1024.0  # of gradients on their way: fp16 would round small ones off; a power of two changes no digit
 COLOURS = {"head": "#c9506b", "tail": "#2b7bb9"}
 
 
@@ -157,9 +158,10 @@ class Adapter(ConceptAdapter):
                 above = losses.detach() > layout.threshold
                 if not above.any():
                     break
-                (gradient,) = torch.autograd.grad(losses.sum(), moving)  # each loss depends on its own image's latents
+                # each loss depends on its own image's latents
+                (gradient,) = torch.autograd.grad(GRADIENT_SCALE * losses.sum(), moving)
             far = far[above]
-            latents[far] -= step * gradient[above]
+            latents[far] -= step / GRADIENT_SCALE * gradient[above]
         return latents
 
 

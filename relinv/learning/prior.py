@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # determines the pictures besides the arguments
 DRAWN_AT_ONCE = 8
-FIRST_SEED = 2**32  # of the pictures' noise: scenarios and previews have lower seeds
 
 
 def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch: Path) -> list[TrainingPicture]:
@@ -48,7 +47,7 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch
     for start in tqdm(starts, desc="the base's own pictures", unit="batch", disable=not prompts):
         batch = prompts[start : start + batch_size]
         files = [folder / f"{start + index:04d}.png" for index in range(len(batch))]
-        pictures += _read(files) or _keep(_draw(base, batch, FIRST_SEED + start, sampler), files)
+        pictures += _read(files) or _keep(_draw(base, batch, start, sampler), files)
     return [TrainingPicture(picture, [prompt], prior=True) for picture, prompt in zip(pictures, prompts, strict=True)]
 
 

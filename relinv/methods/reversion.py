@@ -7,6 +7,7 @@ sampling. With `resolutions` above 1 the token has one row per range of timestep
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -84,7 +85,12 @@ class Method(ResolutionRowsMethod):
 
 def preposition_ids(base: Base) -> list[int]:
     """Return the ids of the prepositions that are one token; "astride", two in CLIP's vocabulary, is left out."""
-    pieces = [base.tokenizer(word, add_special_tokens=False).input_ids for word in PREPOSITIONS]
+    return _single_ids(base, PREPOSITIONS)
+
+
+def _single_ids(base: Base, words: Sequence[str]) -> list[int]:
+    """Return the ids of those of `words` that are one token."""
+    pieces = base.tokenizer(list(words), add_special_tokens=False).input_ids
     return [ids[0] for ids in pieces if len(ids) == 1]
 
 
@@ -92,9 +98,11 @@ def content_ids(base: Base, caption: str) -> list[int]:
     """Return the ids of a caption's content words, each once: the negatives of the steering loss.
 
     Placeholders, prepositions, stop words, contractions, numbers and punctuation are left out, as are padding and the
-    tokenizer's other special tokens. Whole words are filtered, so no fragment of a long preposition slips through.
+    tokenizer's other special tokens. Whole words are filtered, so no fragment of a long preposition slips through, and
+    then their pieces: "toucan" ends in the token of "can".
     """
-    skipped = {*PREPOSITIONS, *STOP_WORDS}
+    skipped = (*PREPOSITIONS, *STOP_WORDS)
     words = [word for word in WORD.findall(caption.lower()) if word[0] not in "<'\u2019" and word not in skipped]
     ids = [piece for word in words for piece in base.tokenizer(word, add_special_tokens=False).input_ids]
-    return list(dict.fromkeys(ids))
+    unwanted = set(_single_ids(base, skipped))
+    return [id_ for id_ in dict.fromkeys(ids) if id_ not in unwanted]
