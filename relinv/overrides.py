@@ -25,14 +25,14 @@ def as_override(name: str, value: Any) -> str:
 
 
 def _as_value(value: Any) -> str:
-    """Return a value as hydra reads it: null, true, numbers, 'text', [a,b], {k:v}."""
+    """Return a value as hydra reads it: null, true, numbers, "text", [a,b], {k:v}."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
         case str():
-            return QuotedString(value, Quote.single).with_quotes()
+            return QuotedString(value, Quote.double).with_quotes()
         case list():
             return f"[{','.join(map(_as_value, value))}]"
         case dict():
