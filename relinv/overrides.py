@@ -32,7 +32,7 @@ def _as_value(value: Any) -> str:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
         case str():
-            return QuotedString(value, Quote.double).with_quotes()
+            return QuotedString(value.replace("${", r"\${"), Quote.double).with_quotes()  # no reference to a parameter
         case list():
             return f"[{','.join(map(_as_value, value))}]"
         case dict():

@@ -654,7 +654,8 @@ def test_a_mistake_in_a_later_arm_is_told_before_any_runs(
 @pytest.mark.parametrize(
     "value",
     [None, True, 7, 0.00004, "shared", "2026", "null", "true", "1e3", "2026-01-31", "", "cat <r> box, in 'snow' \\",
-     "it's", "a=b: c # d", ["on", "hug"], ["cat <r> box, red", None, [0.1, 2]],
+     "it's", 'so-called "red"', "${base} and ${none}", "$x", "a=b: c # d", ["on", "hug"],
+     ["cat <r> box, red", None, [0.1, 2]],
      {"layout": {"scale": 2.0, "head": []}}, {}],
 )  # fmt: skip
 def test_overrides_are_written_as_dvc_reads_them(value: Any, tmp_path: Path) -> None:
