@@ -135,7 +135,7 @@ def import_(
     """
     import shlex
 
-    from relinv.importing import as_change, import_concept
+    from relinv.exchange.importing import as_change, import_concept
 
     folder = CONCEPTS / relation / method
     concept = import_concept(file, relation, method, _base_on_cpu(), folder, token)
@@ -157,7 +157,7 @@ def export(
 ) -> None:
     """Write a learned token in another program's format."""
     from relinv.diffusion.concept import load_concept
-    from relinv.exporting import export_concept, spellings
+    from relinv.exchange.exporting import export_concept, spellings
 
     concept = load_concept(find_result("invert", relation, method), _base_on_cpu())
     # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
@@ -174,7 +174,7 @@ def restore() -> None:
 
     How params.yaml and presets.yaml differed is kept in a file. What no experiment writes is left as it is.
     """
-    from relinv.restoring import restore as bring_back
+    from relinv.pipeline.restoring import restore as bring_back
 
     kept = bring_back(Path())
     print("The committed parameters and results are back.")

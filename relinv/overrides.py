@@ -12,7 +12,7 @@ from relinv.checking import parse
 from relinv.errors import UserError, reason
 from relinv.files import parse_yaml, read_yaml
 from relinv.params import Params, flatten
-from relinv.repository import git
+from relinv.pipeline.repository import git
 
 
 def as_override(name: str, value: Any) -> str:

@@ -10,7 +10,7 @@ import typer
 from relinv import cli
 from relinv.benchmark import load_benchmark
 from relinv.exemplars import OWN
-from relinv.fetching import fetch_exemplars, place_exemplars
+from relinv.fetching.fetch import fetch_exemplars, place_exemplars
 from relinv.params import load_params
 from relinv.results import FOLDERS
 from relinv.settings import ExemplarSettings

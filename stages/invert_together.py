@@ -14,8 +14,8 @@ from relinv.errors import UserError
 from relinv.learning.problem import read_problem
 from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
+from relinv.pipeline.reproducing import due_relations
 from relinv.plugins import find_plugin
-from relinv.reproducing import due_relations
 
 app = cli.stage_app()
 

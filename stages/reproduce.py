@@ -28,8 +28,8 @@ def reproduce(
     """Rebuild every result that is out of date, several stages at a time. If stopped and run again, it resumes."""
     from relinv.devices import visible_gpus
     from relinv.forking import fork_server
+    from relinv.pipeline.reproducing import reproduce
     from relinv.preflight import check_params
-    from relinv.reproducing import reproduce
 
     with changed_params(Path(), changes or []) as changed:
         params = load_params()

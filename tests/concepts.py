@@ -9,8 +9,8 @@ import torch
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, save_concept
-from relinv.tensor_files import load_content
-from relinv.token_files import token_in
+from relinv.exchange.tensor_files import load_content
+from relinv.exchange.token_files import token_in
 
 
 def made(base: Base, /, **changes: object) -> Concept:

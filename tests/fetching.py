@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from relinv.exemplars import read_exemplars
-from relinv.fetching import fetch_exemplars
+from relinv.fetching.fetch import fetch_exemplars
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 SETTINGS = ExemplarSettings(set="shared", seed=0)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from relinv import archives
 from relinv.errors import UserError
-from relinv.fetching import fetch_exemplars
+from relinv.fetching import archives
+from relinv.fetching.fetch import fetch_exemplars
 from tests.fetching import SETTINGS, Server, fetch, fingerprint, from_, varied, zipped
 
 

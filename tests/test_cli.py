@@ -151,7 +151,7 @@ def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.append(problems))
     relations = load_params().relations()
     stale = [f"invert@{relation}-reversion" for relation in relations]
-    monkeypatch.setattr("relinv.reproducing.stale_stages", lambda root, group: stale)
+    monkeypatch.setattr("relinv.pipeline.reproducing.stale_stages", lambda root, group: stale)
     invert_together("reversion", 4)
     problems = [problem for batch in trained for problem in batch]
     assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
@@ -187,7 +187,7 @@ def test_relations_that_stand_are_not_learned_again(
     trained: list[str] = []
     first, second, *others = load_params().relations()
     stale = [f"invert@{first}-reversion", f"invert@{second}-textual_inversion"]
-    monkeypatch.setattr("relinv.reproducing.stale_stages", lambda root, group: stale)
+    monkeypatch.setattr("relinv.pipeline.reproducing.stale_stages", lambda root, group: stale)
     monkeypatch.setattr("stages.invert_together.read_problem", lambda params, relation, *rest: relation)
     monkeypatch.setattr("relinv.learning.inversion.invert_together", lambda problems, scratch: trained.extend(problems))
     invert_together("reversion", 4)

@@ -12,9 +12,9 @@ from relinv.adapters.custom_diffusion import Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept, save_concept
 from relinv.errors import UserError
+from relinv.exchange.importing import import_concept
 from relinv.files import sha256_file
 from relinv.imagining import imagine
-from relinv.importing import import_concept
 from relinv.settings import GenerateSettings
 from tests.concepts import made
 from tests.exploits import Exploit

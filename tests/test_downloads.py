@@ -14,8 +14,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from relinv.downloads import cache_folder, download
 from relinv.errors import UserError
+from relinv.fetching.downloads import cache_folder, download
 from tests.fetching import Server, fetch, fingerprint, from_
 
 

@@ -11,9 +11,9 @@ import pytest
 import requests
 from gdown.exceptions import DownloadError, FileURLRetrievalError
 
-from relinv.downloads import RETRIES
 from relinv.errors import UserError
-from relinv.fetching import fetch_exemplars
+from relinv.fetching.downloads import RETRIES
+from relinv.fetching.fetch import fetch_exemplars
 from tests.fetching import SETTINGS, fetch, fingerprint, from_, masked
 
 

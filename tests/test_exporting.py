@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
-from relinv.exporting import WRITERS, export_concept, spellings
+from relinv.exchange.exporting import WRITERS, export_concept, spellings
 from tests.concepts import made, read_token
 
 

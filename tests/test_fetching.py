@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
-from relinv.fetching import fetch_exemplars, place_exemplars
+from relinv.fetching.fetch import fetch_exemplars, place_exemplars
+from relinv.fetching.relation_folders import copy_files
 from relinv.plugins import plugin_names
-from relinv.relation_folders import copy_files
 from relinv.settings import ExemplarSettings
 from stages.fetch import app
 from stages.fetch import fetch as fetch_stage
@@ -40,7 +40,7 @@ from tests.fetching import (
 
 @pytest.fixture(autouse=True)
 def _placed_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relinv.fetching.PLACED", tmp_path / "exemplars" / "placed")
+    monkeypatch.setattr("relinv.fetching.fetch.PLACED", tmp_path / "exemplars" / "placed")
 
 
 def test_placed_folder_is_copied_as_it_is(exemplar_folder: Path, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_the_pipeline_forks_its_stages_where_no_gpu_is_used(
     seen: list[bool] = []
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
     monkeypatch.setattr("relinv.preflight.check_params", lambda params: None)
-    monkeypatch.setattr("relinv.reproducing.reproduce", lambda *arguments: seen.append(ADDRESS in os.environ))
+    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *arguments: seen.append(ADDRESS in os.environ))
     reproduce(slots=1)
     assert seen == [forks] and ADDRESS not in os.environ
 
@@ -246,7 +246,7 @@ def test_stages_share_what_there_is(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
     monkeypatch.setattr("relinv.preflight.check_params", lambda params: None)
-    monkeypatch.setattr("relinv.reproducing.reproduce", lambda root, *arguments: seen.append(arguments))
+    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda root, *arguments: seen.append(arguments))
     reproduce(slots=given)
     assert seen == [expected]
 

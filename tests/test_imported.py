@@ -20,9 +20,9 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
+from relinv.exchange.importing import import_concept
 from relinv.files import sha256_file
 from relinv.imagining import imagine
-from relinv.importing import import_concept
 from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import Problem
 from relinv.methods.imported import Method, Settings

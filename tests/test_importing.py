@@ -23,7 +23,7 @@ from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Encodings, in_use, prompt_at
 from relinv.diffusion.token_rows import ROWS, stem
 from relinv.errors import UserError
-from relinv.importing import import_concept, read_published
+from relinv.exchange.importing import import_concept, read_published
 from relinv.params import load_params
 from tests.concepts import parameters_of_old, read_token
 from tests.exploits import Exploit

@@ -19,8 +19,8 @@ from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.training import take_step
 from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
+from relinv.pipeline.repository import git
 from relinv.report.story import as_yaml
-from relinv.repository import git
 from stages.invert import invert
 from stages.invert_together import invert_together
 from tests.checkouts import ROOT, lay_out_checkout

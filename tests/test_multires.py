@@ -20,7 +20,7 @@ from relinv.diffusion.conditioning import Encodings, guided_by, in_use
 from relinv.diffusion.sampling import initial_latents
 from relinv.diffusion.token_rows import ROWS, TokenRowsAdapter
 from relinv.errors import UserError
-from relinv.exporting import export_concept
+from relinv.exchange.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS_FILE, RECORDS
 from relinv.learning.inversion import invert_relation, to_concept

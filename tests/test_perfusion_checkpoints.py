@@ -13,8 +13,8 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import in_use
 from relinv.errors import UserError
-from relinv.importing import import_concept
-from relinv.perfusion_checkpoints import diffusers_name
+from relinv.exchange.importing import import_concept
+from relinv.exchange.perfusion_checkpoints import diffusers_name
 from tests.concepts import parameters_of_old
 from tests.exploits import Exploit
 from tests.tiny import TOKENS

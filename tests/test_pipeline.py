@@ -17,7 +17,7 @@ import pytest
 from relinv import generation
 from relinv.diffusion.sampling import SCHEDULERS
 from relinv.exemplars import OWN
-from relinv.fetching import PLACED
+from relinv.fetching.fetch import PLACED
 from relinv.files import read_yaml
 from relinv.images import SAMPLERS
 from relinv.learning import inversion
@@ -81,8 +81,8 @@ EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@
 # Code that brings results about without deciding what they are.
 PLUMBING = {
     f"relinv/{name}.py"
-    for name in ("checking", "cli", "errors", "files", "forking", "hub", "overrides", "params", "plugins", "repository",
-                 "results", "settings")
+    for name in ("checking", "cli", "errors", "files", "forking", "hub", "overrides", "params",
+                 "pipeline/repository", "plugins", "results", "settings")
 }  # fmt: skip
 
 

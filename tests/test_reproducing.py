@@ -21,7 +21,7 @@ import pytest
 from relinv import cli
 from relinv.errors import UserError
 from relinv.params import load_params, load_preset
-from relinv.reproducing import (
+from relinv.pipeline.reproducing import (
     ENDED,
     LOGS,
     _shares,
@@ -42,7 +42,7 @@ GROUPS = ("fetch", "invert", "score")  # each takes seconds, and any number of t
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a DVC project of the pipeline's shape whose stages copy a file onward, so that order matters."""
-    monkeypatch.setattr("relinv.reproducing.GROUPS", GROUPS)
+    monkeypatch.setattr("relinv.pipeline.reproducing.GROUPS", GROUPS)
     lines = ["stages:"]
     for before, group in zip(("source", *GROUPS), GROUPS, strict=False):
         given = "source-${item}" if before == "source" else f"{before}-${{item}}"
@@ -135,7 +135,7 @@ def test_a_wrong_name_is_told_before_anything_runs(
     (tmp_path / "params.yaml").write_text(params.replace(was, wrong))
     (tmp_path / "data").symlink_to(HERE / "data")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("relinv.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr("sys.argv", ["reproduce"])
     with pytest.raises(SystemExit) as exit_:
         cli.run(command.app)
@@ -154,7 +154,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relinv.reproducing.reproduce", MagicMock())
+    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", MagicMock())
     monkeypatch.setattr(
         "sys.argv",
         ["reproduce", "-S", "relations=[hug, on]", "-S", "presets.yaml:reversion.official.steer_weight=0.2",
@@ -199,7 +199,7 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
 def test_a_wrong_change_is_told_and_no_file_is_changed(
     change: str, said: str, pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("relinv.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr("sys.argv", ["reproduce", "-S", "invert.reversion.steps=7", "-S", change])
     with pytest.raises(SystemExit) as exit_:
         cli.run(command.app)
@@ -220,7 +220,7 @@ def test_a_file_system_without_locks_is_told_instead_of_waiting(
 
 
 def test_what_dvc_cannot_do_is_told_as_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relinv.reproducing.GROUPS", ())  # nothing before the last `dvc repro`, which fails
+    monkeypatch.setattr("relinv.pipeline.reproducing.GROUPS", ())  # nothing before the last `dvc repro`, which fails
     (project / "source-b").unlink()
     with pytest.raises(UserError, match="`dvc repro` failed, as it says above"):
         reproduce(project, slots=1)
@@ -230,7 +230,7 @@ def test_what_dvc_cannot_do_is_told_as_a_failure(project: Path, monkeypatch: pyt
 
 
 def test_due_is_what_dvc_calls_stale_and_all_of_a_method_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relinv.reproducing.stale_stages", lambda root, group: [f"{group}@hug-reversion"])
+    monkeypatch.setattr("relinv.pipeline.reproducing.stale_stages", lambda root, group: [f"{group}@hug-reversion"])
     params = load_params()
     params._values.update(relations=["inside", "hug"], methods=["textual_inversion", "reversion"])
     assert due_relations(Path(), params, "reversion") == (["hug"], ["inside"])
@@ -241,7 +241,7 @@ def test_due_is_what_dvc_calls_stale_and_all_of_a_method_that_it_does_not_know(m
 def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
     (project / "wait-c").touch()
     said = project / "said.txt"
-    command = [sys.executable, "-m", "relinv.reproducing", *(f"fetch@{item}" for item in ITEMS)]
+    command = [sys.executable, "-m", "relinv.pipeline.reproducing", *(f"fetch@{item}" for item in ITEMS)]
     with said.open("w") as stream:
         share = subprocess.Popen(
             command, cwd=project, env=os.environ | {"PYTHONPATH": str(HERE)}, stdout=stream, start_new_session=True
@@ -260,7 +260,9 @@ def test_what_had_ended_before_a_kill_is_not_run_again(project: Path) -> None:
 
 def test_shares_end_with_the_process_that_wanted_them_and_keep_what_had_ended(project: Path) -> None:
     (project / "wait-c").touch()
-    lines = "from pathlib import Path; from relinv.reproducing import reproduce; reproduce(Path.cwd(), slots=1)"
+    lines = (
+        "from pathlib import Path; from relinv.pipeline.reproducing import reproduce; reproduce(Path.cwd(), slots=1)"
+    )
     wanting = subprocess.Popen(
         [sys.executable, "-c", lines], cwd=project, env=os.environ | {"PYTHONPATH": str(HERE)}, start_new_session=True
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relinv.errors import UserError
-from relinv.restoring import restore
+from relinv.pipeline.restoring import restore
 from tests.checkouts import run as relinv
 from tests.studying import PARAMS, runner, write_repository
 

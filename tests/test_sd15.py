@@ -20,7 +20,7 @@ from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.cross_attention import cross_attentions
 from relinv.diffusion.sampling import Sampler
-from relinv.exporting import export_concept
+from relinv.exchange.exporting import export_concept
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
 from relinv.learning.inversion import invert_relation

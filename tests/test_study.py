@@ -20,9 +20,9 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 
-from relinv.downloads import cache_folder
 from relinv.errors import UserError
-from relinv.fetching import fetch_exemplars
+from relinv.fetching.downloads import cache_folder
+from relinv.fetching.fetch import fetch_exemplars
 from relinv.files import read_yaml
 from relinv.overrides import as_override, changed_params
 from relinv.params import flatten

@@ -1,7 +1,7 @@
 """A token of several vectors, as Textual Inversion (Gal et al. 2022) may learn one: the rows follow one another.
 
 Where a prompt has `<r>`, the text encoder reads `<r|0|><r|1|>` ..., as many tokens as there are rows. Nothing here
-learns such a token: files of other programs hold them (relinv/importing.py).
+learns such a token: files of other programs hold them (relinv/exchange/importing.py).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from relinv import settings
 from relinv.diffusion.adapter import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
-from relinv.importing import read_fitting, sha256_of
+from relinv.exchange.importing import read_fitting, sha256_of
 from relinv.learning.method import InversionMethod
 from relinv.learning.token_row import TOKEN
 from relinv.plugins import find_plugin

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relinv.archives import unpack
-from relinv.downloads import ARCHIVE, cache_folder, download, is_address
 from relinv.errors import UserError
-from relinv.relation_folders import fault_of, whole_folder
+from relinv.fetching.archives import unpack
+from relinv.fetching.downloads import ARCHIVE, cache_folder, download, is_address
+from relinv.fetching.relation_folders import fault_of, whole_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 

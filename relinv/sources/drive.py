@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from relinv.checking import parse
-from relinv.downloads import LISTING, TIMEOUT, cache_folder, download, retried
 from relinv.errors import UserError, reason
+from relinv.fetching.downloads import LISTING, TIMEOUT, cache_folder, download, retried
+from relinv.fetching.relation_folders import copy_files, place_in_relation, relation_folder, whole_folder
 from relinv.files import read_json, write_json
-from relinv.relation_folders import copy_files, place_in_relation, relation_folder, whole_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 FILE = "https://drive.google.com/uc?id={id}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
-from relinv.relation_folders import copy_files, fault_of, relation_folder
+from relinv.fetching.relation_folders import copy_files, fault_of, relation_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 

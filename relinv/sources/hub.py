@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from relinv.downloads import TIMEOUT, cache_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS
+from relinv.fetching.downloads import TIMEOUT, cache_folder
+from relinv.fetching.relation_folders import copy_files, relation_folder, whole_folder
 from relinv.hub import asking_hub
-from relinv.relation_folders import copy_files, relation_folder, whole_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from relinv.errors import UserError
 from relinv.files import atomic_folder, is_visible
-from relinv.repository import PLAIN_DIFF, dvc, git
-from relinv.restoring import RESULTS
+from relinv.pipeline.repository import PLAIN_DIFF, dvc, git
+from relinv.pipeline.restoring import RESULTS
 
 EXEMPLARS, MANIFESTS = "data/exemplars", "data/manifests"
-DOWNLOADS = ".scratch/downloads"  # where relinv/downloads.py keeps them; git-ignored
+DOWNLOADS = ".scratch/downloads"  # where relinv/fetching/downloads.py keeps them; git-ignored
 CODE = ("relinv", "stages", "data/benchmark")  # where a file may be new, so that git does not have it yet
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relinv.overrides import as_override
-from relinv.restoring import PARAMETERS
+from relinv.pipeline.restoring import PARAMETERS
 from relinv.study.checkout import experiments, open_checkout, run_experiment
 from relinv.study.plan import Trial
 

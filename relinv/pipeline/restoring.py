@@ -8,7 +8,7 @@ from pathlib import Path
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes
 from relinv.params import MAIN, PRESETS
-from relinv.repository import PLAIN_DIFF, dvc, git
+from relinv.pipeline.repository import PLAIN_DIFF, dvc, git
 from relinv.results import FOLDERS
 
 PARAMETERS = (MAIN, PRESETS)

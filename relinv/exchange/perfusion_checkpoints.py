@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.tensor_files import floats, row
-from relinv.token_files import Published
+from relinv.exchange.tensor_files import floats, row
+from relinv.exchange.token_files import Published
 
 if TYPE_CHECKING:
     import torch

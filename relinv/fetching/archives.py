@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from relinv.errors import UserError, reason
+from relinv.fetching.relation_folders import place_in_relation
 from relinv.files import require_utf8
-from relinv.relation_folders import place_in_relation
 
 MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.tensor_files import rows
+from relinv.exchange.tensor_files import rows
 
 if TYPE_CHECKING:
     import torch

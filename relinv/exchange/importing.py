@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.adapters.vectors import Adapter
-from relinv.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
 from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
+from relinv.exchange.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
+from relinv.exchange.perfusion_checkpoints import read_perfusion
+from relinv.exchange.tensor_files import load_content
+from relinv.exchange.token_files import Published, token_in
 from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
 from relinv.learning.token_row import TOKEN
 from relinv.overrides import as_override
-from relinv.perfusion_checkpoints import read_perfusion
 from relinv.plugins import plugin_names
 from relinv.settings import require_name
-from relinv.tensor_files import load_content
-from relinv.token_files import Published, token_in
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
-from relinv.tensor_files import floats, load_content, row
-from relinv.token_files import Published, token_in
+from relinv.exchange.tensor_files import floats, load_content, row
+from relinv.exchange.token_files import Published, token_in
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from relinv.archives import unpack
 from relinv.benchmark import ENTRY
 from relinv.checking import parse
-from relinv.downloads import ARCHIVE, LISTING, cache_folder
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, OWN, open_upright, read_exemplars
+from relinv.fetching.archives import unpack
+from relinv.fetching.downloads import ARCHIVE, LISTING, cache_folder
+from relinv.fetching.relation_folders import copy_files, fault_of, relation_folder, whole_folder
 from relinv.files import atomic_folder, read_json, sha256_file, write_json
 from relinv.plugins import find_plugin
-from relinv.relation_folders import copy_files, fault_of, relation_folder, whole_folder
 from relinv.settings import ExemplarSettings, ExemplarSource
 
 PLACED = Path("data/exemplars/placed")  # where DVC sees a change, and the user what to delete

@@ -19,9 +19,9 @@ from typing import Any
 
 from relinv.cli import explain
 from relinv.errors import UserError, reason
-from relinv.logged import FAILED, run_logged
 from relinv.params import Params
-from relinv.repository import DVC
+from relinv.pipeline.logged import FAILED, run_logged
+from relinv.pipeline.repository import DVC
 
 GROUPS = ("fetch", "validate", "judge", "invert", "generate", "score")  # in an order that works; report comes last
 LOGS = ".scratch/reproduce"  # git-ignored

@@ -1,0 +1,1 @@
+"""Learned tokens from other programs, and for them."""

@@ -1,0 +1,1 @@
+"""Fetching exemplars from wherever they are, whole and unchanged."""

@@ -1,0 +1,1 @@
+"""The pipeline as a whole: run several stages at a time, and brought back to what is committed."""
