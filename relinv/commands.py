@@ -13,7 +13,7 @@ from relinv.errors import UserError
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
 from relinv.segmenting import MODEL
-from relinv.settings import ValidateSettings
+from relinv.settings import HIGHEST_GUIDANCE, MOST_STEPS, ValidateSettings
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
@@ -131,7 +131,8 @@ def import_(
     """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
 
     An earlier import under these names is replaced; something that was learned here never is. It stands beside the
-    pipeline, whose method `imported` takes the file itself: the command printed last compares it in a report.
+    pipeline: named among the methods of params.yaml, its folder would be removed by DVC. The pipeline takes the file
+    itself, by its method `imported`: the command printed last compares it in a report.
     """
     import shlex
 
@@ -144,6 +145,7 @@ def import_(
     print("To compare it with what is learned here, in a report (the pipeline takes the file where it is):")
     compared = ["-S", f"relations=[{relation}]", "-S", "methods=[relation_words,reversion,imported]"]
     print(f"  {shlex.join(['dvc', 'exp', 'run', *compared, '-S', as_change(concept, file, token)])}")
+    print(f"Leave '{method}' itself out of the methods in params.yaml: DVC would remove its folder.")
 
 
 @app.command(epilog="Example: relinv export inside reversion --for webui --to ~/embeddings")
@@ -285,22 +287,25 @@ def imagine(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
     images: Annotated[int, typer.Option(min=1, help="How many to draw, from that seed and those after it.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Sampling steps; default: the base's, as in params.yaml.")
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Sampling steps; default: the base's, as in params.yaml.")
     ] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, max=50, help="Default: the base's.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, max=HIGHEST_GUIDANCE, help="Default: the base's, as in params.yaml.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
     ] = None,
 ) -> None:
     """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
+    from dataclasses import replace
+
     from tqdm import trange
 
     from relinv.diffusion.bases import load_base
     from relinv.files import atomic_write_bytes
     from relinv.images import encode_png, require_png
-    from relinv.imagining import find_concepts, free_record, require_used, with_options
-    from relinv.imagining import imagine as draw_freely
+    from relinv.imagining import find_concepts, free_record, imagine_each, require_used, with_options
 
     require_png(target)
     if seed + images > 2**32:
@@ -311,20 +316,18 @@ def imagine(
         raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
     params = load_params()
     settings, options = params.generation(), option or []
-    changes = {
-        "adapters": with_options(options, settings.adapters),
-        "steps": steps or settings.steps,
-        "guidance_scale": settings.guidance_scale if guidance_scale is None else guidance_scale,
-    }
-    settings = settings.model_copy(update=changes)
+    given = {"steps": steps, "guidance_scale": guidance_scale}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
     require_used(options, settings.adapters, concepts.values())
-    for each in trange(seed, seed + images, unit="image", disable=images == 1):
+    record = free_record(base, concepts, prompt, settings, seed, target.name)
+    seeds = trange(seed, seed + images, unit="image", disable=images == 1)
+    pictures = imagine_each(base, list(concepts.values()), prompt, settings, seeds)
+    for each, picture in enumerate(pictures, start=seed):
         file = target if images == 1 else target.with_stem(f"{target.stem}_{each}")
-        record = free_record(base, concepts, prompt, settings, each, file.name)
-        picture = draw_freely(base, list(concepts.values()), prompt, settings, each)
-        atomic_write_bytes(file, encode_png(picture, record))
+        atomic_write_bytes(file, encode_png(picture, replace(record, seed=each, file=file.name)))
 
 
 def run() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relinv.benchmark import load_benchmark
@@ -28,10 +28,19 @@ if TYPE_CHECKING:
 
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
     """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`."""
+    (picture,) = imagine_each(base, concepts, prompt, settings, [seed])
+    return picture
+
+
+def imagine_each(
+    base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seeds: Iterable[int]
+) -> Iterator[Image.Image]:
+    """Yield the picture of a free prompt for each seed; each is drawn by itself, so none depends on the others."""
     concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
     with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
         drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
-        return to_pictures(drawer.draw([prompt], [seed]))[0]
+        for seed in seeds:
+            yield to_pictures(drawer.draw([prompt], [seed]))[0]
 
 
 def free_record(

@@ -89,9 +89,11 @@ def require_edits_take_effect(params: Params, methods: Iterable[str]) -> None:
         before = flatten(parse(dict[str, Any], parse_yaml(text, where), "", where))
     except (UserError, OSError):
         return
-    changed = [name for name, value in flatten(read_yaml(params.file)).items() if before.get(name) != value]
+    changed = [
+        name for name, value in flatten(read_yaml(params.file)).items() if name not in before or before[name] != value
+    ]
     for method in methods:
         try:
             params.require_effect(name for name in changed if name.startswith(f"invert.{method}."))
         except UserError as error:
-            raise UserError(f"{error} If the change is meant for other bases, commit it first.") from None
+            raise UserError(f"{error} If the change is meant for runs without this preset, commit it first.") from None

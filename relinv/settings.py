@@ -36,6 +36,10 @@ NAME = r"^[a-z0-9_]{1,100}$"  # of relations and methods: they name folders, and
 Name = Annotated[str, Field(pattern=NAME)]
 Names = Distinct[Name]
 Positive = Annotated[int, Field(ge=1)]
+MOST_STEPS = 500  # of sampling: with nearly as many as the 1,000 of training, schedulers fail
+HIGHEST_GUIDANCE = 50
+SamplingSteps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+GuidanceScale = Annotated[float, Field(ge=0, le=HIGHEST_GUIDANCE)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_no_boolean)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, with ~ expanded, or an id
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
@@ -197,8 +201,8 @@ class PreviewSettings(Settings):
 
     count: Positive
     prompts: list[str]
-    steps: Annotated[int, Field(ge=1, le=1000)]
-    guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    steps: SamplingSteps
+    guidance_scale: GuidanceScale
     seed: Seed
 
 
@@ -218,8 +222,8 @@ class ScenarioSettings(Settings):
 class SamplingSettings(Settings):
     """How a base draws; batch_size counts images and affects an image only by rounding."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)]
-    guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    steps: SamplingSteps
+    guidance_scale: GuidanceScale
     scheduler: Literal["ddim", "pndm", "dpmpp"]
     batch_size: Positive
 

@@ -207,7 +207,7 @@ def test_custom_diffusion_comes_from_two_files_without_a_gpu(checkout: Path) -> 
     weights = "pytorch_custom_diffusion_weights.safetensors"
     save_file(dict(pretrained(base)), checkout / weights)
     torch.save({"<new1>": torch.ones(base.dim)}, checkout / "token.bin")
-    with pytest.raises(UserError, match="pass it as --token FILE"):
+    with pytest.raises(UserError, match="name it, as --token FILE"):
         run("import", weights, "inside", "published")
     assert "holds <new1> as <r>" in run("import", weights, "inside", "published", "--token", "token.bin")
     assert (checkout / "data/concepts/inside/published" / weights).is_file()

@@ -75,14 +75,14 @@ def test_a_bin_names_self_attentions_and_its_token_has_a_table_behind_it(base: B
 def test_the_token_is_the_only_one_beside_or_the_one_given(base: Base, published: Path, tmp_path: Path) -> None:
     folder = lay(published, tmp_path / "files", SAFE)
     bring = lambda token=None: import_concept(folder / SAFE, "inside", "cd", base, tmp_path / "concept", token)  # noqa: E731
-    with pytest.raises(UserError, match="beside it there is none: pass it as --token FILE"):
+    with pytest.raises(UserError, match="beside it there is none: name it, as --token FILE"):
         bring()
     save_file({"<one>": row(base)}, folder / "<one>.safetensors")
     imported = bring().metadata["imported"]
     assert (imported["token"], imported["file"], imported["token_file"]) == ("<one>", SAFE, "<one>.safetensors")
     assert imported["token_sha256"] == sha256_file(folder / "<one>.safetensors")
     torch.save({"<two>": -row(base)}, folder / "<two>.bin")
-    with pytest.raises(UserError, match=r"there is <one>\.safetensors, <two>\.bin: pass it as --token"):
+    with pytest.raises(UserError, match=r"there is <one>\.safetensors, <two>\.bin: name it, as --token"):
         bring()
     assert torch.equal(bring(folder / "<two>.bin").embedding, -row(base))  # type: ignore[arg-type]
     assert (tmp_path / "concept" / "learned_embeds.safetensors").stat().st_size < 4 * base.dim + 2000

@@ -62,8 +62,12 @@ def test_an_experiments_change_that_the_preset_undoes_is_refused_before_anything
         with pytest.raises(UserError, match=told):
             command()
     require_edits_take_effect(load_params(), ["relation_words", "textual_inversion"])
-    with pytest.raises(UserError, match="meant for other bases, commit it first"):
+    with pytest.raises(UserError, match="meant for runs without this preset, commit it first"):
         require_edits_take_effect(load_params(), ["textual_inversion", "multires"])
+    for change in ("invert.compositional.layout.scale=2", "++invert.compositional.layout=null"):  # nested, and null
+        apply_overrides(Path("params.yaml"), [change])
+        with pytest.raises(UserError, match=r"'invert\.compositional\.layout(\.scale)?' would change nothing"):
+            require_edits_take_effect(load_params(), ["compositional"])
     commit_all()
     require_edits_take_effect(load_params(), ["reversion", "multires"])
 

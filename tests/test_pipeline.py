@@ -182,6 +182,14 @@ def test_a_stage_depends_on_all_code_that_decides_its_results(name: str, stages:
     assert uncovered == set()
 
 
+@pytest.mark.parametrize("method", plugin_names("relinv.methods"))
+def test_an_inversion_depends_on_all_code_of_its_method(method: str, stages: dict[str, Any]) -> None:
+    named = {dep.def_path for dep in stages["invert@inside-reversion"].deps} | {f"relinv/methods/{method}.py"}
+    others = {"relinv/exchange"} if method == "imported" else set()  # readers of files, whose hash is a parameter
+    used = imported(Path(f"relinv/methods/{method}.py")) - PLUMBING
+    assert [path for path in sorted(used) if not any(Path(path).is_relative_to(dep) for dep in named | others)] == []
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_a_stage_depends_on_the_plugins_that_it_finds_by_name(name: str, stages: dict[str, Any]) -> None:
     texts = [Path(path).read_text() for path in imported(Path(f"stages/{name.partition('@')[0]}.py")) - PLUMBING]

@@ -672,6 +672,7 @@ def test_the_page_says_which_scenarios_it_is_of_and_of_what_the_judge_knows_noth
         (METHODS, ["invert.reversion.steer_weight=0.1", "reversion is"]),
         (["relation_words", "textual_inversion", "multires"], ["invert.multires.steps=60", "of multires differs"]),
         (["textual_inversion", "relation_words"], ["generate.seed=1", "relation words − textual inversion"]),
+        (["relation_words", "imported"], ["generate.seed=1", "imported − relation words"]),
     ],
 )
 def test_the_page_tells_only_of_what_ran(methods: list[str], told: list[str], tmp_path: Path) -> None:

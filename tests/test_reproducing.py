@@ -210,6 +210,21 @@ def test_a_wrong_change_is_told_and_no_file_is_changed(
     assert not (pipeline / "param.yaml").exists()
 
 
+def test_an_edit_that_the_preset_undoes_is_told_before_anything_is_run(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = (pipeline / "params.yaml").read_text().replace("steer_weight: 0.01", "steer_weight: 0.1")
+    monkeypatch.setattr("relinv.overrides.git", lambda *words: committed)
+    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("sys.argv", ["reproduce", "-S", "invert.preset=official", "-S", "methods=[reversion]",
+                                     "-S", "presets.yaml:reversion.official.initializer_token=and"])  # fmt: skip
+    with pytest.raises(SystemExit):
+        cli.run(command.app)
+    told = capsys.readouterr().err
+    assert told.startswith("Error: 'invert.reversion.steer_weight' would change nothing: the preset 'official' sets it")
+    assert (pipeline / "params.yaml").read_bytes() == (HERE / "params.yaml").read_bytes()
+
+
 def test_a_file_system_without_locks_is_told_instead_of_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from relinv.diffusion.sampling import (
     to_pictures,
 )
 from relinv.errors import UserError
+from relinv.settings import MOST_STEPS
 from tests.tiny import velocity_base
 
 PROMPTS = ["cat in box", "a photo of a dog on a stone"]
@@ -188,6 +189,16 @@ def test_noise_belongs_to_the_image(base: Base) -> None:
 
 def test_latents_are_not_clipped_whatever_the_base_says(base: Base) -> None:
     assert build_scheduler(base, "ddim").config.clip_sample is False
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_most_steps_that_settings_allow_end_in_finite_latents(scheduler: str, base: Base) -> None:
+    steps = build_scheduler(base, scheduler)
+    steps.set_timesteps(MOST_STEPS)
+    latents = noise = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    for timestep in steps.timesteps:
+        latents = steps.step(noise, timestep, latents).prev_sample
+    assert latents.isfinite().all()
 
 
 def test_an_unknown_scheduler_is_refused(base: Base) -> None:

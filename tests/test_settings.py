@@ -46,7 +46,7 @@ def refusal(kind: Any, values: Any, where: str = "sampling") -> str:
 
 def test_value_out_of_range_is_named_with_range_and_file() -> None:
     assert refusal(SamplingSettings, {**SAMPLING, "steps": 0}) == (
-        "Parameter 'sampling.steps' is 0 in params.yaml: it must be an integer at least 1 and at most 1000."
+        "Parameter 'sampling.steps' is 0 in params.yaml: it must be an integer at least 1 and at most 500."
     )
 
 
@@ -452,16 +452,25 @@ def test_a_word_that_is_several_tokens_is_told_before_the_first_stage(changes: d
     check_params(Params(values, Path("params.yaml")))
 
 
-def test_a_relation_without_an_imported_token_is_told_before_the_first_stage() -> None:
-    values = read_yaml(Path("params.yaml")) | {
-        "relations": ["inside", "hug"],
-        "methods": ["relation_words", "imported"],
-    }
-    values["invert"]["imported"]["tokens"] = {"inside": {"file": "r.bin", "sha256": None}}
-    with pytest.raises(
-        UserError, match=r"^The method 'imported' has no token of 'hug': name its file in params\.yaml, as"
+def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path) -> None:
+    values = read_yaml(Path("params.yaml")) | {"relations": ["inside", "hug"], "methods": ["imported"]}
+    (file := tmp_path / "r.bin").write_bytes(b"abc")
+    inside = {"file": str(file), "sha256": "0" * 64}
+    for tokens, told in (
+        ({"inside": inside}, r"^The method 'imported' has no token of 'hug': name its file"),
+        (
+            {"inside": {"file": "none.bin", "sha256": None}},
+            r"^The token of 'inside' is to be in 'none\.bin', and there is",
+        ),
+        ({"inside": inside | {"token": "a\0b"}}, "is to be in 'a\0b', and there is no such file"),
+        (
+            {"inside": inside | {"sha256": None}},
+            "has the SHA-256 ba7816bf8f01cfea.*, and params.yaml says null: if it is",
+        ),
     ):
-        check_params(Params(values, Path("params.yaml")))
+        values["invert"]["imported"]["tokens"] = tokens
+        with pytest.raises(UserError, match=told):
+            check_params(Params(values, Path("params.yaml")))
 
 
 def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:

@@ -651,6 +651,17 @@ def test_a_mistake_in_a_later_arm_is_told_before_any_runs(
         study_command(plans=[Path("plans/study.yaml")], slots=2)
 
 
+def test_an_edit_that_a_plans_preset_undoes_is_told_before_any_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = Path("params.yaml").read_text().replace("learning_rate: 0.00006", "learning_rate: 0.00007")
+    monkeypatch.setattr("relinv.overrides.git", lambda *words: committed)
+    check_trials(HERE, trials(HERE, load_plan(HERE / "plans/methods.yaml")))
+    planned = trials(HERE, load_plan(HERE / "plans/objects.yaml"))
+    with pytest.raises(
+        UserError, match=r"^Arm 'objects' .* 'invert\.dreambooth\.learning_rate' would change nothing: the"
+    ):
+        check_trials(HERE, planned)
+
+
 @pytest.mark.parametrize(
     "value",
     [None, True, 7, 0.00004, "shared", "2026", "null", "true", "1e3", "2026-01-31", "", "cat <r> box, in 'snow' \\",

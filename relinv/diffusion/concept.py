@@ -147,16 +147,17 @@ def read_metadata(folder: Path, make: str) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise UserError(f"The concept '{file}' is damaged: invert the relation again.")
     if missing := [name for name in REQUIRED if name not in metadata]:
-        raise UserError(f"The concept '{file}' lacks {', '.join(missing)}: {_remedy(metadata)}.")
+        raise UserError(f"The concept '{file}' lacks {', '.join(missing)}: {remedy_for(metadata)}.")
     try:
         parse(_Metadata, metadata, "", file)
     except UserError as error:
         problem = str(error).splitlines()[0]
-        raise UserError(f"The concept '{file}' is damaged: {_remedy(metadata)}. {problem}") from None
+        raise UserError(f"The concept '{file}' is damaged: {remedy_for(metadata)}. {problem}") from None
     return metadata
 
 
-def _remedy(metadata: Mapping[str, Any]) -> str:
+def remedy_for(metadata: Mapping[str, Any]) -> str:
+    """Return what to do about a concept that cannot be used."""
     return "import it again" if "imported" in metadata else "invert the relation again"
 
 
@@ -168,7 +169,7 @@ def load_concept(folder: Path, base: Base) -> Concept:
     """
     folder = Path(folder)
     metadata = read_metadata(folder, "learn or import it first")
-    remedy = _remedy(metadata)
+    remedy = remedy_for(metadata)
     token = metadata["token"]
     adapters = metadata.get("adapters", [])
     weights = {adapter["name"]: _read(folder / adapter["file"], remedy) for adapter in adapters if adapter["file"]}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from relinv.checking import parse
 from relinv.diffusion.adapter import drawing_adapter, in_place
+from relinv.diffusion.concept import remedy_for
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.diffusion.sampling import Sampler, initial_latents, sample
 from relinv.errors import UserError
@@ -73,7 +74,7 @@ def _adapters_of(base: Base, concept: Concept) -> Iterator[ConceptAdapter]:
         except KeyError as error:
             raise UserError(
                 f"The concept of '{concept.metadata['relation']}' by '{concept.method}' is damaged: its adapter "
-                f"'{name}' lacks {error}; make it again."
+                f"'{name}' lacks {error}; {remedy_for(concept.metadata)}."
             ) from None
         yield adapter
 

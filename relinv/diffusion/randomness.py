@@ -10,4 +10,4 @@ import torch
 def generator(seed: int, purpose: str, step: int) -> torch.Generator:
     """Return a fresh CPU generator; another seed, purpose or step gives independent numbers."""
     digest = hashlib.sha256(f"{seed}|{purpose}|{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # of a seed, 32 bits count
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # 63 bits fit, of which 32 count

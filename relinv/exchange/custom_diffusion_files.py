@@ -57,6 +57,6 @@ def _token_beside(file: Path) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise UserError(
             f"'{file}' needs its token, which is a file of its own such as '<new1>.bin', and beside it there is "
-            f"{names}: pass it as --token FILE."
+            f"{names}: name it, as --token FILE or as `token` in params.yaml."
         )
     return found[0]

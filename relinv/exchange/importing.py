@@ -54,9 +54,9 @@ def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
     """Return the change of params.yaml, as DVC's -S takes it, that brings what `concept` is of into the pipeline."""
     relation, beside = concept.metadata["relation"], concept.metadata["imported"].get("token_file")
     token_file = token_file or (file.with_name(beside) if beside else None)
-    named = {"file": str(file.resolve()), "sha256": sha256_of(file, token_file)}
+    named = {"file": str(file.absolute()), "sha256": sha256_of(file, token_file)}
     if token_file:
-        named["token"] = str(token_file.resolve())
+        named["token"] = str(token_file.absolute())
     return as_override(f"invert.imported.tokens.{relation}", named)
 
 
@@ -106,8 +106,8 @@ def _require_free(folder: Path, method: str) -> None:
     """Raise UserError if a method of the project has that name, or `folder` holds anything not imported."""
     if method in plugin_names("relinv.methods"):
         raise UserError(
-            f"'{method}' is a method of this project and learns by itself what goes by its name: name another METHOD, "
-            "such as published."
+            f"'{method}' is a method of this project, which makes what goes by its name: name another METHOD, such as "
+            "published."
         )
     if folder.exists() and not _is_imported(folder):
         raise UserError(f"'{folder}' exists and was not imported: name another METHOD, or move it away first.")

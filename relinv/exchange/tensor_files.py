@@ -82,6 +82,8 @@ def _start(file: Path) -> bytes:
         raise UserError(f"The file '{file}' does not exist.") from None
     except OSError as error:
         raise UserError(f"The file '{file}' cannot be read ({error.strerror}).") from None
+    except ValueError:  # it holds a NUL, which YAML can write
+        raise UserError(f"The file has a path that no file can have, {str(file)!r}: correct it.") from None
 
 
 def _refuse_text(start: bytes, file: Path) -> None:

@@ -79,7 +79,8 @@ class InversionMethod:
     def settings_for(cls, relation: str, settings: Settings) -> Settings:
         """Return what of the method's settings concerns a relation. Default: all.
 
-        Raises UserError if they lack what it needs; all relations are asked for before anything is run.
+        Raises UserError if they lack what it needs. `make reproduce` and studies ask for all relations before they run
+        anything.
         """
         return settings
 

@@ -13,6 +13,7 @@ from relinv.learning.method import TrainingPicture, Visit
 from relinv.learning.prior import class_prompts, prior_pictures
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
+from relinv.settings import GuidanceScale, SamplingSteps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,8 @@ class UnetWeightsSettings(ResolutionRowsSettings):
     max_grad_norm: Annotated[float, Field(gt=0)] | None  # the norm that gradients are clipped to; null: no clipping
     prior_images: Annotated[int, Field(ge=0, le=10000)]
     prior_weight: Weight
-    prior_steps: Annotated[int, Field(ge=1, le=1000)]
-    prior_guidance_scale: Annotated[float, Field(ge=0, le=50)]
+    prior_steps: SamplingSteps
+    prior_guidance_scale: GuidanceScale
 
 
 class UnetWeightsMethod(ResolutionRowsMethod):

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class TokenFile(settings.Settings):
     """A learned token's file, of any kind that `relinv import` reads.
 
-    sha256: of the file's bytes, followed by those of `token`'s: DVC watches this number, not the files. token: for
-    Custom Diffusion, the token's own file; null: the one beside the weights.
+    sha256: of the file's bytes, followed by those of `token`'s; DVC watches this number, not the files, nor the code
+    that reads them. null: unknown, which an error then tells. token: for Custom Diffusion, the token's own file; null:
+    the one beside the weights.
     """
 
     file: Place
@@ -57,15 +58,9 @@ class Method(InversionMethod):
 
     def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         super().__init__(base, words, settings, exemplars)
-        relation = exemplars.relation
-        source = self.settings_for(relation, settings).tokens[relation]
-        file, token_file = Path(source.file), Path(source.token) if source.token else None
-        published = read_fitting(file, base, token_file)
-        if (found := sha256_of(file, published.token_file)) != source.sha256:
-            raise UserError(
-                f"The token of '{relation}', '{file}', has the SHA-256 {found}, and params.yaml says {source.sha256}: "
-                f"if it is the file you mean, set invert.imported.tokens.{relation}.sha256 to that."
-            )
+        source = settings.tokens[exemplars.relation]
+        published = read_fitting(Path(source.file), base, Path(source.token) if source.token else None)
+        _require_same(exemplars.relation, source, sha256_of(Path(source.file), published.token_file))
         self._row = published.row
         if kind := published.adapter:
             adapter = find_plugin("relinv.adapters", kind).Adapter
@@ -77,8 +72,14 @@ class Method(InversionMethod):
         if relation not in settings.tokens:
             raise UserError(
                 f"The method 'imported' has no token of '{relation}': name its file in params.yaml, as "
-                f"invert.imported.tokens.{relation}, or leave one of the two out."
+                f"invert.imported.tokens.{relation}, or take that relation out, or the method."
             )
+        source = settings.tokens[relation]
+        for file in filter(None, (source.file, source.token)):
+            if not Path(file).is_file():
+                raise UserError(f"The token of '{relation}' is to be in '{file}', and there is no such file.")
+        if source.sha256 is None:
+            _require_same(relation, source, sha256_of(Path(source.file), Path(source.token) if source.token else None))
         return settings.model_copy(update={"tokens": {relation: settings.tokens[relation]}})
 
     @contextmanager
@@ -91,3 +92,13 @@ class Method(InversionMethod):
     def embedding(self) -> torch.Tensor | None:
         """Return the file's row, (dim,) float32 on the CPU, or None if the token has several."""
         return self._row
+
+
+def _require_same(relation: str, source: TokenFile, found: str) -> None:
+    """Raise UserError unless the SHA-256 that was found is the one in the settings."""
+    if found != source.sha256:
+        raise UserError(
+            f"The token of '{relation}', '{source.file}', has the SHA-256 {found}, and params.yaml says "
+            f"{source.sha256 or 'null'}: if it is the file you mean, set invert.imported.tokens.{relation}.sha256 to "
+            "that."
+        )

@@ -135,10 +135,10 @@ def _change(run: Run) -> str:
     """Return a change of the subject's parameters, as DVC is told it; ++: whether the preset has that one or not."""
     preset = preset_in_use(run.parameters)
     section = f"{PRESETS}:++{run.subject}.{preset}" if preset else f"invert.{run.subject}"
-    settings = run.parameters["invert"][run.subject]  # the plain words have none
+    settings = run.parameters["invert"][run.subject]  # the plain words have none, an imported token no steps
     if "steer_weight" in settings:
         return f"{section}.steer_weight=0.1"
-    return f"{section}.steps=60" if settings else "generate.seed=1"
+    return f"{section}.steps=60" if "steps" in settings else "generate.seed=1"
 
 
 def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
+from relinv.overrides import require_edits_take_effect
 from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, flatten, load_presets
 from relinv.preflight import check_params
 from relinv.report.rows import READINGS
@@ -118,7 +119,9 @@ def check_trials(root: Path, planned: Sequence[Trial]) -> None:
     for trial in planned:
         with _of_arm(trial.arm):
             changed = overridden(files, trial.overrides)
-            check_params(Params(changed[MAIN], root / MAIN, changed[PRESETS]))
+            params = Params(changed[MAIN], root / MAIN, changed[PRESETS])
+            check_params(params)
+            require_edits_take_effect(params, params.methods())
 
 
 @contextmanager
