@@ -50,7 +50,7 @@ class Judge:
         import torch
 
         parts = []
-        with torch.inference_mode(), deterministic(self._device):
+        with torch.inference_mode(), deterministic(self._device, backward=False):
             for start in range(0, len(images), batch_size):
                 batch = torch.stack([self._preprocess(image) for image in images[start : start + batch_size]])
                 parts.append(_to_numpy(self._model.encode_image(batch.to(self._device), normalize=True)))
@@ -64,7 +64,7 @@ class Judge:
         import torch
 
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        with torch.inference_mode(), deterministic(self._device):
+        with torch.inference_mode(), deterministic(self._device, backward=False):
             for start in range(0, len(new), TEXTS_AT_ONCE):
                 part = new[start : start + TEXTS_AT_ONCE]
                 self.require_read(part)
@@ -133,9 +133,10 @@ def _load(settings: JudgeSettings, source: str) -> Judge:
 
     device = find_device(settings.device)
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
-            source, pretrained=settings.pretrained, device=device
-        )
+        with device:  # where open_clip first draws random weights; drawn on a CPU, those of a large judge take seconds
+            model, preprocess = open_clip.create_model_from_pretrained(
+                source, pretrained=settings.pretrained, device=device
+            )
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # state dicts, JSON, tokenizers, downloads: each fails in its own way
         if is_out_of_memory(error):
@@ -178,13 +179,25 @@ def _weights(folder: Path) -> Path:
 
 def _check_shapes(judge: Judge, weights: Path) -> None:
     """Refuse weights that open_clip would silently resize: position embeddings made for another size."""
-    from open_clip.factory import load_state_dict
-
     expected = judge.shapes()
-    for name, tensor in load_state_dict(str(weights)).items():
-        if name in expected and tensor.shape != expected[name]:
-            shapes = f"{tuple(tensor.shape)} where {CONFIG} makes it {tuple(expected[name])}"
+    for name, shape in _stored_shapes(weights).items():
+        if name in expected and shape != tuple(expected[name]):
+            shapes = f"{shape} where {CONFIG} makes it {tuple(expected[name])}"
             raise UserError(f"The weights '{weights}' do not fit their architecture: '{name}' is {shapes}.")
+
+
+def _stored_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a weights file, by the name that open_clip gives it."""
+    if weights.suffix != ".safetensors":
+        from open_clip.factory import load_state_dict
+
+        return {name: tuple(tensor.shape) for name, tensor in load_state_dict(str(weights)).items()}
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as stored:  # whose header has the shapes: the weights are not read again
+        names = stored.keys()
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
+    return {name.removeprefix("module."): shape for name, shape in shapes.items()}
 
 
 def _check_name(settings: JudgeSettings) -> None:

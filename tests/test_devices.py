@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -199,9 +201,17 @@ def test_the_judge_sees_on_another_device_what_it_sees_on_the_cpu(
     settings = JudgeSettings(model=str(build_tiny_judge(tmp_path)), pretrained=None, device="cpu")
     pictures, texts = [Image.new("RGB", (64, 64), colour) for colour in ("red", "navy", "ivory")], ["cat in box", "dog"]
     here = load_judge(settings)
+    create, drawn = open_clip.create_model_from_pretrained, []
+
+    def created(*arguments: Any, **options: Any) -> Any:
+        drawn.append(torch.rand(1).device.type)  # as its random weights are, which take seconds on a CPU
+        return create(*arguments, **options)
+
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", created)
     with elsewhere():
         monkeypatch.setattr("relinv.judge.find_device", lambda name: torch.device(NAME))
         there = load_judge(settings)
         seen, read = there.encode_images(pictures, 2), there.encode_texts(texts)
     np.testing.assert_allclose(seen, here.encode_images(pictures, 2), atol=1e-5)
     np.testing.assert_allclose(read, here.encode_texts(texts), atol=1e-5)
+    assert drawn == [NAME]

@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import open_clip
@@ -94,6 +95,16 @@ def test_each_distinct_text_is_encoded_once(folder: Path, monkeypatch: pytest.Mo
     assert encoded == ["cat", "dog"]
 
 
+def test_a_gpu_may_use_kernels_whose_gradients_alone_are_not_deterministic(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = MagicMock(return_value=nullcontext())
+    monkeypatch.setattr("relinv.judge.deterministic", asked)
+    judge.encode_images(pictures(), 5)
+    judge.encode_texts(["a text of its own"])
+    assert asked.call_args_list == [call(torch.device("cpu"), backward=False)] * 2
+
+
 def test_many_texts_are_all_encoded(folder: Path) -> None:
     words = sorted({*WORDS, *PREPOSITIONS, *STOP_WORDS})
     texts = [f"{first} {second}" for first in words for second in words][:300]  # more than go through at once
@@ -169,6 +180,14 @@ def test_weights_of_another_architecture_are_refused(broken: Path) -> None:
 )
 def test_position_embeddings_are_never_stretched(broken: Path, tower: str, change: dict[str, int]) -> None:
     edit_config(broken, tower, **change)
+    with pytest.raises(UserError, match=r"do not fit their architecture: '.*positional_embedding' is"):
+        load(broken)
+    weights = load_file(broken / WEIGHTS)
+    save_file({f"module.{name}": tensor for name, tensor in weights.items()}, broken / WEIGHTS)  # a parallel training's
+    with pytest.raises(UserError, match=r"do not fit their architecture: '.*positional_embedding' is"):
+        load(broken)
+    torch.save(weights, broken / "open_clip_pytorch_model.bin")
+    (broken / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"do not fit their architecture: '.*positional_embedding' is"):
         load(broken)
 
