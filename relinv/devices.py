@@ -93,8 +93,8 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
         settings.fill_uninitialized_memory,
     )
     if device.type != "cpu":
-        # with warn_only, the backward of CUDA's fused attention sums in any order; without, PyTorch does without
-        # cuDNN's attention altogether
+        # warn_only: fused attention is allowed, but its backward is not deterministic; without it PyTorch avoids
+        # cuDNN's attention.
         torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not backward)
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:
@@ -108,11 +108,13 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
 @contextmanager
 def full_fp32(device: torch.device) -> Iterator[None]:
     """Inside the block a GPU's convolutions do not round fp32 to TF32, as PyTorch lets them by default."""
+    if device.type == "cpu":  # where it does not matter: PyTorch refuses to read its flag if its newer one was set
+        yield
+        return
     import torch
 
     tf32 = torch.backends.cudnn.allow_tf32
-    if device.type != "cpu":
-        torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:

@@ -71,6 +71,12 @@ def test_a_cpu_is_left_as_it_is() -> None:
         assert flags() == before
 
 
+def test_on_a_cpu_it_does_not_matter_how_tf32_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends, "fp32_precision", "ieee", raising=False)  # a read of the old flag then fails
+    with deterministic(torch.device("cpu")), full_fp32(torch.device("cpu")):
+        pass
+
+
 @pytest.mark.parametrize(
     ("fixed", "inside"), [(True, (True, False, False, False)), (False, (False, False, True, False))]
 )
