@@ -201,6 +201,15 @@ def test_a_missing_tokenizer_is_refused_and_not_made_up(copied: Path) -> None:
         load_token_counter(tiny_settings(copied))
 
 
+def test_a_library_of_another_version_is_not_laid_to_the_folder(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = TypeError("UNet2DConditionModel.__init__() got an unexpected keyword argument 'torch_dtype'")
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.from_pretrained", MagicMock(side_effect=older))
+    with pytest.raises(UserError, match=r"diffusers or transformers do not fit .*'torch_dtype'\): install those"):
+        _ = load_base(tiny_settings(tiny_base)).unet
+
+
 def test_a_damaged_configuration_is_refused(copied: Path) -> None:
     (copied / "scheduler/scheduler_config.json").write_text("{")
     with pytest.raises(UserError, match=r"The scheduler in .* cannot be loaded"):

@@ -193,16 +193,21 @@ class Base:
         if report["missing_keys"]:
             lacking = ", ".join(sorted(report["missing_keys"])[:3])
             raise UserError(f"The weights of {name} in '{self._folder}' lack {lacking} and more: restore the folder.")
-        # Convolutions run about a tenth faster on channels-last weights, on a CPU as on a GPU.
+        # Convolutions run about a tenth faster on channels-last weights on a CPU.
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _load(self, name: str, kind: Any, **options: Any) -> Any:
-        """Return the component `name`. Raises UserError if it cannot be loaded from its files."""
+        """Return the component `name`. Raises UserError if its files are damaged or a library's version does not fit."""
         try:
             return kind.from_pretrained(self._folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             if is_out_of_memory(error):
                 raise  # nothing is wrong with the folder
+            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+                raise UserError(
+                    f"The installed diffusers or transformers do not fit this project ({reason(error)}): install those "
+                    "of constraints.txt."
+                ) from error
             text = f"The {name} in '{self._folder}' cannot be loaded ({reason(error)}): restore the folder."
             raise UserError(text) from error
 
