@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.errors import UserError
-from relinv.files import sha256_files
+from relinv.fingerprint import fingerprint
 
 Item = TypeVar("Item")
 
@@ -111,7 +111,7 @@ def _fingerprint(folder: Path, name: str) -> str:
     """Return a hash of the files of a judge's folder, or `name` if there is no such folder."""
     if not folder.is_dir():
         return name
-    return sha256_files(folder, sorted(path.name for path in folder.iterdir() if path.suffix in JUDGE_FILES))
+    return fingerprint(folder, sorted(path for path in folder.iterdir() if path.suffix in JUDGE_FILES))
 
 
 class AskedSettings(Settings):

@@ -18,11 +18,12 @@ from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from relinv.diffusion import fingerprint
+from relinv import fingerprint
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.sampling import decode
 from relinv.errors import UserError
 from relinv.files import sha256_file, sha256_files
+from relinv.settings import JudgeSettings
 from relinv.tokens import load_token_counter
 from tests.conftest import tiny_settings
 
@@ -63,6 +64,20 @@ def test_a_large_file_is_read_again_only_where_it_changed(tmp_path: Path, monkey
         assert read == ["large", "small", "small", "small"]
     fingerprint.KNOWN.write_text("damaged")
     assert fingerprint.hash_of(large) == sha256_file(large)
+
+
+def test_a_judges_large_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = JudgeSettings(model=str(tmp_path / "judge"), pretrained=None, device="cpu")
+    names = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"]
+    (tmp_path / "judge").mkdir()
+    for name in [*names, "README.md"]:
+        (tmp_path / "judge" / name).write_text(f"the content of {name}")
+    read: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fingerprint, "LARGE", 40)
+    monkeypatch.setattr(fingerprint, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
+    assert {judge.fingerprint() for _ in range(2)} == {sha256_files(tmp_path / "judge", names)}
+    assert read == [*names, "open_clip_config.json", "tokenizer.json"]
 
 
 def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: Path) -> None:

@@ -81,7 +81,7 @@ EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@
 # Code that brings results about without deciding what they are.
 PLUMBING = {
     f"relinv/{name}.py"
-    for name in ("checking", "cli", "errors", "files", "forking", "hub", "overrides", "params",
+    for name in ("checking", "cli", "errors", "files", "fingerprint", "forking", "hub", "overrides", "params",
                  "pipeline/repository", "plugins", "results", "settings")
 }  # fmt: skip
 

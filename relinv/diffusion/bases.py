@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from relinv.devices import find_device, require_precision, to_device
 from relinv.diffusion.base_files import check_weights, locate, model_files
-from relinv.diffusion.fingerprint import fingerprint
 from relinv.errors import UserError, is_out_of_memory, reason
+from relinv.fingerprint import fingerprint
 from relinv.hub import require_tokenizer
 from relinv.settings import TrainingSettings
 
@@ -197,7 +197,7 @@ class Base:
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _load(self, name: str, kind: Any, **options: Any) -> Any:
-        """Return the component `name`. Raises UserError if its files are damaged or a library's version does not fit."""
+        """Return the component `name`. Raises UserError if its files are damaged or a library's version is wrong."""
         try:
             return kind.from_pretrained(self._folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""A base's fingerprint: one hash over its files. Gigabytes are read for it once, not at every start of a stage."""
+"""A model's fingerprint: one hash over its files. Gigabytes are read for it once, not at every start of a stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGE = 2**26  # bytes; smaller files are read in a moment
 
 
 def fingerprint(folder: Path, files: Sequence[Path]) -> str:
-    """Return one hex SHA-256 over the names and bytes of a base's `files` below `folder`."""
+    """Return one hex SHA-256 over the names and bytes of a model's `files` below `folder`, in the order given."""
     return sha256_files(folder, [path.relative_to(folder).as_posix() for path in files], hash_of)
 
 
