@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,7 @@ def test_a_samples_prompt_is_its_pictures_and_its_row_its_timesteps(base: Base, 
             batch = batches.of_step(step)
             for place, picture in enumerate(visits(4, 8, step, seed=0)):
                 row = f"<r|{batch.timesteps[place].item() // 100}|>"  # ten rows for a thousand timesteps
-                templates = batches.pictures[picture].templates
+                templates = batches.templates[picture]
                 assert batch.prompts[place] in [template.format(row) for template in templates]
                 seen.add(batch.prompts[place].replace(row, "{}"))
             encodings = base.encode(base.tokenize(batch.prompts))  # (8, tokens, dim)
@@ -46,6 +48,16 @@ def test_timesteps_follow_the_methods_law(alpha: float, share: float, base: Base
     with drawing(base, exemplar_folder, "reversion", importance_alpha=alpha) as batches:
         timesteps = torch.cat([batches.of_step(step).timesteps for step in range(100)])
     assert (timesteps >= 500).double().mean().item() == pytest.approx(share, abs=0.02)
+
+
+def test_the_pictures_themselves_are_not_kept(base: Base, exemplar_folder: Path) -> None:
+    method = build(problem(base, exemplar_folder, "reversion"))
+    pictures = method.training_pictures(Path())
+    images = [weakref.ref(picture.image) for picture in pictures]
+    batches = Batches(method, pictures, seed=0)
+    del pictures
+    gc.collect()
+    assert [image() for image in images] == [None] * 4 and len(batches.latents.mean) == 4
 
 
 def test_the_fixed_batch_is_the_same_each_time_and_of_every_exemplar(base: Base, exemplar_folder: Path) -> None:
