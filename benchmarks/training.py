@@ -107,7 +107,7 @@ def our_steps(base: Base, exemplars: ExemplarSet, scratch: Path, attached: bool 
     plugin = find_plugin("relinv.methods", "reversion")
     values = load_params().section("invert.reversion", dict) | {"batch_size": SAMPLES}
     method = plugin.Method(base, "inside", plugin.Settings(**values), exemplars)
-    preview = PreviewSettings(count=1, prompts=[], steps=1, guidance_scale=1, seed=0)
+    preview = PreviewSettings(count=1, prompts=[], seed=0)
     problem = Problem(base, exemplars, "inside", "reversion", method.settings, 0, preview)
     task = Task(problem, method, Checkpoints(scratch, "benchmark", {}, interval=1e9))
     return Loop(task, method.attached if attached else nullcontext)

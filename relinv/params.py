@@ -160,7 +160,7 @@ class Params:
     def trained_model(self) -> ModelSettings:
         """Return the diffusion model of the base in use, set up for training."""
         training = self.section(f"bases.{self.base()}.training", TrainingSettings)
-        return self.model().model_copy(update=training.model_dump())
+        return self.model().model_copy(update=dict(training))
 
     def drawing_model(self) -> ModelSettings:
         """Return the diffusion model of the base in use, set up for drawing."""

@@ -84,18 +84,27 @@ class NetworkSettings(Settings):
     compile: bool = False
 
 
+class PreviewSampling(Settings):
+    """How a base draws the pictures that are shown of a training (`PreviewSettings`): by DDIM, in so many steps."""
+
+    steps: SamplingSteps
+    guidance_scale: GuidanceScale
+
+
 class TrainingSettings(Settings):
-    """How a base is trained; drawing does not use these settings.
+    """How a base is trained; drawing images does not use these settings.
 
     Two take less memory, and more time. gradient_checkpointing: whether activations are recomputed instead of kept.
     samples_per_pass: how many samples of a step go through the UNet at once, forward and backward, before the next
     ones; null: all of them. deterministic: whether a GPU learns the same to the last bit each time; if not, it may
-    choose its kernels by speed and add gradients in any order.
+    choose its kernels by speed and add gradients in any order. preview: how previews are drawn, by default as the
+    miniature's are.
     """
 
     gradient_checkpointing: bool = False
     samples_per_pass: Positive | None = None
     deterministic: bool = True
+    preview: PreviewSampling = PreviewSampling(steps=8, guidance_scale=4.0)
 
 
 class ModelSettings(NetworkSettings, TrainingSettings):
@@ -196,13 +205,11 @@ class PreviewSettings(Settings):
     """Pictures drawn during training: `count` times, evenly spaced, the last at the end, whatever the number of steps.
 
     A training that stops early has fewer. Each time, one picture is drawn per prompt; `<r>` in a prompt stands for the
-    relation.
+    relation. How they are drawn is a setting of the base (`PreviewSampling`).
     """
 
     count: Positive
     prompts: list[str]
-    steps: SamplingSteps
-    guidance_scale: GuidanceScale
     seed: Seed
 
 

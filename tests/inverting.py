@@ -31,7 +31,7 @@ FORMS = {
 # anchor_word is not the initializer_token: a token that starts at its anchor has that loss's minimum behind it already.
 SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03, "anchor_word": "inside", "prior_images": 2,
          "prior_steps": 2, "scale_variants": 2}  # fmt: skip
-PREVIEW = PreviewSettings(count=2, prompts=["cat <r> box", "dog <R> cup"], steps=2, guidance_scale=5.0, seed=0)
+PREVIEW = PreviewSettings(count=2, prompts=["cat <r> box", "dog <R> cup"], seed=0)
 
 
 def problem(base: Base, exemplar_folder: Path, name: str, seed: int = 0, **changes: Any) -> Problem:

@@ -26,7 +26,7 @@ from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.losses import denoising
 from relinv.learning.passes import accumulate_gradients
 from relinv.learning.training import Loop, take_step
-from relinv.settings import GenerateSettings
+from relinv.settings import GenerateSettings, PreviewSampling
 from tests.conftest import tiny_settings
 from tests.inverting import FORMS, LEARNING, problem, training
 
@@ -188,6 +188,7 @@ def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> Non
         {"samples_per_pass": 1},
         {"precision": "bf16"},
         {"deterministic": False},
+        {"preview": PreviewSampling(steps=3, guidance_scale=5.0)},
     ],
 )
 def test_a_run_is_never_finished_in_another_way(

@@ -28,6 +28,7 @@ from relinv.learning.training import take_step
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods.reversion import content_ids, preposition_ids
 from relinv.settings import GenerateSettings, ModelSettings
+from tests.conftest import tiny_settings
 from tests.inverting import METHODS, looping, problem
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=1)
@@ -46,7 +47,7 @@ def folder(size: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(size: str, folder: Path) -> ModelSettings:
     resolution = 512 if size == "full" else 128
-    return ModelSettings(source=str(folder), revision=None, device="cpu", precision="fp32", resolution=resolution)
+    return tiny_settings(folder).model_copy(update={"resolution": resolution})
 
 
 @pytest.fixture(scope="module")

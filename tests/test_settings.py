@@ -24,6 +24,7 @@ from relinv.settings import (
     GenerateSettings,
     JudgeSettings,
     NetworkSettings,
+    PreviewSampling,
     PreviewSettings,
     ReportSettings,
     SamplingSettings,
@@ -202,11 +203,13 @@ def test_a_base_is_trained_as_its_training_section_says_and_drawn_without() -> N
         "gradient_checkpointing": True,
         "samples_per_pass": 2,
         "deterministic": False,
+        "preview": {"steps": 3, "guidance_scale": 6.0},
     }
     params = Params(values, Path("params.yaml"))
     trained, drawing = params.trained_model(), params.drawing_model()
     assert (trained.gradient_checkpointing, trained.samples_per_pass, trained.deterministic) == (True, 2, False)
     assert (drawing.gradient_checkpointing, drawing.samples_per_pass, drawing.deterministic) == (False, None, True)
+    assert trained.preview == PreviewSampling(steps=3, guidance_scale=6.0)
 
 
 class Sectioned(Settings):

@@ -16,6 +16,7 @@ import torch
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.randomness import generator
+from relinv.diffusion.sampling import Sampler
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
@@ -26,6 +27,7 @@ from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.losses import Term
 from relinv.learning.training import Loop
 from relinv.learning.training_log import TrainingLog
+from relinv.settings import PreviewSampling
 from tests.inverting import LEARNING, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
 
@@ -285,6 +287,16 @@ def test_a_preview_that_cannot_be_drawn_is_told_before_anything_is_learned(
     task = dataclasses.replace(task, preview=task.preview.model_copy(update={"prompts": ["cat <x> box"]}))
     with pytest.raises(UserError, match="names <x>, which no concept in use has learned"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+
+
+def test_previews_are_drawn_as_the_base_says(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path / "scratch")
+    own = {"preview": PreviewSampling(steps=3, guidance_scale=7.5)}
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update=own))
+    with loop.method.attached():
+        assert loop._drawer()._sampler == Sampler(3, 7.5)
 
 
 def test_too_little_memory_says_what_to_lower(

@@ -224,9 +224,9 @@ class Loop:
 
     def _drawer(self) -> Drawer:
         """Return what draws previews of the current state. Raises UserError for a prompt that cannot be drawn."""
-        preview = self.problem.preview
-        sampler = Sampler(preview.steps, preview.guidance_scale)
-        return Drawer(self.base, self.method.adapters, preview.prompts, sampler)
+        sampling = self.base.settings.preview
+        sampler = Sampler(sampling.steps, sampling.guidance_scale)
+        return Drawer(self.base, self.method.adapters, self.problem.preview.prompts, sampler)
 
     def save(self, done: int) -> None:
         """Save everything that the remaining steps and the log depend on."""
