@@ -23,8 +23,9 @@ from relinv.learning import training
 from relinv.learning.batches import visits
 from relinv.learning.checkpoints import Checkpoints, save_state
 from relinv.learning.exemplar_latents import encode_pictures
-from relinv.learning.inversion import invert_relation, invert_together
+from relinv.learning.inversion import identity, invert_relation, invert_together
 from relinv.learning.losses import Term
+from relinv.learning.problem import Task
 from relinv.learning.training import Loop
 from relinv.learning.training_log import TrainingLog
 from relinv.settings import PreviewSampling
@@ -130,8 +131,9 @@ def test_checkpoints_of_another_identity_are_not_taken_up(tmp_path: Path) -> Non
     assert Checkpoints(tmp_path, "run", {"seed": 1}).load() is None
 
 
-def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_no_checkpoint_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = Checkpoints(tmp_path, "run", {})
+    assert checkpoints.load() is None and not capsys.readouterr().err
     checkpoints.save({"done": 3, "row": torch.ones(3)})
     whole = (checkpoints.folder / "state.pt").read_bytes()
     row = whole.index(torch.ones(3).numpy().tobytes())
@@ -141,6 +143,22 @@ def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     for damage in (b"", b"damaged", whole[:-40], flipped, deflated):
         (checkpoints.folder / "state.pt").write_bytes(damage)
         assert checkpoints.load() is None
+        told = f"'{checkpoints.folder / 'state.pt'}' cannot be read: the training starts again.\n"
+        assert capsys.readouterr() == ("", told)
+
+
+def test_a_training_whose_preview_is_gone_starts_again_and_tells_it(
+    base: Base, exemplar_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = problem(base, exemplar_folder, "reversion")
+    invert_together([task], tmp_path)
+    begun = Task(task, build(task), Checkpoints(tmp_path, "invert-inside-reversion", identity(task)))
+    assert Loop(begun).done == 6
+    (preview,) = tmp_path.glob("*/step_0003.png")
+    preview.unlink()
+    capsys.readouterr()
+    assert Loop(begun).done == 0
+    assert capsys.readouterr().err == f"'{preview}' cannot be read: the training starts again.\n"
 
 
 def test_a_term_that_comes_and_goes_is_refused() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import sys
 import time
 import zipfile
 import zlib
@@ -54,8 +55,15 @@ class Checkpoints:
             self._wait = max(self._interval, (self._saved - begin) / SHARE)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the last saved state, on the CPU, or None if there is none that can be read."""
-        return load_state(self.folder / STATE)
+        """Return the last saved state, on the CPU, or None if there is none; say so of one that cannot be read."""
+        state = load_state(self.folder / STATE)
+        if state is None and (self.folder / STATE).exists():
+            self.tell_unreadable(STATE)
+        return state
+
+    def tell_unreadable(self, name: str) -> None:
+        """Say on stderr that a file which is needed to resume cannot be read."""
+        print(f"'{self.folder / name}' cannot be read: the training starts again.", file=sys.stderr)
 
     def write_file(self, name: str, data: bytes) -> None:
         """Store a finished file next to the state."""

@@ -239,8 +239,11 @@ class Loop:
     def _resume(self) -> None:
         """Load the last checkpoint, if there is a complete one."""
         saved: dict[str, Any] | None = self.checkpoints.load()
-        previews = {name: self.checkpoints.read_file(name) for name in (saved or {}).get("previews", [])}
-        if saved is None or None in previews.values():
+        if saved is None:
+            return
+        previews = {name: self.checkpoints.read_file(name) for name in saved["previews"]}
+        if gone := [name for name, data in previews.items() if data is None]:
+            self.checkpoints.tell_unreadable(gone[0])
             return
         with torch.no_grad():
             for name, tensor in self.method.state().items():
