@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -315,6 +316,31 @@ def test_previews_are_drawn_as_the_base_says(
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update=own))
     with loop.method.attached():
         assert loop._drawer()._sampler == Sampler(3, 7.5)
+
+
+def test_trainings_say_where_their_losses_and_previews_so_far_are(
+    base: Base,
+    exemplar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = [Path(shutil.copytree(exemplar_folder, tmp_path / "relations" / name)) for name in ("inside", "on")]
+    problems = [problem(base, folder, "reversion") for folder in folders]
+    monkeypatch.setattr(Checkpoints, "is_due", lambda self: True)
+    monkeypatch.setattr(training, "take_step", stopping(training.take_step, after=4))
+    with pytest.raises(KeyboardInterrupt):
+        invert_together(problems, tmp_path / "scratch")
+    told = re.findall(r"of '(\w+)' so far are kept in '(.+)'\.\n", capsys.readouterr().err)
+    assert [relation for relation, _ in told] == ["inside", "on"]
+    for _, folder in told:
+        assert (Path(folder) / "losses.csv").read_text().count("\n") == 5  # with the names of its columns
+        assert (Path(folder) / "step_0003.png").exists()
+    monkeypatch.undo()
+    invert_together(problems, tmp_path / "scratch")
+    capsys.readouterr()
+    invert_together(problems, tmp_path / "scratch")  # takes no step
+    assert "so far" not in capsys.readouterr().err
 
 
 def test_too_little_memory_says_what_to_lower(

@@ -6,6 +6,7 @@ any checkpoint gives byte-identical results. Only the method's own tensors get g
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -24,7 +25,7 @@ from relinv.learning.batches import Batch, Batches
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
 from relinv.learning.method import Visit
 from relinv.learning.passes import accumulate_gradients, predict
-from relinv.learning.training_log import TrainingLog
+from relinv.learning.training_log import LOSSES, TrainingLog
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
@@ -52,6 +53,9 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
         loops = [Loop(task, attached=nullcontext if len(tasks) == 1 else task.method.attached) for task in tasks]
         if len(tasks) == 1:
             stack.enter_context(tasks[0].method.attached())
+        for loop in loops:
+            if loop.done < loop.end:
+                loop.tell_folder()
         begin, end = min(loop.done for loop in loops), max(loop.end for loop in loops)
         bar = tqdm(range(begin, end), initial=begin, total=end, unit="step")
         for step in bar:
@@ -132,6 +136,11 @@ class Loop:
             self.batches.check_captions()
             if self.problem.preview.prompts:
                 self._drawer()
+
+    def tell_folder(self) -> None:
+        """Say on stderr where to look while it trains; the folder is removed at the end."""
+        relation, folder = self.problem.exemplars.relation, self.checkpoints.folder
+        print(f"The losses and previews of '{relation}' so far are kept in '{folder}'.", file=sys.stderr)
 
     def batch(self, step: int) -> Batch:
         """Return a step's batch."""
@@ -229,12 +238,13 @@ class Loop:
         return Drawer(self.base, self.method.adapters, self.problem.preview.prompts, sampler)
 
     def save(self, done: int) -> None:
-        """Save everything that the remaining steps and the log depend on."""
+        """Save everything that the remaining steps and the log depend on, and the losses so far, to be looked at."""
         state = {name: tensor.detach() for name, tensor in self.method.state().items()}
         losses = torch.stack(self.log.losses)  # (steps, terms)
         log = {"names": self.log.names, "losses": losses, "previews": list(self.log.previews)}
         log["fixed_losses"] = self.stopping.losses if self.stopping else []
         self.checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
+        self.checkpoints.write_file(LOSSES, self.log.losses_csv().encode())
 
     def _resume(self) -> None:
         """Load the last checkpoint, if there is a complete one."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from relinv.learning.losses import Term
 
 
+LOSSES = "losses.csv"
+
+
 @dataclass
 class TrainingLog:
     """The loss terms of each step, and preview pictures by name."""
@@ -36,7 +39,7 @@ class TrainingLog:
     def files(self) -> dict[str, bytes]:
         """Return the content of losses.csv and of each preview, by their paths in a concept folder."""
         previews = {f"previews/{name}": data for name, data in self.previews.items()}
-        return {"losses.csv": self.losses_csv().encode(), **previews}
+        return {LOSSES: self.losses_csv().encode(), **previews}
 
     @property
     def steps(self) -> int:
