@@ -40,6 +40,20 @@ def taking(base: Base, exemplar_folder: Path, **source: Any) -> Problem:
     return replace(problem(base, exemplar_folder, "imported"), settings=Settings(tokens={"inside": source}))
 
 
+def test_the_token_of_an_earlier_step_is_imported_and_compared(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "whole", tmp_path / "scratch")
+    file = tmp_path / "whole/previews/step_0003.safetensors"
+    import_concept(file, "inside", "step3", base, tmp_path / "beside")
+    source = {"file": str(file), "sha256": sha256_file(file)}
+    invert_relation(taking(base, exemplar_folder, **source), tmp_path / "taken", tmp_path / "scratch")
+    invert_relation(problem(base, exemplar_folder, "reversion", steps=3), tmp_path / "short", tmp_path / "scratch")
+    names = ("short", "beside", "taken", "whole")
+    short, *others, whole = (load_concept(tmp_path / name, base).embedding for name in names)
+    assert all(torch.equal(other, short) for other in others) and not torch.equal(whole, short)
+
+
 @pytest.mark.parametrize("kind", ["one row", "several rows", "custom diffusion"])
 def test_it_draws_what_the_concept_of_the_same_file_draws(
     kind: str, base: Base, exemplar_folder: Path, tmp_path: Path

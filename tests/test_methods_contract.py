@@ -17,7 +17,7 @@ from PIL import Image
 
 from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base, load_base
-from relinv.diffusion.concept import REQUIRED, load_concept
+from relinv.diffusion.concept import EMBEDDING, REQUIRED, load_concept
 from relinv.diffusion.conditioning import Drawer, Encodings
 from relinv.diffusion.sampling import Sampler, initial_latents, to_pictures
 from relinv.files import sha256_folder
@@ -243,7 +243,7 @@ def test_metadata_is_complete(name: str, base: Base, exemplar_folder: Path, conc
 def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: Path, concepts: Folders) -> None:
     steps = build(problem(base, exemplar_folder, name)).steps
     table = concepts[name] / "losses.csv"
-    previews = sorted(path.name for path in concepts[name].glob("previews/*"))
+    previews = sorted(path.name for path in concepts[name].glob("previews/*.png"))
     assert table.exists() == bool(steps)
     assert previews == (["step_0003.png", "step_0006.png"] if steps else [])
     if steps:
@@ -252,3 +252,16 @@ def test_losses_and_previews_are_logged(name: str, base: Base, exemplar_folder: 
         assert [row.split(",")[0] for row in rows] == [str(step) for step in range(1, steps + 1)]
         strip = Image.open(io.BytesIO((concepts[name] / "previews" / previews[0]).read_bytes()))
         assert strip.size == (2 * base.resolution, base.resolution)
+
+
+@on_random
+@each_form
+def test_a_token_that_is_a_row_is_kept_with_each_preview(name: str, base: Base, concepts: Folders) -> None:
+    concept = load_concept(concepts[name], base)
+    kept = {path.name: path.read_bytes() for path in concepts[name].glob("previews/*.safetensors")}
+    if concept.embedding is None or concept.weights or not concept.metadata["steps"]:
+        assert not kept
+        return
+    assert sorted(kept) == ["step_0003.safetensors", "step_0006.safetensors"]
+    assert kept["step_0006.safetensors"] == (concepts[name] / EMBEDDING).read_bytes()
+    assert len(set(kept.values())) == 2

@@ -23,7 +23,8 @@ from relinv.errors import UserError
 from relinv.exchange.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS_FILE, RECORDS
-from relinv.learning.inversion import invert_relation, to_concept
+from relinv.learning.inversion import invert_relation
+from relinv.learning.learned import to_concept
 from relinv.learning.method import InversionMethod
 from relinv.params import load_params
 from relinv.settings import GenerateSettings

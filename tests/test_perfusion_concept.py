@@ -12,7 +12,7 @@ from relinv.adapters.perfusion import INPUT, Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import save_concept
 from relinv.diffusion.cross_attention import projections
-from relinv.learning.inversion import to_concept
+from relinv.learning.learned import to_concept
 from relinv.learning.second_moment import SecondMoment
 from relinv.methods.perfusion import Method, encoding_in_place
 from tests.inverting import build, problem

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relinv.files import atomic_folder, atomic_write_bytes, code_hash, sha256_file
 from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.learned import to_concept, versions
 from relinv.learning.problem import Problem, Task
 from relinv.plugins import find_plugin
 
-if TYPE_CHECKING:
-    from relinv.diffusion.concept import Concept
-    from relinv.learning.method import InversionMethod
-
-LIBRARIES = ("torch", "diffusers", "transformers")
 # The code that determines the result, besides the method's: a checkpoint is never resumed by different code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning")
 
@@ -68,44 +64,6 @@ def learn(task: Task, folder: Path) -> None:
             atomic_write_bytes(new / name, content)
 
 
-def to_concept(problem: Problem, method: InversionMethod, steps: int) -> Concept:
-    """Return what a method has learned in `steps` steps, as a concept."""
-    from relinv.diffusion.concept import Concept
-
-    facts = metadata(problem, method, steps)
-    adapters = {type(adapter).__module__.rpartition(".")[2]: adapter for adapter in method.adapters}
-    if adapters:
-        facts["adapters"] = [
-            {"name": name, "file": adapter.FILE if adapter.tensors else None, "options": adapter.options}
-            for name, adapter in adapters.items()
-        ]
-    weights = {
-        name: {key: tensor.detach().cpu().clone() for key, tensor in adapter.tensors.items()}
-        for name, adapter in adapters.items()
-        if adapter.tensors
-    }
-    return Concept(method.token, method.embedding(), facts, weights)
-
-
-def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str, Any]:
-    """Return a concept's metadata: everything that determines it and the steps it took, but no clock time."""
-    return {
-        "relation": problem.exemplars.relation,
-        "method": problem.method,
-        "token": method.token,
-        "template": method.template,
-        "params": problem.settings.model_dump(mode="json"),
-        "seed": problem.seed,
-        "steps": steps,
-        "base": problem.base.id,
-        "base_hash": problem.base.fingerprint,
-        "resolution": problem.base.resolution,
-        "precision": problem.base.settings.precision,
-        "exemplars_hash": problem.exemplars.fingerprint,
-        "versions": versions(),
-    }
-
-
 def identity(problem: Problem) -> Mapping[str, Any]:
     """Return everything that determines the result to the last bit, code included; it names the checkpoint folder."""
     return {
@@ -123,10 +81,3 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "versions": versions(),
         "code": code_hash(Path(__file__).parents[1], [*CODE, f"methods/{problem.method}.py"]),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that the numbers depend on."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in LIBRARIES}

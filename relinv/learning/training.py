@@ -22,6 +22,7 @@ from relinv.diffusion.sampling import Sampler, to_pictures
 from relinv.errors import UserError
 from relinv.images import encode_png
 from relinv.learning.batches import Batch, Batches
+from relinv.learning.learned import token_file
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
 from relinv.learning.method import Visit
 from relinv.learning.passes import accumulate_gradients, predict
@@ -222,14 +223,17 @@ class Loop:
         return weighted_denoising(prediction, batch.target, batch.masks).item()
 
     def _preview(self, step: int) -> None:
-        """Store a strip of pictures, one per prompt, from the same noise at every step."""
+        """Store a strip of pictures, one per prompt, from the same noise at every step, and the row if it is all."""
         preview = self.problem.preview
         seeds = range(preview.seed, preview.seed + len(preview.prompts))
         images = self._drawer().draw(preview.prompts, seeds)  # (prompts, 3, side, side)
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
-        name = f"step_{step:04d}.png"
-        self.log.previews[name] = encode_png(to_pictures(strip)[0])
-        self.checkpoints.write_file(name, self.log.previews[name])
+        files = {"png": encode_png(to_pictures(strip)[0]), "safetensors": token_file(self.problem, self.method, step)}
+        for ending, data in files.items():
+            if data:
+                name = f"step_{step:04d}.{ending}"
+                self.log.previews[name] = data
+                self.checkpoints.write_file(name, data)
 
     def _drawer(self) -> Drawer:
         """Return what draws previews of the current state. Raises UserError for a prompt that cannot be drawn."""

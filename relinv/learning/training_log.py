@@ -1,4 +1,4 @@
-"""What a training records besides what it learns: its losses by step, and preview pictures."""
+"""What a training records besides what it learns in the end: its losses by step, and previews."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LOSSES = "losses.csv"
 
 @dataclass
 class TrainingLog:
-    """The loss terms of each step, and preview pictures by name."""
+    """The loss terms of each step, and previews by name: pictures, and the token at the same step if it is a row."""
 
     names: list[str] = field(default_factory=list)  # of the loss terms; the total comes last
     losses: list[torch.Tensor] = field(default_factory=list)  # one vector per step, in the order of `names`
-    previews: dict[str, bytes] = field(default_factory=dict)  # PNG
+    previews: dict[str, bytes] = field(default_factory=dict)  # files' contents: PNG, safetensors
 
     def add(self, terms: Mapping[str, Term]) -> None:
         """Add the terms of the next step; ValueError, a method's mistake, if they are not those of the last."""
