@@ -145,6 +145,8 @@ def import_(
     print("To compare it with what is learned here, in a report (the pipeline takes the file where it is):")
     compared = ["-S", f"relations=[{relation}]", "-S", "methods=[relation_words,reversion,imported]"]
     print(f"  {shlex.join(['dvc', 'exp', 'run', *compared, '-S', as_change(concept, file, token)])}")
+    if file.resolve().is_relative_to(CONCEPTS.resolve()):
+        print(f"Copy {file} out of {CONCEPTS} first, and name the copy: DVC removes it when that is learned again.")
     print(f"Leave '{method}' itself out of the methods in params.yaml: DVC would remove its folder.")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from relinv.adapters.custom_diffusion import pretrained
 from relinv.diffusion.bases import Base, load_base
-from relinv.diffusion.concept import load_concept
+from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exchange.importing import import_concept
@@ -30,6 +30,7 @@ from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from stages.invert import invert
 from tests.checkouts import lay_out_checkout, run
+from tests.concepts import keep, made
 from tests.inverting import problem, token_elsewhere
 
 DRAWN = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=4.0, scheduler="ddim", batch_size=2)
@@ -135,3 +136,12 @@ def test_the_command_that_import_prints_brings_the_token_into_the_pipeline(
     Path(name).unlink()
     with pytest.raises(UserError, match=f"{re.escape(name)}', and there is no such file"):
         invert("inside", "imported")
+
+
+def test_what_dvc_may_remove_is_to_be_copied_first(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    file = keep(tmp_path, made(load_base(load_params().model()))) / EMBEDDING
+    *_, advice, _ = run("import", str(file), "inside", "step40").splitlines()
+    assert advice.startswith(f"Copy {file} out of data/concepts first, and name the copy: DVC removes it")
