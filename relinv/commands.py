@@ -310,12 +310,7 @@ def imagine(
     from relinv.imagining import find_concepts, free_record, imagine_each, require_used, with_options
 
     require_png(target)
-    if seed + images > 2**32:
-        raise UserError(f"{images} images from seed {seed} on take seeds beyond {2**32 - 1}: start from a lower one.")
-    try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
+    _require_recordable(prompt, seed, images)
     params = load_params()
     settings, options = params.generation(), option or []
     given = {"steps": steps, "guidance_scale": guidance_scale}
@@ -330,6 +325,16 @@ def imagine(
     for each, picture in enumerate(pictures, start=seed):
         file = target if images == 1 else target.with_stem(f"{target.stem}_{each}")
         atomic_write_bytes(file, encode_png(picture, replace(record, seed=each, file=file.name)))
+
+
+def _require_recordable(prompt: str, seed: int, images: int) -> None:
+    """Raise UserError for a prompt or seeds that the images' records could not hold."""
+    if seed + images > 2**32:
+        raise UserError(f"{images} images from seed {seed} on take seeds beyond {2**32 - 1}: start from a lower one.")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None
 
 
 def run() -> None:
