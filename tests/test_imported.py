@@ -104,8 +104,9 @@ def test_what_does_not_fit_the_base_is_refused(base: Base, exemplar_folder: Path
     wide = tmp_path / "wide.safetensors"
     save_file({"<R>": torch.ones(base.dim + 1)}, wide)
     for file, told in ((wide, f"has {base.dim + 1} numbers"), (tmp_path / "none.bin", "does not exist")):
+        task = taking(base, exemplar_folder, file=str(file), sha256="0" * 64)
         with pytest.raises(UserError, match=told):
-            invert_relation(taking(base, exemplar_folder, file=str(file), sha256=None), tmp_path / "c", tmp_path / "s")
+            invert_relation(task, tmp_path / "c", tmp_path / "s")
 
 
 @pytest.mark.parametrize("name", ["learned embeds.safetensors", "o'brien's, {1}=${x}.safetensors", "weights.bin"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from relinv.diffusion.conditioning import in_use
 from relinv.errors import UserError
 from relinv.exchange.importing import import_concept
 from relinv.exchange.perfusion_checkpoints import diffusers_name
+from relinv.files import sha256_file
+from relinv.learning.inversion import invert_relation
+from relinv.methods.imported import Settings
 from tests.concepts import parameters_of_old
 from tests.exploits import Exploit
+from tests.inverting import problem
 from tests.tiny import TOKENS
 
 
@@ -80,6 +85,21 @@ def test_a_checkpoint_becomes_a_concept_that_edits_as_it_says(
         for name, layer in projections(base).items():
             expected = torch.sigmoid(torch.tensor(2.0)) * content["target_output"][original_name(name)]
             torch.testing.assert_close(layer(at_concept)[0], expected)
+
+
+def test_the_pipeline_takes_from_a_checkpoint_what_an_import_does(
+    base: Base, content: dict[str, Any], exemplar_folder: Path, tmp_path: Path
+) -> None:
+    torch.save(content, file := tmp_path / "teddy.ckpt")
+    tokens = {"inside": {"file": str(file), "sha256": sha256_file(file)}}
+    task = replace(problem(base, exemplar_folder, "imported"), settings=Settings.model_validate({"tokens": tokens}))
+    invert_relation(task, tmp_path / "taken", tmp_path / "scratch")
+    import_concept(file, "inside", "published", base, tmp_path / "beside")
+    taken, beside = (load_concept(tmp_path / name, base) for name in ("taken", "beside"))
+    assert list(taken.adapters) == list(beside.adapters) and torch.equal(taken.embedding, beside.embedding)  # type: ignore[arg-type]
+    assert taken.weights["perfusion"].keys() == beside.weights["perfusion"].keys()
+    for name, tensor in beside.weights["perfusion"].items():
+        assert torch.equal(taken.weights["perfusion"][name], tensor), name
 
 
 def test_a_checkpoint_of_an_old_torch_is_read_too(base: Base, content: dict[str, Any], tmp_path: Path) -> None:

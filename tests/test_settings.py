@@ -462,13 +462,13 @@ def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path
     for tokens, told in (
         ({"inside": inside}, r"^The method 'imported' has no token of 'hug': name its file"),
         (
-            {"inside": {"file": "none.bin", "sha256": None}},
+            {"inside": inside | {"file": "none.bin"}},
             r"^The token of 'inside' is to be in 'none\.bin', and there is",
         ),
         ({"inside": inside | {"token": "a\0b"}}, "is to be in 'a\0b', and there is no such file"),
         (
             {"inside": inside | {"sha256": None}},
-            "has the SHA-256 ba7816bf8f01cfea.*, and params.yaml says null: if it is",
+            r"'invert\.imported\.tokens\.inside\.sha256' is None in params\.yaml: it must be text matching",
         ),
     ):
         values["invert"]["imported"]["tokens"] = tokens

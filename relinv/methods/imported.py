@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 class TokenFile(settings.Settings):
     """A learned token's file, of any kind that `relinv import` reads.
 
-    sha256: of the file's bytes, followed by those of `token`'s; DVC watches this number, not the files, nor the code
-    that reads them. null: unknown, which an error then tells. token: for Custom Diffusion, the token's own file; null:
-    the one beside the weights.
+    sha256: of the file's bytes, followed by those of `token`'s, as `relinv import` prints it; DVC watches this number,
+    not the files, nor the code that reads them. token: for Custom Diffusion, the token's own file; null: the one beside
+    the weights.
     """
 
     file: Place
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     token: Place | None = None
 
     @field_serializer("file", "token")
@@ -60,7 +60,11 @@ class Method(InversionMethod):
         super().__init__(base, words, settings, exemplars)
         source = settings.tokens[exemplars.relation]
         published = read_fitting(Path(source.file), base, Path(source.token) if source.token else None)
-        _require_same(exemplars.relation, source, sha256_of(Path(source.file), published.token_file))
+        if (found := sha256_of(Path(source.file), published.token_file)) != source.sha256:
+            raise UserError(
+                f"'{source.file}' has the SHA-256 {found}, and params.yaml says {source.sha256}: if it is the token "
+                f"you mean, set invert.imported.tokens.{exemplars.relation}.sha256 to that."
+            )
         self._row = published.row
         if kind := published.adapter:
             adapter = find_plugin("relinv.adapters", kind).Adapter
@@ -78,9 +82,7 @@ class Method(InversionMethod):
         for file in filter(None, (source.file, source.token)):
             if not Path(file).is_file():
                 raise UserError(f"The token of '{relation}' is to be in '{file}', and there is no such file.")
-        if source.sha256 is None:
-            _require_same(relation, source, sha256_of(Path(source.file), Path(source.token) if source.token else None))
-        return settings.model_copy(update={"tokens": {relation: settings.tokens[relation]}})
+        return settings.model_copy(update={"tokens": {relation: source}})
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -92,13 +94,3 @@ class Method(InversionMethod):
     def embedding(self) -> torch.Tensor | None:
         """Return the file's row, (dim,) float32 on the CPU, or None if the token has several."""
         return self._row
-
-
-def _require_same(relation: str, source: TokenFile, found: str) -> None:
-    """Raise UserError unless the SHA-256 that was found is the one in the settings."""
-    if found != source.sha256:
-        raise UserError(
-            f"The token of '{relation}', '{source.file}', has the SHA-256 {found}, and params.yaml says "
-            f"{source.sha256 or 'null'}: if it is the file you mean, set invert.imported.tokens.{relation}.sha256 to "
-            "that."
-        )
