@@ -121,6 +121,7 @@ def test_a_bad_parameter_is_named(project: dict[str, Any], name: str, value: Any
 def test_a_training_whose_parameters_were_edited_meanwhile_can_be_finished_once_they_are_put_back(
     project: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    apply_overrides(Path("params.yaml"), ["invert.reversion.steps=2"])
     before = Path("params.yaml").read_text()
     steps: list[int] = []
 
