@@ -79,19 +79,25 @@ class Params:
         Raises UserError if either is missing or does not fit `kind`, and for an unknown preset.
         """
         values = self.section(f"invert.{name}", dict[str, Any])
-        preset = self.preset()
-        if preset is None:
-            return parse(kind, values, f"invert.{name}", self.file)
-        parse(kind, values, f"invert.{name}", self.file)  # so that no fault of it is blamed on the preset
-        file = self.file.with_name(PRESETS)
-        changes = _of_preset(preset, self.presets(), file)
-        self._of_presets[preset, name] = changes.get(name, {})
-        if values and name not in changes:
+        own = parse(kind, values, f"invert.{name}", self.file)  # first: no fault of it is blamed on the preset
+        if (preset := self.preset()) is None:
+            return own
+        changes, file = self.changes(preset, name), self.file.with_name(PRESETS)
+        if values and changes is None:
             raise UserError(
                 f"The preset '{preset}' says nothing of '{name}': give '{name}' a section '{preset}' in {file}, with "
                 "what it changes, or {} for nothing."
             )
-        return parse(kind, values | changes.get(name, {}), f"{name}.{preset}", file)
+        return parse(kind, values | (changes or {}), f"{name}.{preset}", file)
+
+    def changes(self, preset: str, method: str) -> dict[str, Any] | None:
+        """Return what a preset changes in a method's section, None if it says nothing of it.
+
+        Raises UserError for an unknown preset. `require_unchanged` compares what was returned.
+        """
+        found = _of_preset(preset, self.presets(), self.file.with_name(PRESETS)).get(method)
+        self._of_presets[preset, method] = found or {}
+        return found
 
     def preset(self) -> str | None:
         """Return the name of the preset in use, chosen for all methods or by the base; None if none is."""
@@ -106,7 +112,7 @@ class Params:
     def require_effect(self, names: Iterable[str]) -> None:
         """Raise UserError if a parameter among `names`, each [FILE:]NAME, cannot change anything in this run.
 
-        Such are a method's own that the preset in use sets too, and those of other presets.
+        These are a method's own that the preset in use sets too, and those of other presets.
         """
         for name in names:
             file, _, dotted = name.rpartition(":")

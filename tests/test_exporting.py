@@ -113,6 +113,17 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
     assert "cat <r> box" in body and "| steps | 3 |" in body
 
 
+@pytest.mark.parametrize("origin", [{"method": "published", "imported": {"file": "a.bin"}}, {"method": "imported"}])
+def test_the_hubs_card_claims_no_training_of_a_token_from_elsewhere(
+    origin: dict[str, Any], concept: Concept, tmp_path: Path
+) -> None:
+    imported = replace(concept, metadata={**concept.metadata, **origin, "params": {"tokens": {}}, "steps": None})
+    export_concept(imported, "hub", tmp_path, "kissing")
+    card = (tmp_path / "README.md").read_text()
+    assert "learned elsewhere, and converted with relinv. Relations as tokens" in card
+    assert "learned by" not in card and "| setting |" not in card and "cat <r> box" in card
+
+
 def test_the_hubs_card_links_a_base_that_the_hub_has(concept: Concept, tmp_path: Path) -> None:
     of_hub = replace(concept, metadata={**concept.metadata, "base": "owner/model"})
     export_concept(of_hub, "hub", tmp_path, "kissing")

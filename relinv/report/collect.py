@@ -16,7 +16,7 @@ from relinv.diffusion.concept import read_metadata
 from relinv.errors import UserError, unknown
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
-from relinv.params import OF_ALL_METHODS, PRESETS, Params, load_preset, preset_in_use
+from relinv.params import OF_ALL_METHODS, Params, preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS
@@ -27,7 +27,7 @@ SECTIONS = ("exemplars", "validate", "invert", "generate", "score")  # printed b
 MAKE = "run `dvc repro` to make it"
 
 Arm = tuple[str, str]  # relation, method
-Told = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a judge's accuracy, or a number of scenes
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a judge's accuracy, or a number of scenes
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def used_parameters(params: Params) -> dict[str, Any]:
     used |= {name: params.section(name, dict[str, Any]) for name in SECTIONS}
     invert = used["invert"]
     preset = preset_in_use(used)
-    changes = load_preset(preset, params.file.with_name(PRESETS)) if preset else {}
+    changes = {method: preset and params.changes(preset, method) for method in used["methods"]}
     used["invert"] = {key: value for key, value in invert.items() if key in OF_ALL_METHODS} | {
-        method: (invert.get(method) or {}) | changes.get(method, {}) for method in used["methods"]
+        method: (invert.get(method) or {}) | (changes[method] or {}) for method in used["methods"]
     }
     return used | {"report": params.section("report", dict[str, Any])}
 
@@ -142,7 +142,7 @@ def read_losses(path: Path) -> pd.DataFrame:
 def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     """Return which judge scored, and, if its folder says, its accuracy on held-out real scenes and their number."""
     file = root / settings.model / "accuracy.json"
-    accuracy = parse(dict[str, Told], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
+    accuracy = parse(dict[str, NonNegative], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
         "name": settings.name,
         "asked": settings.asked and settings.asked.model,
