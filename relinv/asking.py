@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relinv.devices import deterministic, find_device, require_precision
+from relinv.devices import deterministic, find_device, float_type, require_precision
 from relinv.errors import UserError, is_out_of_memory, reason
 from relinv.hub import find_model
 
@@ -77,15 +77,13 @@ def load_asked(judge: JudgeSettings) -> AskedModel | None:
     asked = judge.asked
     if asked is None:
         return None
-    import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     device = find_device(judge.device)
     require_precision(device, asked.precision)
     folder = find_asked(asked)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked.precision]
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    weights = {"dtype": float_type(asked.precision), "use_safetensors": True, "output_loading_info": True}
     with _enough_memory(asked.model):
         try:
             processor = AutoProcessor.from_pretrained(folder, **local)

@@ -17,8 +17,8 @@ import typer
 from relinv.errors import UserError, is_out_of_memory
 from relinv.forking import run_forked
 
-IN_THE_WAY = "A file stands where a folder is to be{}: move it away"
-NO_RIGHT = "You lack the right to read or write{}: give it to yourself (chmod, chown)"
+IN_THE_WAY = "A file is where the path{} needs a folder: move it away"
+NO_RIGHT = "You have no permission to read or write{}: grant it (chmod, chown)"
 REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.ENOSPC: "The disk is full while writing{}: free some space",
     errno.EDQUOT: "Your share of the disk is used up while writing{}: free some space",
@@ -28,7 +28,7 @@ REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.EEXIST: IN_THE_WAY,
     errno.ENOTDIR: IN_THE_WAY,
     errno.ENAMETOOLONG: "The path{} is longer than the disk allows: name a shorter one",
-    errno.EISDIR: "A folder stands where a file is to be{}: name a file, or move it away,",
+    errno.EISDIR: "A folder is where the path{} needs a file: name a file, or move it away,",
 }
 HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # repeated without errno
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time and in how many, such as docker's --cpus sets

@@ -88,7 +88,7 @@ def masks(
         raise UserError('The words say nothing to look for: write some, such as "two people kissing".')
     pictures = find_pictures(folder)
     brightest = write_masks(pictures, words, load_segmenter(model))
-    print(f"{folder / MASKS} holds {len(brightest)} masks, bright where the loss shall count: look at them, and")
+    print(f"{folder / MASKS} holds {len(brightest)} masks, bright where the loss should count: look at them, and")
     print("repaint or delete those that are wrong; a picture without one counts in full.")
     for name, level in brightest.items():
         if level < FAINT:
@@ -253,7 +253,7 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
     learned = find_result("invert", record.relation, record.method)
     concept = load_concept(learned, _base_on_cpu())
-    layout = layout_of(drawn_with(concept, settings_of(record).adapters).metadata)
+    layout = layout_of(drawn_with(concept, settings_of(record).adapters))
     if concept.fingerprint != record.settings.get("concept_sha256"):
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
     with Image.open(image) as picture:

@@ -37,7 +37,7 @@ def _cuda_cause() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return f" (it has {torch.cuda.device_count()} GPUs that may be used, counted from 0)"
+        return f" (GPUs that may be used: {torch.cuda.device_count()}, counted from 0)"
     if torch.version.cuda is None:
         return f" (PyTorch {torch.__version__} is made without CUDA)"
     try:
@@ -62,6 +62,13 @@ def require_precision(device: torch.device, precision: str) -> None:
             "set the base's model.precision to fp32, and its sampling.precision, or that of a model its judge asks, "
             "to fp16."
         )
+
+
+def float_type(precision: str) -> torch.dtype:
+    """Return the type of numbers that "fp32", "bf16" or "fp16" stands for."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def visible_gpus() -> list[str]:

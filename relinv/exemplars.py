@@ -72,7 +72,7 @@ def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures in a folder in file-name order, told by their names' endings; hidden files are none."""
+    """Return the pictures in a folder in file-name order, recognised by suffix; hidden files are skipped."""
     names = (path for path in folder.iterdir() if is_visible(path.name) and path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path for path in names if path.is_file())
 

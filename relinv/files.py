@@ -143,8 +143,8 @@ def code_hash(root: Path, parts: Iterable[str]) -> str:
 def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
     """Return the UTF-8 text of `path`, without the byte order mark that some editors add.
 
-    Raises UserError if it is missing or not UTF-8, or cannot be: `what` names the file's role, `remedy` says what to do
-    if it is missing.
+    Raises UserError if it is missing, is not UTF-8, or has a path that no file can have: `what` names the file's role,
+    `remedy` says what to do if it is missing.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")

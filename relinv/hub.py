@@ -51,7 +51,7 @@ def find_tokenizer(source: str, revision: str | None) -> Path | None:
 
 
 def _download(source: str, revision: str | None, patterns: Sequence[str], kind: str) -> Path:
-    """Return the local folder of a hub id; weight variants, marked by a second dot in the file name, are left out."""
+    """Return the local folder of a hub id; the variants of weights called fp16 and non_ema are left out."""
     from huggingface_hub import snapshot_download
 
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]

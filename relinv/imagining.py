@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from relinv.benchmark import load_benchmark
 from relinv.devices import deterministic
 from relinv.diffusion.bases import PLACEHOLDER, load_base
 from relinv.diffusion.concept import load_concept
@@ -15,7 +14,7 @@ from relinv.errors import UserError
 from relinv.files import parse_yaml
 from relinv.generation import redraw, require_same, settings_of, shared_facts
 from relinv.images import ImageRecord
-from relinv.results import FOLDERS, find_result
+from relinv.results import find_benchmark, find_result
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ def draw_again(record: ImageRecord, params: Params) -> Image.Image:
     base = load_base(params.drawing_model())
     if (uses := record.settings.get("concepts")) is not None:
         return reimagine(base, find_concepts(list(uses), base), record)
-    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / record.relation)
-    scenarios = benchmark.scenarios(record.relation, record.settings["pairs"])
+    scenarios = find_benchmark(params, record.relation).scenarios(record.relation, record.settings["pairs"])
     concept = load_concept(find_result("invert", record.relation, record.method), base)
     return redraw(base, concept, record, scenarios)
 

@@ -78,8 +78,8 @@ def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any
 def require_edits_take_effect(params: Params, methods: Iterable[str]) -> None:
     """Raise UserError if a parameter of `methods` was changed since the last commit and the preset in use sets it too.
 
-    Such is `dvc exp run -S invert.reversion.steer_weight=0.1` with sd15, which would learn the same again. Without git
-    or a commit, no change is known.
+    For example, `dvc exp run -S invert.reversion.steer_weight=0.1` with sd15 would learn the same again. Without git or
+    a commit, no change is known.
     """
     if params.preset() is None:
         return

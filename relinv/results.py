@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from relinv.benchmark import Benchmark, load_benchmark
 from relinv.errors import UserError, unknown
+from relinv.params import Params
 from relinv.plugins import plugin_names
 
 FOLDERS = {
@@ -15,6 +17,17 @@ FOLDERS = {
     "score": Path("data/scores"),
     "judge": Path("data/judged"),
 }
+SCRATCH = Path(".scratch")  # git-ignored: what an unfinished stage left, and what is not to be fetched again
+
+
+def find_benchmark(params: Params, relation: str) -> Benchmark:
+    """Return the benchmark of the base in use, with the user's own `relation` if it is one.
+
+    Raises UserError if there is no such relation, before anything slow is done for it.
+    """
+    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation)
+    benchmark.relation(relation)
+    return benchmark
 
 
 def find_result(stage: str, relation: str, method: str) -> Path:

@@ -117,7 +117,7 @@ def score_drawn(
 ) -> pd.DataFrame:
     """Return one row per image: what it shows, then every metric there is, then which judge scored.
 
-    asked: the judge's model to ask, without which the metric of that name is undefined.
+    asked: the vision-language model; without it, the metric `asked` is NaN.
 
     Raises UserError if the benchmark lacks the relation or the records' entities.
     """

@@ -57,7 +57,10 @@ def require_name(name: str, what: str) -> None:
 
 
 class Settings(BaseModel):
-    """A section of parameters: every key is known and present, every value is in range, and none changes later."""
+    """A section of parameters: no key is unknown, none without a default is missing, every value is in range.
+
+    None changes later.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 

@@ -22,11 +22,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
+
+if TYPE_CHECKING:
+    from relinv.settings import ReportSettings
 
 CLUSTER = ["relation", "index"]
 Resampled = Literal["relations", "scenarios", "trainings"]
@@ -46,6 +49,11 @@ class Bootstrap:
     level: float = 0.95
     drawn: Resampled = "relations"
 
+    @classmethod
+    def of(cls, settings: ReportSettings) -> Bootstrap:
+        """Return how a report's intervals are drawn."""
+        return cls(settings.resamples, settings.seed, settings.level)
+
 
 class Interval(NamedTuple):
     """A mean, or a difference of means, between the two ends of its interval."""
@@ -55,8 +63,13 @@ class Interval(NamedTuple):
     high: float
 
     def within(self, lowest: float, highest: float) -> Interval:
-        """Return it cut off at the lowest and highest possible value."""
+        """Return the interval clipped to the possible range."""
         return self._replace(low=max(self.low, lowest), high=min(self.high, highest))
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Return whether the interval excludes zero, so that a difference is one."""
+        return not self.low <= 0 <= self.high
 
 
 def mean_interval(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap = Bootstrap()) -> Interval | None:

@@ -27,7 +27,7 @@ def compare(
     if html:
         require_html(html)
     settings = load_params().section("report", ReportSettings)
-    comparison = compare(Path(), revisions, Bootstrap(settings.resamples, settings.seed, settings.level))
+    comparison = compare(Path(), revisions, Bootstrap.of(settings))
     print(as_lines(comparison))
     if html:
         atomic_write_text(html, as_html(comparison))

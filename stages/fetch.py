@@ -12,11 +12,10 @@ from relinv.benchmark import load_benchmark
 from relinv.exemplars import OWN
 from relinv.fetching.fetch import fetch_exemplars, place_exemplars
 from relinv.params import load_params
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, SCRATCH
 from relinv.settings import ExemplarSettings
 
 app = cli.stage_app()
-SCRATCH = Path(".scratch")
 
 
 @app.command(epilog="Example: python -m stages.fetch inside (or, for files placed by hand: --from ~/Downloads)")

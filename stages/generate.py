@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relinv import cli
-from relinv.benchmark import ENTRY, load_benchmark
+from relinv.benchmark import ENTRY
 from relinv.errors import UserError
 from relinv.params import load_params
-from relinv.results import FOLDERS, find_result
+from relinv.results import FOLDERS, SCRATCH, find_benchmark, find_result
 
 app = cli.stage_app()
 
@@ -29,7 +28,7 @@ def generate(
     """
     params = load_params()
     settings = params.generation()
-    scenarios = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).scenarios(relation, settings.pairs)
+    scenarios = find_benchmark(params, relation).scenarios(relation, settings.pairs)
     if not scenarios:
         raise UserError(
             f"The relation '{relation}' has no {settings.pairs} scenarios: set generate.pairs to all, or give it more "
@@ -44,7 +43,7 @@ def generate(
 
     base = load_base(model)
     folder = FOLDERS["generate"] / relation / method
-    generate_folder(base, load_concept(learned, base), scenarios, settings, folder, Path(".scratch"))
+    generate_folder(base, load_concept(learned, base), scenarios, settings, folder, SCRATCH)
     params.require_unchanged()
 
 

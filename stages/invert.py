@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import read_problem
 from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, SCRATCH
 
 app = cli.stage_app()
 
@@ -30,7 +29,7 @@ def invert(
     params = load_params()
     require_edits_take_effect(params, [method])
     problem = read_problem(params, relation, method, load_base)
-    invert_relation(problem, FOLDERS["invert"] / relation / method, Path(".scratch"), confirm=params.require_unchanged)
+    invert_relation(problem, FOLDERS["invert"] / relation / method, SCRATCH, confirm=params.require_unchanged)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
 from relinv.pipeline.reproducing import due_relations
 from relinv.plugins import find_plugin
+from relinv.results import SCRATCH
 
 app = cli.stage_app()
 
@@ -38,9 +39,9 @@ def invert_together(
         raise UserError(f"The method '{method}' learns nothing: there is nothing to train together.")
     params = load_params()
     require_edits_take_effect(params, [method])
-    due, stand = due_relations(Path(), params, method)
-    if stand:
-        print(f"{', '.join(stand)} by {method}: learned already, from what is here now")
+    due, learned = due_relations(Path(), params, method)
+    if learned:
+        print(f"{', '.join(learned)} by {method}: learned already, from what is here now")
     load = cache(load_base)  # once: all share one base
     problems, faults = {}, []
     for relation in due:
@@ -53,7 +54,7 @@ def invert_together(
         relations = ready[start : start + at_once]
         print(f"{', '.join(relations)} by {method}")
         try:
-            invert_together([problems[relation] for relation in relations], Path(".scratch"))
+            invert_together([problems[relation] for relation in relations], SCRATCH)
         except UserError as error:
             faults.append(str(error))
     if faults:

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.benchmark import load_benchmark
 from relinv.exemplars import read_exemplars
 from relinv.files import write_json
 from relinv.params import load_params
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ScoreSettings
 
 app = cli.stage_app()
@@ -25,8 +24,7 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     """
     params = load_params()
     settings = params.section("score", ScoreSettings)
-    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation)
-    benchmark.relation(relation)  # a wrong name fails before the judge is loaded
+    benchmark = find_benchmark(params, relation)
     exemplars = read_exemplars(FOLDERS["fetch"] / relation)
 
     from relinv.asking import load_asked  # these import torch, so they come after the checks of the files

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.benchmark import load_benchmark
 from relinv.params import load_params
-from relinv.results import FOLDERS, find_result
+from relinv.results import FOLDERS, find_benchmark, find_result
 from relinv.settings import ScoreSettings
 
 app = cli.stage_app()
@@ -23,8 +22,7 @@ def score(
     """Score data/images/RELATION/METHOD by every metric into data/scores/RELATION/METHOD.csv, one row per image."""
     params = load_params()
     settings = params.section("score", ScoreSettings)
-    benchmark = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation)
-    benchmark.relation(relation)  # a wrong name fails before the judge is loaded
+    benchmark = find_benchmark(params, relation)
     images = find_result("generate", relation, method)
 
     from relinv.scoring import read_drawn, score_drawn, write_scores

@@ -33,7 +33,7 @@ def study(
     from relinv.study.summary import gather, keep_reports, write_study
 
     settings = load_params().section("report", ReportSettings)
-    bootstrap = Bootstrap(settings.resamples, settings.seed, settings.level)
+    bootstrap = Bootstrap.of(settings)
     if len({path.stem for path in plans}) < len(plans):
         raise UserError("Two of the plans have one name, so their results would replace each other: rename one.")
     for path in plans:

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from relinv import cli
-from relinv.benchmark import load_benchmark
 from relinv.params import load_params
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ValidateSettings
 from relinv.tokens import load_token_counter
 from relinv.validation import validate_folder, write_verdict
@@ -24,7 +23,7 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
     All problems are listed at once. An error fails the stage; a warning is shown in the report.
     """
     params = load_params()
-    load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation)
+    find_benchmark(params, relation)  # tells of a wrong name
     model = params.model()
     settings = params.section("validate", ValidateSettings)
     count_tokens, token_limit = load_token_counter(model)

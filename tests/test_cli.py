@@ -45,8 +45,14 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a.png"), "Error: Your share of the disk is used up while wri"),
         (RuntimeError("I/O error: Disk quota exceeded (os error 122)"), "Error: Your share of the disk is used up "),
         (OSError(errno.EROFS, "Read-only file system", "a.png"), "Error: The disk may be read, but not written to 'a."),
-        (OSError(errno.EACCES, "Permission denied", "a.png"), "Error: You lack the right to read or write 'a.png': "),
-        (OSError(errno.EPERM, "Operation not permitted", "a.png"), "Error: You lack the right to read or write 'a.png"),
+        (
+            OSError(errno.EACCES, "Permission denied", "a.png"),
+            "Error: You have no permission to read or write 'a.png': ",
+        ),
+        (
+            OSError(errno.EPERM, "Operation not permitted", "a.png"),
+            "Error: You have no permission to read or write 'a.png",
+        ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a.png"), "Error: The path 'a.png' is longer than the "),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), NO_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
@@ -88,7 +94,7 @@ def test_what_stands_in_a_files_or_folders_way_is_told(
         run_command(caught.value, monkeypatch)
     error = capsys.readouterr().err
     wanted = {"file": "folder", "folder": "file"}[told]
-    assert error.startswith(f"Error: A {told} stands where a {wanted} is to be '{tmp_path}/{path}': ")
+    assert error.startswith(f"Error: A {told} is where the path '{tmp_path}/{path}' needs a {wanted}: ")
     assert error.count("\n") == 1
 
 

@@ -388,9 +388,9 @@ def test_the_committed_boxes_mirror_each_other() -> None:
 
 def test_boxes_are_drawn_on_a_picture(base: Base) -> None:
     picture = Image.new("RGB", (64, 64), "white")
-    marked = draw_boxes(picture, layout_of(concept(base).metadata))
+    marked = draw_boxes(picture, layout_of(concept(base)))
     assert picture.getpixel((0, 10)) == (255, 255, 255)
     assert marked.getpixel((0, 10)) == (0xC9, 0x50, 0x6B) and marked.getpixel((63, 10)) == (0x2B, 0x7B, 0xB9)
     assert marked.getpixel((10, 10)) == (255, 255, 255)
     with pytest.raises(UserError, match="reversion learned is drawn without boxes"):
-        layout_of({"method": "reversion"})
+        layout_of(Concept("<r>", None, {"method": "reversion"}))

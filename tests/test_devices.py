@@ -102,7 +102,9 @@ def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert find_device("cuda:1") == torch.device("cuda:1")
     assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # else cuBLAS refuses to work in `deterministic`
-    with pytest.raises(UserError, match=r"'cuda:2' is not available on this machine \(it has 2 GPUs"):
+    with pytest.raises(
+        UserError, match=r"'cuda:2' is not available on this machine \(GPUs that may be used: 2, counted"
+    ):
         find_device("cuda:2")
 
 

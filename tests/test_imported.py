@@ -135,7 +135,7 @@ def test_the_command_that_import_prints_brings_the_token_into_the_pipeline(
     assert torch.equal(taken.embedding, beside.embedding) and taken.weights.keys() == beside.weights.keys()
     assert taken.metadata["params"]["tokens"]["inside"]["file"] == name
     Path(name).unlink()
-    with pytest.raises(UserError, match=f"{re.escape(name)}', and there is no such file"):
+    with pytest.raises(UserError, match=f"{re.escape(name)}', but there is no such file"):
         invert("inside", "imported")
 
 

@@ -713,6 +713,32 @@ def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) ->
         )
 
 
+def test_a_preset_that_changes_while_the_report_is_made_is_told(tmp_path: Path) -> None:
+    for name in ("params.yaml", "presets.yaml"):
+        shutil.copy(name, tmp_path)
+    apply_overrides(tmp_path / "params.yaml", ["invert.preset=official"])
+    params = load_params(tmp_path / "params.yaml")
+    used_parameters(params)
+    params.require_unchanged()
+    apply_overrides(tmp_path / "presets.yaml", ["reversion.official.steps=7"])
+    with pytest.raises(UserError, match=r"changed while this ran, .*: presets\.yaml:reversion\.official\."):
+        params.require_unchanged()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_relation_of_ones_own_needs_few_of_the_benchmark_beside_it(others: int, tmp_path: Path) -> None:
+    run = collect(tmp_path, write_run(tmp_path))
+    mine, *rest = run.benchmark.relations.values()
+    relations = {each.name: each for each in (dataclasses.replace(mine, own=True), *rest[:others])}
+    benchmark, rows = (
+        dataclasses.replace(run.benchmark, relations=relations),
+        run.rows[run.rows["relation"] == mine.name],
+    )
+    alone = dataclasses.replace(run, relations=[mine.name], rows=rows, benchmark=benchmark)
+    guessing = [["stroke-dasharray" in chart.svg for chart in tell(each).bars] for each in (run, alone)]
+    assert guessing == [[False, True, False], [False, False, False]]
+
+
 @pytest.mark.parametrize(
     ("subject", "told", "change"),
     [

@@ -462,9 +462,9 @@ def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path
         ({"inside": inside}, r"^The method 'imported' has no token of 'hug': name its file"),
         (
             {"inside": inside | {"file": "none.bin"}},
-            r"^The token of 'inside' is to be in 'none\.bin', and there is",
+            r"^The token of 'inside' should be in 'none\.bin', but there is",
         ),
-        ({"inside": inside | {"token": "a\0b"}}, "is to be in 'a\0b', and there is no such file"),
+        ({"inside": inside | {"token": "a\0b"}}, "should be in 'a\0b', but there is no such file"),
         (
             {"inside": inside | {"sha256": None}},
             r"'invert\.imported\.tokens\.inside\.sha256' is None in params\.yaml: it must be text matching",

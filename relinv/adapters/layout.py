@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
+    from relinv.diffusion.concept import Concept
 
 Share = Annotated[float, Field(ge=0, le=1)]
 GRADIENT_SCALE = 1024.0  # of gradients on their way: fp16 would round small ones off; a power of two changes no digit
@@ -91,7 +92,7 @@ class Adapter(ConceptAdapter):
     def guidance(self, prompts_at: Callable[[int], list[str]]) -> Guidance | None:
         """Return the guidance of a batch, or None if no prompt has the token together with other words.
 
-        What is head and what tail, the prompts of the noisiest timestep say, where the layout is decided.
+        The prompts at the noisiest timestep, where the layout is decided, tell which words are head and which tail.
         """
         noisiest = prompts_at(self.base.scheduler.config.num_train_timesteps - 1)
         words = self.words(noisiest)
@@ -119,10 +120,10 @@ class Adapter(ConceptAdapter):
         own = learned.pop(stem(self.token or ""), set())
         words = torch.zeros(len(prompts), 2, ids.shape[1], dtype=torch.bool)
         for (head, tail), row in zip(words, ids.tolist(), strict=True):
-            places = row[: row.index(end)]
-            token, before, after = sides(places, own)
+            prompt = row[: row.index(end)]
+            token, before, after = sides(prompt, own)
             if not (before and after):
-                if any(min(map(len, sides(places, other))) for other in learned.values()):
+                if any(all(sides(prompt, other)) for other in learned.values()):  # that token has words on both sides
                     continue
                 before = before or (token if after else [])
             head[before], tail[after] = True, True
@@ -244,12 +245,12 @@ def box_cells(box: Sequence[float], side: int) -> torch.Tensor:
     return cells.flatten()
 
 
-def layout_of(metadata: Mapping[str, Any]) -> Layout:
-    """Return the layout with which a concept is drawn, from its metadata. Raises UserError if it has none."""
-    for adapter in metadata.get("adapters", []):
+def layout_of(concept: Concept) -> Layout:
+    """Return the layout with which a concept is drawn. Raises UserError if it has none."""
+    for adapter in concept.adapters:
         if adapter["name"] == __name__.rpartition(".")[2]:
             return parse(Layout, adapter["options"], "adapters.layout", "concept.json")
-    raise UserError(f"What {metadata['method']} learned is drawn without boxes: name a picture by compositional.")
+    raise UserError(f"What {concept.method} learned is drawn without boxes: name a picture by compositional.")
 
 
 def draw_boxes(picture: Image.Image, layout: Layout) -> Image.Image:

@@ -81,8 +81,8 @@ class Adapter(ConceptAdapter):
         wrong += [name for name, tensor in self.tensors.items() if tensor.shape not in allowed.get(name, ())]
         if wrong:
             raise UserError(
-                f"The concept's weights do not fit the base '{self.base.id}' (see '{wrong[0]}'): it was learned for "
-                "another kind of base: take one for this, or name that base in params.yaml."
+                f"The concept's weights do not fit the base '{self.base.id}' (see '{wrong[0]}'), because it was "
+                "learned for another kind of base: take one made for this, or name that base in params.yaml."
             )
 
     @contextmanager

@@ -65,7 +65,7 @@ class ConceptAdapter:
     @classmethod
     @contextmanager
     def applied_together(cls, adapters: Sequence[Self]) -> Iterator[None]:
-        """Inside the block several adapters of this kind are applied. Default: each inside the block of the last."""
+        """Inside the block several adapters of this kind are applied. Default: one within the other."""
         with ExitStack() as stack:
             for adapter in adapters:
                 stack.enter_context(adapter.applied())

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.devices import find_device, require_precision, to_device
+from relinv.devices import find_device, float_type, require_precision, to_device
 from relinv.diffusion.base_files import check_weights, locate, model_files
 from relinv.errors import UserError, is_out_of_memory, reason
 from relinv.fingerprint import fingerprint
@@ -49,9 +49,7 @@ class Base:
     @cached_property
     def dtype(self) -> torch.dtype:
         """Return the type of the networks' weights."""
-        import torch
-
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
+        return float_type(self.settings.precision)
 
     @property
     def gpu(self) -> str | None:
@@ -110,7 +108,7 @@ class Base:
         from transformers import CLIPTextModel
         from transformers.utils import logging
 
-        # like the UNet
+        # eager only if asked for, as in the UNet; else transformers chooses
         plain = {"attn_implementation": "eager"} if self.settings.attention == "eager" else {}
         logging.disable_progress_bar()  # for reading tensors, which is noise among a stage's own lines
         try:

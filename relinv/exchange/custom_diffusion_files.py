@@ -29,7 +29,7 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     Raises UserError if the weights are not plain, finite keys and values of this base, or if the token is missing,
     ambiguous or unreadable.
     """
-    from relinv.adapters.custom_diffusion import Adapter, pretrained
+    from relinv.adapters.custom_diffusion import pretrained
     from relinv.diffusion.adapter import require_fit
 
     learned = {str(name): value for name, value in content.items() if not _is_empty(value)}
@@ -42,7 +42,8 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     require_fit(base, tensors, pretrained(base))
     token_file = token_file or _token_beside(file)
     name, rows = token_in(load_content(token_file), token_file)
-    return Published(name, row(rows, name, token_file), "custom_diffusion", Adapter.FILE, {}, tensors, token_file)
+    own = row(rows, name, token_file)
+    return Published(name, own, adapter="custom_diffusion", tensors=tensors, token_file=token_file)
 
 
 def _is_empty(value: Any) -> bool:

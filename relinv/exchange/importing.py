@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relinv.adapters.vectors import Adapter
 from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
@@ -18,7 +17,7 @@ from relinv.exchange.token_files import Published, token_in
 from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
 from relinv.learning.token_row import TOKEN
 from relinv.overrides import as_override
-from relinv.plugins import plugin_names
+from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import require_name
 
 if TYPE_CHECKING:
@@ -31,27 +30,26 @@ def import_concept(
     """Write the token in `file` to `folder` as a concept of `relation` for `base`, under the method's name; return it.
 
     Prompts use it as `<r>`, whatever it was called. An earlier import there is replaced. Raises UserError as
-    `read_published` does, if the rows do not fit the base, if a name is not allowed, or if `folder` is taken or holds
-    `file`.
+    `read_published` does, if a name is not allowed, or if `folder` is taken or holds `file`.
     """
     require_name(relation, "relation")
     require_name(method, "method")
     _require_free(folder, method)
-    published = read_fitting(Path(file), base, token_file)
-    for path in filter(None, (Path(file), published.token_file)):
+    published = read_published(file, base, token_file)
+    for path in filter(None, (file, published.token_file)):
         if path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"'{path}' lies in '{folder}', which is to be replaced: move the file elsewhere first.")
         require_utf8(path.name, f"'{path.parent}'")
     require_utf8(published.name, f"'{file}'", "rename that token")
     weights = {published.adapter: published.tensors} if published.adapter else {}
-    concept = Concept(TOKEN, published.row, _metadata(Path(file), relation, method, base, published), weights)
+    concept = Concept(TOKEN, published.row, _metadata(file, relation, method, base, published), weights)
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
 
 
 def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
-    """Return the change of params.yaml, as DVC's -S takes it, that brings what `concept` is of into the pipeline."""
+    """Return the change of params.yaml, as DVC's -S takes it, that has the pipeline use the file `concept` is from."""
     relation, beside = concept.metadata["relation"], concept.metadata["imported"].get("token_file")
     token_file = token_file or (file.with_name(beside) if beside else None)
     named = {"file": str(file.absolute()), "sha256": sha256_of(file, token_file)}
@@ -96,9 +94,9 @@ def _metadata(file: Path, relation: str, method: str, base: Base, published: Pub
         "versions": {},
         "imported": imported,
     }
-    if published.adapter:
-        described = {"name": published.adapter, "file": published.adapter_file, "options": dict(published.options)}
-        metadata["adapters"] = [described]
+    if kind := published.adapter:
+        weights = find_plugin("relinv.adapters", kind).Adapter.FILE
+        metadata["adapters"] = [{"name": kind, "file": weights, "options": dict(published.options)}]
     return metadata
 
 
@@ -128,19 +126,19 @@ def sha256_of(file: Path, token_file: Path | None) -> str:
     return digest.hexdigest()
 
 
-def read_fitting(file: Path, base: Base, token_file: Path | None = None) -> Published:
-    """Return what `read_published` does, whose rows are as wide as the base's and fit a prompt; UserError if not."""
-    published = read_published(file, base, token_file)
+def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:
+    """Return what `file` holds, for use with `base`.
+
+    `token_file` is for Custom Diffusion, whose token is in a separate file. Raises UserError as `load_content` does,
+    if the file's kind is unknown, or if the base or its prompts have no room for the token.
+    """
+    published = _read(file, base, token_file)
     _require_fit(published, file, base)
     return published
 
 
-def read_published(file: Path, base: Base, token_file: Path | None = None) -> Published:
-    """Return what `file` holds, for use with `base`: kinds are told by the names inside, else a .ckpt is Perfusion's.
-
-    `token_file` is for Custom Diffusion, whose token is in a separate file. Raises UserError as `load_content` does,
-    if the file's kind is unknown, or if it does not fit the base.
-    """
+def _read(file: Path, base: Base, token_file: Path | None) -> Published:
+    """Return what `file` holds: kinds are told by the names inside, else a .ckpt is Perfusion's."""
     content = load_content(file)
     if is_custom_diffusion(content):
         return read_custom_diffusion(content, file, base, token_file)
@@ -156,4 +154,4 @@ def read_published(file: Path, base: Base, token_file: Path | None = None) -> Pu
         )
     if len(rows) == 1:
         return Published(name, rows[0])
-    return Published(name, None, "vectors", Adapter.FILE, {}, {ROWS: rows})
+    return Published(name, None, adapter="vectors", tensors={ROWS: rows})

@@ -43,7 +43,7 @@ def read_perfusion(content: Mapping[str, Any], file: Path, base: Base) -> Publis
     options = {"superclass": superclass, "beta": 0.7, "tau": 0.15, "locking": "local"}
     options["second_moment"] = hashlib.sha256(inverse.numpy().tobytes()).hexdigest()
     Adapter(base, None, tensors, options)  # raises UserError if it does not fit
-    return Published(name, values, "perfusion", Adapter.FILE, options, tensors)
+    return Published(name, values, adapter="perfusion", options=options, tensors=tensors)
 
 
 def diffusers_name(layer: str) -> str:

@@ -102,12 +102,12 @@ def _refuse_text(start: bytes, file: Path) -> None:
 
 def rows(value: Any, name: str, file: Path) -> torch.Tensor:
     """Return a token's rows, (rows, dim) float32, of (dim,) too; UserError as `floats`, or for another shape."""
-    tensor = _plain(value, name, file)
+    tensor = floats(value, name, file)
     if tensor.dim() not in {1, 2} or not tensor.numel():
         raise UserError(
             f"'{file}' holds {tuple(tensor.shape)} numbers, not the rows of a token: it cannot be imported."
         )
-    return floats(tensor, name, file).reshape(-1, tensor.shape[-1])
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def row(value: Any, name: str, file: Path) -> torch.Tensor:
@@ -121,19 +121,8 @@ def row(value: Any, name: str, file: Path) -> torch.Tensor:
 def floats(value: Any, name: str, file: Path) -> torch.Tensor:
     """Return `value`, found under `name` in `file`, as a float32 copy of the same shape.
 
-    Raises UserError if it is not a plain tensor of floating-point numbers, all of them finite.
+    Raises UserError if it is not a CPU tensor of floating-point numbers, each stored separately and finite.
     """
-    import torch
-
-    # A copy: a view would keep the storage of a whole table alive.
-    numbers = _plain(value, name, file).detach().to(torch.float32, copy=True)
-    if not numbers.isfinite().all():
-        raise UserError(f"The numbers of {name} in '{file}' are not finite: their training diverged.")
-    return numbers
-
-
-def _plain(value: Any, name: str, file: Path) -> torch.Tensor:
-    """Return `value` if it is a CPU tensor of floating-point numbers, each stored separately; else raise UserError."""
     import torch
 
     if not isinstance(value, torch.Tensor):
@@ -147,4 +136,8 @@ def _plain(value: Any, name: str, file: Path) -> torch.Tensor:
             f"'{file}' holds {name} in a form of its own ({kind}), not as one floating-point number after the other: "
             "it cannot be imported."
         )
-    return value
+    # A copy: a view would keep the storage of a whole table alive.
+    numbers = value.detach().to(torch.float32, copy=True)
+    if not numbers.isfinite().all():
+        raise UserError(f"The numbers of {name} in '{file}' are not finite: their training diverged.")
+    return numbers

@@ -23,7 +23,6 @@ class Published:
     name: str  # the token's, such as "*"
     row: torch.Tensor | None  # (dim,) float32, or None if the adapter has the token's rows
     adapter: str = ""  # a file in relinv/adapters
-    adapter_file: str = ""  # the name of its weights' file in the concept's folder
     options: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # float32, by the names in the adapter's file
     token_file: Path | None = None  # the row's file, if separate

@@ -51,12 +51,12 @@ def fetch_exemplars(
             else:
                 copy_files(kept, folder)
             (folder / ENTRY).unlink(missing_ok=True)  # says something of the user's own relations alone
-            wrong = _differences(relation, folder, source)
-            if wrong and kept == placed:
-                raise _off_record(relation, source, wrong, f"Place the right ones, or remove '{placed}'")
-            if wrong:
-                _discard(relation, cache, wrong)
-                raise _off_record(relation, source, wrong, "Fetch them again, or set right where they come from")
+            if wrong := _differences(relation, folder, source):
+                remedy = f"Place the right ones, or remove '{placed}'"
+                if kept != placed:
+                    _discard(relation, cache, wrong)
+                    remedy = "Fetch them again, or set right where they come from"
+                raise _off_record(relation, source, wrong, remedy)
             _record(relation, folder, source)
 
 

@@ -35,7 +35,7 @@ class Batch:
 
 
 class Batches:
-    """The batches of one training; make each inside `method.attached()`, where the method's token is known.
+    """The batches of one training; ask for them inside `method.attached()`, where the method's token is known.
 
     Of the pictures it keeps latents, templates and masks alone: a thousand of 512 pixels a side take 0.8 GB.
     """

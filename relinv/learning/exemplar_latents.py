@@ -1,4 +1,4 @@
-"""Exemplars as training sees them: latents sampled anew for each batch, from moments that are computed once."""
+"""Training pictures as latents, sampled anew for each batch, from moments that are computed once."""
 
 from __future__ import annotations
 

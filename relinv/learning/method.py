@@ -6,8 +6,8 @@ adapter (relinv/diffusion/adapter.py), which image generation applies without kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,12 +125,18 @@ class InversionMethod:
         """Return the prompt for a caption template; it may depend on the timestep, which is drawn first."""
         return template.replace("{}", self.token or self.words)
 
-    def attached(self) -> AbstractContextManager[Any]:
-        """Return the block in which the base is changed, by token hooks and adapters. Default: by the adapters alone.
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside the block the base knows the token and has the adapters; leaving it restores the base bit for bit.
 
-        Leaving it restores the base bit for bit. Training, previews and the loss terms run inside.
+        Training, previews and the loss terms run inside.
         """
-        return in_place(self.adapters)
+        with self.known(), in_place(self.adapters):
+            yield
+
+    def known(self) -> AbstractContextManager[Any]:
+        """Return the block in which the base knows the token's row. Default: it has none."""
+        return nullcontext()
 
     def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the encodings of token `ids`, (prompts, tokens) to (prompts, tokens, dim).

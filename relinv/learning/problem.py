@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
 from relinv.params import Params
 from relinv.plugins import find_plugin
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ModelSettings, PreviewSettings, Seed, Settings
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def read_problem(params: Params, relation: str, method: str, load: Callable[[Mod
     `load` returns the base, so that relations learned together can share one. Raises UserError if something is missing
     or wrong.
     """
-    words = load_benchmark(params.benchmark(), FOLDERS["fetch"] / relation).relation(relation).words
+    words = find_benchmark(params, relation).relation(relation).words
     plugin = find_plugin("relinv.methods", method)
     settings = plugin.Method.settings_for(relation, params.method(method, plugin.Settings))
     model = params.trained_model()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from relinv.diffusion.adapter import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
 from relinv.learning.early_stopping import EarlyStopping
@@ -90,11 +89,9 @@ class TokenRowMethod(InversionMethod):
         """Return the row or rows, (rows, dim), if they are learned."""
         return {TOKEN: self._learned} if self.learns_row else {}
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Return the block in which the base knows `<r>` and has the adapters."""
-        with self._known(), in_place(self.adapters):
-            yield
+    def known(self) -> AbstractContextManager[None]:
+        """Return the block in which the base knows `<r>`."""
+        return self._known()
 
     def timestep_law(self, total: int) -> torch.Tensor:
         """Return ReVersion's relation-focal law, (total,), which is uniform at an importance_alpha of 0."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_serializer
 
 from relinv import settings
-from relinv.diffusion.adapter import in_place
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
-from relinv.exchange.importing import read_fitting, sha256_of
+from relinv.exchange.importing import read_published, sha256_of
 from relinv.learning.method import InversionMethod
 from relinv.learning.token_row import TOKEN
 from relinv.plugins import find_plugin
@@ -59,7 +57,7 @@ class Method(InversionMethod):
     def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         super().__init__(base, words, settings, exemplars)
         source = settings.tokens[exemplars.relation]
-        published = read_fitting(Path(source.file), base, Path(source.token) if source.token else None)
+        published = read_published(Path(source.file), base, Path(source.token) if source.token else None)
         if (found := sha256_of(Path(source.file), published.token_file)) != source.sha256:
             raise UserError(
                 f"'{source.file}' has the SHA-256 {found}, and params.yaml says {source.sha256}: if it is the token "
@@ -81,15 +79,15 @@ class Method(InversionMethod):
         source = settings.tokens[relation]
         for file in filter(None, (source.file, source.token)):
             if not Path(file).is_file():
-                raise UserError(f"The token of '{relation}' is to be in '{file}', and there is no such file.")
+                raise UserError(
+                    f"The token of '{relation}' should be in '{file}', but there is no such file: put it there, or "
+                    f"correct invert.imported.tokens.{relation}."
+                )
         return settings.model_copy(update={"tokens": {relation: source}})
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Return the block in which the base knows `<r>` and has the adapter, if there is one."""
-        row = {} if self._row is None else {TOKEN: self._row}
-        with PlaceholderTokens(self.base, row).applied(), in_place(self.adapters):
-            yield
+    def known(self) -> AbstractContextManager[None]:
+        """Return the block in which the base knows `<r>`, unless the token has several rows."""
+        return PlaceholderTokens(self.base, {} if self._row is None else {TOKEN: self._row}).applied()
 
     def embedding(self) -> torch.Tensor | None:
         """Return the file's row, (dim,) float32 on the CPU, or None if the token has several."""

@@ -66,7 +66,7 @@ def differences(title: str, entries: Sequence[tuple[str, Interval]]) -> str:
     parts.append(_vertical(x(0), top, height - 22, "zero"))
     for row, (label, interval) in enumerate(entries):
         y = top + pitch * row
-        colour = "s0" if interval.low <= 0 <= interval.high else "s2"  # grey: cannot be told from zero
+        colour = "s2" if interval.excludes_zero else "s0"  # grey: cannot be told from zero
         parts.append(_text(RIGHT, y + 12, label, size=11))
         parts.append(
             f'<g class="{colour}"><title>{escape(f"{label}: {_words(interval)}")}</title>'

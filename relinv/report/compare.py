@@ -85,12 +85,13 @@ def as_html(comparison: Comparison) -> str:
 def _tables(scores: dict[str, pd.DataFrame], method: str, bootstrap: Bootstrap) -> list[Table]:
     """Return means by revision, over the scenarios that all of them drew, and differences from the first of them.
 
-    If they share no scenario, each revision's means are over its own, as the title says. None if all of them ran
-    the method and its scores are equal.
+    If they share no scenario, each revision's means are over its own, as the title says. [] if all of them ran the
+    method and its scores are equal.
     """
     ran = {revision: rows[rows["method"] == method] for revision, rows in scores.items()}
     ran = {revision: rows.assign(method=revision) for revision, rows in ran.items() if not rows.empty}
-    rows, (first, *others) = _by_scene(pd.concat(ran.values())), ran
+    rows = _by_scene(pd.concat(ran.values()))
+    first, *others = ran
     shared = rows.groupby(CLUSTER)["method"].transform("nunique") == len(ran)
     title = "Means with intervals, each over its own scenarios, for none is in all"
     if shared.any():

@@ -86,7 +86,7 @@ def parse_rows(content: bytes, where: str) -> pd.DataFrame:
         raise UserError(f"The scores '{where}' are damaged ({error}): {REMEDY}.") from None
     if fault := "end within a row" if not content.endswith(b"\n") else _fault(rows):
         raise UserError(f"The scores '{where}' {fault}: {REMEDY}.")
-    # A metric added since these rows were written is undefined for them, and so was the judge's column once.
+    # A metric added since these rows were written is undefined for them; older ones lack the judge's column too.
     later = dict.fromkeys(FURTHER, float("nan")) | {JUDGE: ""}
     return rows.assign(**{column: value for column, value in later.items() if column not in rows.columns})
 

@@ -70,7 +70,7 @@ class Story:
 def tell(run: Run) -> Story:
     """Return the story of a run: every table, chart and sheet, computed once for both pages."""
     settings = run.settings
-    bootstrap = Bootstrap(settings.resamples, settings.seed, settings.level)
+    bootstrap = Bootstrap.of(settings)
     every, metrics = _scope(run), defined(run.rows, READINGS)
     return Story(
         title=f"Relation inversion on {run.parameters['base']}",
@@ -84,7 +84,7 @@ def tell(run: Run) -> Story:
         bars=_bars(run, bootstrap),
         sheets=[build(run, relation) for relation in run.relations],
         curves=_curves(run),
-        judge=run.judge | _reading(run),
+        judge=run.judge | _judge_reading(run),
         metric_files=[load_metric(name) for name in defined(run.rows, plugin_names(METRICS))],
         warnings={relation: warnings for relation, warnings in run.warnings.items() if warnings},
         hashes=_hashes(run),
@@ -116,7 +116,7 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _reading(run: Run) -> dict[str, Any]:
+def _judge_reading(run: Run) -> dict[str, Any]:
     """Return in how many exemplars the judge finds the relation they show, and where it misses some."""
     found = run.judged.values()
     missed = {name: of for name, of in run.judged.items() if of["right"] < of["pictures"]}
@@ -132,7 +132,7 @@ def _reading(run: Run) -> dict[str, Any]:
 
 
 def _change(run: Run) -> str:
-    """Return a change of the subject's parameters, as DVC is told it; ++: whether the preset has that one or not."""
+    """Return a change of the subject's parameters, as `-S` takes it; ++ sets it whether or not the preset has it."""
     preset = preset_in_use(run.parameters)
     section = f"{PRESETS}:++{run.subject}.{preset}" if preset else f"invert.{run.subject}"
     settings = run.parameters["invert"][run.subject]  # the plain words have none, an imported token no steps
@@ -157,7 +157,8 @@ def _verdicts(run: Run, bootstrap: Bootstrap) -> list[str]:
 def _bars(run: Run, bootstrap: Bootstrap) -> list[Chart]:
     """Return per-relation bars of the three accuracies."""
     names = [label(relation) for relation in run.relations]
-    chance = {"relation_accuracy": 1 / sum(not relation.own for relation in run.benchmark.relations.values())}
+    choices = sum(not relation.own for relation in run.benchmark.relations.values())
+    chance = {"relation_accuracy": 1 / choices} if choices > 1 else {}
     drawn = []
     for metric in HEADLINE[:3]:
         title = READINGS[metric].title

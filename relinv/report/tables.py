@@ -94,7 +94,7 @@ def between(
     lines = []
     for name, (method, other) in pairs.items():
         cells = [difference(rows, method, other, metric, bootstrap) for metric in metrics]
-        lines.append(Line(name, cells, [found is not None and not found.low <= 0 <= found.high for found in cells]))
+        lines.append(Line(name, cells, [found is not None and found.excludes_zero for found in cells]))
     return Table(caption, [heading(metric) for metric in metrics], lines, signed=True)
 
 
@@ -172,7 +172,7 @@ def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstr
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
     """Return a paired difference in words, saying plainly when it cannot be told from zero."""
     span = f"{percent(level)} interval {figure(found.low, True)} to {figure(found.high, True)}"
-    if found.low <= 0 <= found.high:
+    if not found.excludes_zero:
         return (
             f"The {what} of {name} differs from that of {other} by {figure(found.mean, True)} ({span}). "
             "The interval includes zero: this run cannot tell the two apart."

@@ -22,8 +22,8 @@ def open_checkout(root: Path, folder: Path) -> Path:
     """Return `folder`, a clone of the checkout at `root` as it is now: its HEAD, all changes, and new files of `CODE`.
 
     What the last run wrote stays as committed. The user's own exemplars, which git ignores, and manifests are copied
-    too. The clone shares git's objects, DVC's cache and downloads with `root`, so what was computed or downloaded in
-    one is not again in the other.
+    too. The clone shares git's objects, DVC's cache and downloads with `root`, so nothing is computed or downloaded
+    twice.
     """
     if not folder.exists():
         with atomic_folder(folder) as clone:
