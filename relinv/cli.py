@@ -31,6 +31,7 @@ REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.EISDIR: "A folder is where the path{} needs a file: name a file, or move it away,",
 }
 HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # repeated without errno
+NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")  # PyTorch's words, and Triton's
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time and in how many, such as docker's --cpus sets
 
 
@@ -80,8 +81,11 @@ def explain(error: Exception) -> str | None:
     if remedy := REMEDIES.get(_number(error)):
         place = f" '{path}'" if (path := getattr(error, "filename", None)) else ""
         return f"{remedy.format(place)} and run the same command again."
-    if "InvalidCxxCompiler" in str(error):  # the name of PyTorch's error, which it wraps
-        return "torch.compile needs a C++ compiler, such as g++: install one, or set compile to false in params.yaml."
+    if any(words in str(error) for words in NO_COMPILER):
+        return (
+            "torch.compile needs a compiler, such as g++, and on a GPU gcc and Python's headers: install them, or set "
+            "compile to false in params.yaml."
+        )
     if "is not owned by current user" in str(error):  # libgit2's words
         return (
             "The repository belongs to another user, so git does not trust it: run `git config --global --add "

@@ -43,7 +43,8 @@ def _cuda_cause() -> str:
     try:
         torch.cuda.init()
     except RuntimeError as error:  # tells a missing driver from one that is too old for this PyTorch, and what to do
-        return f" (PyTorch {torch.__version__} is made for CUDA {torch.version.cuda}, and says: {error})"
+        made = f"PyTorch {torch.__version__} is made for CUDA {torch.version.cuda}, and says: {error}"
+        return f" ({made}; README.md names one for older drivers)"
     return ""
 
 

@@ -43,7 +43,9 @@ def find_tokenizer(source: str, revision: str | None) -> Path | None:
     folder = Path(source)
     try:
         if not folder.is_dir():
-            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+            # without patterns, the cache counts as incomplete until it holds every file of the model, run here or not
+            patterns = ["tokenizer/*.json", "tokenizer/*.txt"]
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=True))
         require_tokenizer(folder / "tokenizer")
     except (LocalEntryNotFoundError, HFValidationError, UserError):  # the last if a download has not come to it
         return None

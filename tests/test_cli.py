@@ -68,7 +68,8 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
             "Error: This PyTorch has no code for this GPU (CUDA error: no kernel image is available for execution): ",
         ),
         (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to "),
-        (RuntimeError("InvalidCxxCompiler: No working C++ compiler"), "Error: torch.compile needs a C++ compiler, "),
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler"), "Error: torch.compile needs a compiler, "),
+        (RuntimeError("Failed to find C compiler. Please specify"), "Error: torch.compile needs a compiler, "),
     ],
 )
 def test_mistake_is_one_sentence(

@@ -115,7 +115,10 @@ def test_what_pytorch_says_of_the_driver_is_passed_on(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setattr("torch.cuda.init", refuse)
-    with pytest.raises(UserError, match=r"is made for CUDA 13\.0, and says: The NVIDIA driver .* too old\): run "):
+    told = (
+        r"made for CUDA 13\.0, and says: The NVIDIA driver .* too old; README\.md names one for older drivers\): run "
+    )
+    with pytest.raises(UserError, match=told):
         find_device("cuda")
 
 

@@ -60,17 +60,24 @@ def test_relations_trained_together_come_out_as_alone(base: Base, exemplar_folde
 
 
 @pytest.mark.parametrize(
-    "way", [{"compile": True}, {"gradient_checkpointing": True}, {"attention": "eager"}, {"deterministic": False}]
+    ("way", "method"),
+    [
+        ({"compile": True}, "reversion"),
+        ({"compile": True}, "perfusion"),  # whose edit is renewed within the pass
+        ({"gradient_checkpointing": True}, "reversion"),
+        ({"attention": "eager"}, "reversion"),
+        ({"deterministic": False}, "reversion"),
+    ],
 )
 def test_other_ways_to_run_it_work(
-    way: dict[str, object], model: ModelSettings, exemplar_folder: Path, tmp_path: Path
+    way: dict[str, object], method: str, model: ModelSettings, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     base = load_base(model.model_copy(update=way))
-    invert_relation(problem(base, exemplar_folder, "reversion", steps=2), tmp_path / "concept", tmp_path / "scratch")
+    invert_relation(problem(base, exemplar_folder, method, steps=2), tmp_path / "concept", tmp_path / "scratch")
     assert load_concept(tmp_path / "concept", base).embedding is not None
 
 
 def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=400)
-    with pytest.raises(UserError, match="too small to train with 400 samples: lower"):
+    with pytest.raises(UserError, match=r"too small to train with 400 samples: set the base\'s training\.s"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")

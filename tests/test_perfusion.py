@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from relinv.diffusion.concept import Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, drawn_with, in_use
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, orthonormal_basis
+from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
 from relinv.learning.inversion import identity, invert_relation
 from relinv.methods.perfusion import Method, Settings
@@ -40,8 +42,8 @@ def moment() -> torch.Tensor:
 
 
 def edit_of(inputs: torch.Tensor, inverse: torch.Tensor, beta: float = 0.75, tau: float = 0.1) -> Edit:
-    count = len(inputs)
-    return Edit.of(inputs, inputs @ inverse, [beta] * count, [tau] * count)
+    betas, taus = (torch.full((len(inputs),), value, dtype=inputs.dtype) for value in (beta, tau))
+    return Edit.of(inputs, inputs @ inverse, betas, taus)
 
 
 def edited(edit: Edit, encodings: torch.Tensor, projection: torch.Tensor, outputs: Sequence[torch.Tensor]) -> Any:
@@ -67,7 +69,9 @@ def test_gates_open_at_the_concept_and_close_elsewhere(
 
 def test_each_concept_has_a_gate_of_its_own() -> None:
     inverse, concepts, encodings = torch.linalg.inv(moment()), draw(2, DIM), draw(2, 3, DIM, seed=3)
-    gates = Edit.of(concepts, concepts @ inverse, [0.75, 0.4], [0.1, 0.3]).gates(encodings)
+    gates = Edit.of(concepts, concepts @ inverse, *torch.tensor([[0.75, 0.4], [0.1, 0.3]]).to(concepts)).gates(
+        encodings
+    )
     for index, (beta, tau) in enumerate([(0.75, 0.1), (0.4, 0.3)]):
         concept = concepts[index]
         share = encodings @ inverse @ concept / (concept @ inverse @ concept)  # s / E, (2, 3)
@@ -176,7 +180,8 @@ def test_two_concepts_are_composed_whichever_comes_first(base: Base) -> None:
         both = outputs_of(base, encodings)
     with in_place([two, one]):
         turned = outputs_of(base, encodings)
-    edit = Edit.of(*(torch.stack([one.tensors[n], two.tensors[n]]) for n in (INPUT, DIRECTION)), [0.7, 0.5], [0.15] * 2)
+    parts = (torch.stack([one.tensors[name], two.tensors[name]]) for name in (INPUT, DIRECTION))
+    edit = Edit.of(*parts, torch.tensor([0.7, 0.5]), torch.tensor([0.15, 0.15]))
     for name, layer in projections(base).items():
         torch.testing.assert_close(both[name], turned[name], rtol=1e-4, atol=1e-5)
         expected = edited(edit, encodings, layer.weight, [one.output(name, layer), two.output(name, layer)])
@@ -256,8 +261,19 @@ def test_the_edit_applies_to_the_token_from_the_first_step(exemplar_folder: Path
     learned = method(miniature, exemplar_folder)
     captions = [f"{head} {learned.initializer} {tail}" for head, tail in (("cat", "box"), ("panda", "cup"))]
     encodings = miniature.encode(miniature.tokenize(captions))[:, :4]  # the start token, head, token, tail
-    edit = Edit.of(*(learned.edit.tensors[name][None] for name in (INPUT, DIRECTION)), [0.75], [0.1])
+    edit = Edit.of(*(learned.edit.tensors[name][None] for name in (INPUT, DIRECTION)), *torch.tensor([[0.75], [0.1]]))
     assert (edit.gates(encodings)[..., 0] > 0.5).tolist() == [[False, False, True, False]] * 2
+
+
+def test_a_pass_makes_no_tensor_of_numbers(base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied to a GPU, as the gate's numbers were, they end torch.compile, which traces the edit's renewal too."""
+    learned = method(base, exemplar_folder)
+    with learned.attached():
+        encodings = learned.conditioning(base.tokenize(["cat <r> box"]))
+        latents, timestep = initial_latents(base, [0]), torch.tensor([300])
+        monkeypatch.setattr("torch.tensor", MagicMock(side_effect=AssertionError))
+        monkeypatch.setattr("torch.Tensor.pin_memory", MagicMock(side_effect=AssertionError))
+        base.unet(latents, timestep, encoder_hidden_states=encodings)
 
 
 def test_a_superclass_of_blanks_is_refused(base: Base, exemplar_folder: Path) -> None:

@@ -17,6 +17,8 @@ from relinv.hub import find_tokenizer
 from relinv.settings import ModelSettings
 from relinv.tokens import load_token_counter
 
+COMMIT = "0123456789" * 4
+
 
 def model(source: Path) -> ModelSettings:
     return ModelSettings(source=str(source), revision=None, device="cpu", precision="fp32", resolution=64)
@@ -79,9 +81,23 @@ def test_a_tokenizer_is_found_without_a_download_if_it_is_here(
 ) -> None:
     assert find_tokenizer(str(tiny_base), None) == tiny_base / "tokenizer"
     assert find_tokenizer("some/model", None) is None and find_tokenizer("/no/folder", None) is None
-    found = MagicMock(return_value=str(tiny_base))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", found)
-    assert find_tokenizer("some/model", "abc") == tiny_base / "tokenizer"
-    found.assert_called_once_with("some/model", revision="abc", local_files_only=True)
-    found.return_value = str(tmp_path)  # a download that has not come to it
-    assert find_tokenizer("some/model", "abc") is None
+    kept = tmp_path / "models--some--model"
+    snapshot = kept / "snapshots" / COMMIT
+    (snapshot / "tokenizer").mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_tokenizer("some/model", COMMIT) is None  # a download that has not come to it
+    shutil.copytree(tiny_base / "tokenizer", snapshot / "tokenizer", dirs_exist_ok=True)
+    assert find_tokenizer("some/model", COMMIT) == snapshot / "tokenizer"
+
+
+def test_a_tokenizer_is_found_though_a_part_of_the_model_that_is_never_run_is_not_here(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = pytest.importorskip("huggingface_hub._tree_cache")  # what newer ones keep of all a model has on the hub
+    kept = tmp_path / "models--some--model"
+    tokenizer = Path(shutil.copytree(tiny_base / "tokenizer", kept / "snapshots" / COMMIT / "tokenizer"))
+    names = [*(f"tokenizer/{file.name}" for file in tokenizer.iterdir()), "v1-5-pruned.ckpt"]
+    entry = listing.TreeCacheEntry(size=1, blob_id="0" * 40, lfs_sha256=None, lfs_size=None, xet_hash=None)
+    listing.write_tree_cache(str(kept), COMMIT, dict.fromkeys(names, entry))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_tokenizer("some/model", COMMIT) == tokenizer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+from relinv.devices import to_device
 from relinv.diffusion.adapter import ConceptAdapter, hooks_changed
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, are_distinct
@@ -129,8 +130,13 @@ class _JointEdit:
     """One edit of a base's layers for some concepts together, and the hooks that make it."""
 
     def __init__(self, concepts: Sequence[Adapter]) -> None:
+        import torch
+
         self._base, self._concepts = concepts[0].base, concepts
         self._layers = projections(self._base)
+        # copied here, because torch.compile cannot trace a copy to a GPU, and `_renew` is part of the pass it traces
+        gates = zip(*(concept.gate for concept in concepts), strict=True)
+        self._betas, self._taus = (to_device(torch.tensor(values), self._base.device) for values in gates)
         self._prepare()
 
     @contextmanager
@@ -156,9 +162,8 @@ class _JointEdit:
         import torch
 
         concepts = self._concepts
-        betas, taus = zip(*(concept.gate for concept in concepts), strict=True)
         with torch.no_grad():
-            self._edit = Edit.of(stacked(concepts, INPUT), stacked(concepts, DIRECTION), betas, taus)
+            self._edit = Edit.of(stacked(concepts, INPUT), stacked(concepts, DIRECTION), self._betas, self._taus)
             self._projected = {  # W u_j of each layer, (concepts, out)
                 name: self._edit.basis @ layer.weight.float().T for name, layer in self._layers.items()
             }

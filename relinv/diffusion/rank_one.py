@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relinv.devices import to_device
-
 if TYPE_CHECKING:
     import torch
 
@@ -67,14 +65,10 @@ class Edit:
     taus: torch.Tensor  # (concepts,)
 
     @classmethod
-    def of(cls, inputs: torch.Tensor, directions: torch.Tensor, betas: Sequence[float], taus: Sequence[float]) -> Edit:
-        """Return the edit for some concepts, each with its gate's beta and tau."""
-        import torch
-
+    def of(cls, inputs: torch.Tensor, directions: torch.Tensor, betas: torch.Tensor, taus: torch.Tensor) -> Edit:
+        """Return the edit for some concepts, each with its gate's beta and tau, (concepts,)."""
         basis, duals = orthonormal_basis(inputs, directions)
-        probes = directions / energies(inputs, directions)[:, None]
-        gates = (to_device(torch.tensor(values, dtype=inputs.dtype), inputs.device) for values in (betas, taus))
-        return cls(basis, duals, probes, *gates)
+        return cls(basis, duals, directions / energies(inputs, directions)[:, None], betas, taus)
 
     def gates(self, encodings: torch.Tensor) -> torch.Tensor:
         """Return how far each concept's gate is open, (batch, tokens, dim) to (batch, tokens, concepts)."""
