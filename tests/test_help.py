@@ -44,10 +44,13 @@ def arguments(command: Any, name: list[str], example: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("words", "example"),
-    [(["stages.validate"], "python -m stages.validate inside"), (["relinv.commands", "new"], "relinv new kissing")],
+    ("command", "example"),
+    [
+        ([sys.executable, "-m", "stages.validate"], "python -m stages.validate inside"),
+        ([str(Path(sys.executable).with_name("relinv")), "new"], "relinv new kissing"),
+    ],
+    ids=["stage", "relinv"],
 )
-def test_a_process_prints_its_help(words: list[str], example: str) -> None:
-    command = [sys.executable, "-m", *words, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+def test_a_process_prints_its_help(command: list[str], example: str) -> None:
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, timeout=120)
     assert f"Example: {example}" in done.stdout

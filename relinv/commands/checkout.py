@@ -1,0 +1,44 @@
+"""The checkout itself: what it downloads, and what was committed in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relinv import cli
+from relinv.commands.common import ON_CPU, base_on_cpu
+from relinv.params import load_params
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: relinv download")
+def download() -> None:
+    """Download the model and the judge of the base in use, for machines without internet access. It needs no GPU.
+
+    They come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
+    checked: dvc repro --glob 'validate@*'
+    """
+    from relinv.asking import find_asked
+    from relinv.judge import load_judge
+
+    base = base_on_cpu()  # loaded as the stages do, which shows that all is there
+    settings = load_params().judge()
+    here = [base.id, load_judge(settings.model_copy(update=ON_CPU)).name]
+    if settings.asked:
+        find_asked(settings.asked)
+        here.append(settings.asked.model)
+    print(f"{' and '.join(here)} are here: with HF_HUB_OFFLINE=1, the hub is not asked for them.")
+
+
+@app.command(epilog="Example: relinv restore")
+def restore() -> None:
+    """Bring the committed parameters and results back after experiments, from DVC's cache: nothing is learned again.
+
+    How params.yaml and presets.yaml differed is kept in a file. What no experiment writes is left as it is.
+    """
+    from relinv.pipeline.restoring import restore as bring_back
+
+    kept = bring_back(Path())
+    print("The committed parameters and results are back.")
+    for file in kept:
+        print(f"How the parameters differed is kept: git apply {file}")

@@ -1,0 +1,26 @@
+"""What several commands share: arguments, and a base that needs no GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relinv.params import load_params
+
+if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+
+ON_CPU = {"device": "cpu"}
+
+Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
+Method = Annotated[
+    str, typer.Argument(help="The method that learned it, such as reversion, or the name it was imported by.")
+]
+
+
+def base_on_cpu() -> Base:
+    """Return the base in use on the CPU, for what reads or checks its weights: a machine without its GPU will do."""
+    from relinv.diffusion.bases import load_base
+
+    return load_base(load_params().model().model_copy(update=ON_CPU))

@@ -1,0 +1,150 @@
+"""Images: how one was made, made again, and of prompts of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relinv import cli
+from relinv.commands.common import base_on_cpu
+from relinv.errors import UserError
+from relinv.params import load_params
+from relinv.results import find_result
+from relinv.settings import HIGHEST_GUIDANCE, MOST_STEPS
+
+if TYPE_CHECKING:
+    from relinv.images import ImageRecord
+
+app = cli.stage_app()
+
+
+@app.command(epilog="Example: relinv show data/images/inside/reversion/042.png")
+def show(
+    image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
+    boxes: Annotated[
+        Path | None, typer.Option(help="Also write the image with its boxes drawn in, to this PNG.")
+    ] = None,
+) -> None:
+    """Print how an image was made, and the command that makes it again."""
+    import json
+    import shlex
+    from dataclasses import asdict
+
+    from relinv.images import parameters, read_image_record, require_png
+
+    if boxes:
+        require_png(boxes)
+    record = read_image_record(image)
+    if boxes:
+        _require_another(boxes, image)
+        _write_with_boxes(image, record, boxes)
+    print(parameters(record))
+    print(json.dumps(asdict(record), indent=2, ensure_ascii=False))
+    print(f"To make it again: {shlex.join(['relinv', 'draw', str(image), 'again.png'])}")
+
+
+def _require_another(target: Path, image: Path) -> None:
+    """Raise UserError if an image would be written over the one that was read."""
+    if target.exists() and target.samefile(image):
+        raise UserError(f"'{target}' is the image that is read, and it would be lost: name another file to write.")
+
+
+def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
+    """Write a drawn image with the boxes of its concept; UserError if it has none or has changed since."""
+    from PIL import Image
+
+    from relinv.adapters.layout import draw_boxes, layout_of
+    from relinv.diffusion.concept import load_concept
+    from relinv.diffusion.conditioning import drawn_with
+    from relinv.files import atomic_write_bytes
+    from relinv.generation import settings_of
+    from relinv.images import encode_png
+
+    if not record.method:
+        raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
+    learned = find_result("invert", record.relation, record.method)
+    concept = load_concept(learned, base_on_cpu())
+    layout = layout_of(drawn_with(concept, settings_of(record).adapters))
+    if concept.fingerprint != record.settings.get("concept_sha256"):
+        raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
+    with Image.open(image) as picture:
+        atomic_write_bytes(target, encode_png(draw_boxes(picture.convert("RGB"), layout)))
+
+
+@app.command(epilog="Example: relinv draw data/images/inside/reversion/042.png again.png")
+def draw(
+    image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
+    target: Annotated[Path, typer.Argument(help="The PNG to write.")],
+) -> None:
+    """Draw an image again from the record stored in it: the same bytes on the same machine."""
+    from relinv.files import atomic_write_bytes
+    from relinv.images import encode_png, read_image_record, require_png
+    from relinv.imagining import draw_again
+
+    require_png(target)
+    record = read_image_record(image)
+    _require_another(target, image)
+    atomic_write_bytes(target, encode_png(draw_again(record, load_params()), record))
+
+
+@app.command(
+    epilog='Example: relinv imagine "<koala> <r> box" a.png --use r=inside/reversion --use koala=koala/dreambooth; or '
+    'relinv imagine "cat <r> bowl" cat.png --use r=inside/perfusion --with perfusion.beta=0.5'
+)
+def imagine(
+    prompt: Annotated[str, typer.Argument(help="What to draw, with a <token> for each concept.")],
+    target: Annotated[Path, typer.Argument(help="The PNG to write; of several images, each name ends in its seed.")],
+    use: Annotated[
+        list[str] | None, typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many to draw, from that seed and those after it.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Sampling steps; default: the base's, as in params.yaml.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, max=HIGHEST_GUIDANCE, help="Default: the base's, as in params.yaml.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
+    ] = None,
+) -> None:
+    """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
+    from dataclasses import replace
+
+    from tqdm import trange
+
+    from relinv.diffusion.bases import load_base
+    from relinv.files import atomic_write_bytes
+    from relinv.images import encode_png, require_png
+    from relinv.imagining import find_concepts, free_record, imagine_each, require_used, with_options
+
+    require_png(target)
+    _require_recordable(prompt, seed, images)
+    params = load_params()
+    settings, options = params.generation(), option or []
+    given = {"steps": steps, "guidance_scale": guidance_scale}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
+    base = load_base(params.drawing_model())
+    concepts = find_concepts(use or [], base)
+    require_used(options, settings.adapters, concepts.values())
+    record = free_record(base, concepts, prompt, settings, seed, target.name)
+    seeds = trange(seed, seed + images, unit="image", disable=images == 1)
+    pictures = imagine_each(base, list(concepts.values()), prompt, settings, seeds)
+    for each, picture in enumerate(pictures, start=seed):
+        file = target if images == 1 else target.with_stem(f"{target.stem}_{each}")
+        atomic_write_bytes(file, encode_png(picture, replace(record, seed=each, file=file.name)))
+
+
+def _require_recordable(prompt: str, seed: int, images: int) -> None:
+    """Raise UserError for a prompt or seeds that the images' records could not hold."""
+    if seed + images > 2**32:
+        raise UserError(f"{images} images from seed {seed} on take seeds beyond {2**32 - 1}: start from a lower one.")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("The prompt is not UTF-8 text: write it in a terminal that uses UTF-8.") from None

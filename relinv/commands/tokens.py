@@ -1,0 +1,95 @@
+"""Learned tokens from other programs and for them, and what Perfusion's need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relinv import cli
+from relinv.commands.common import Method, Relation, base_on_cpu
+from relinv.params import load_params
+from relinv.results import FOLDERS, find_result
+
+app = cli.stage_app()
+CONCEPTS = FOLDERS["invert"]
+
+
+@app.command("import", epilog="Example: relinv import learned_embeds.bin painted_on published")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A learned token (.safetensors, .bin or .pt), a Perfusion .ckpt, or Custom Diffusion weights."
+        ),
+    ],
+    relation: Relation,
+    method: Annotated[str, typer.Argument(help="A name for where it came from, such as published.")],
+    token: Annotated[
+        Path | None, typer.Option(help="For Custom Diffusion, the token's file; default: the one beside the weights.")
+    ] = None,
+) -> None:
+    """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
+
+    An earlier import under these names is replaced; something that was learned here never is. It stands beside the
+    pipeline: named among the methods of params.yaml, its folder would be removed by DVC. The pipeline takes the file
+    itself, by its method `imported`: the command printed last compares it in a report.
+    """
+    import shlex
+
+    from relinv.exchange.importing import as_change, import_concept
+
+    folder = CONCEPTS / relation / method
+    concept = import_concept(file, relation, method, base_on_cpu(), folder, token)
+    print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
+    print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
+    print("To compare it with what is learned here, in a report (the pipeline takes the file where it is):")
+    compared = ["-S", f"relations=[{relation}]", "-S", "methods=[relation_words,reversion,imported]"]
+    print(f"  {shlex.join(['dvc', 'exp', 'run', *compared, '-S', as_change(concept, file, token)])}")
+    if file.resolve().is_relative_to(CONCEPTS.resolve()):
+        print(f"Copy {file} out of {CONCEPTS} first, and name the copy: DVC removes it when that is learned again.")
+    print(f"Leave '{method}' itself out of the methods in params.yaml: DVC would remove its folder.")
+
+
+@app.command(epilog="Example: relinv export inside reversion --for webui --to ~/embeddings")
+def export(
+    relation: Relation,
+    method: Method,
+    form: Annotated[str, typer.Option("--for", help="diffusers, webui (A1111, ComfyUI, InvokeAI) or hub.")],
+    to: Annotated[Path, typer.Option(parser=cli.path, help="The folder to write into.")],
+    name: Annotated[str | None, typer.Option(help="What web UIs call the token; default: RELATION_METHOD.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Write a learned token in another program's format."""
+    from relinv.diffusion.concept import load_concept
+    from relinv.exchange.exporting import export_concept, spellings
+
+    concept = load_concept(find_result("invert", relation, method), base_on_cpu())
+    # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
+    name = name or f"{relation}_{method}"
+    for path in export_concept(concept, form, to, name, overwrite):
+        print(path)
+    if form == "webui":
+        print(f"Prompts say {spellings(name)}.")
+
+
+@app.command("second-moment", epilog="Example: relinv second-moment captions.txt")
+def second_moment_(
+    captions: Annotated[
+        Path | None, typer.Argument(help="One caption per line; default: invert.perfusion.captions.")
+    ] = None,
+) -> None:
+    """Measure the second moment of the base's text encodings, for Perfusion, which otherwise measures it by itself."""
+    from relinv.diffusion.bases import load_base
+    from relinv.learning.second_moment import CACHE, read_captions, second_moment
+    from relinv.methods.perfusion import WATCHED, Settings
+
+    params = load_params()
+    file = captions or params.method("perfusion", Settings).captions
+    moment = second_moment(load_base(params.model()), read_captions(file))
+    print(f"{CACHE} holds {moment.id} of {file}, {len(moment.matrix)} x {len(moment.matrix)}.")
+    if file.parent != WATCHED:  # DVC would not notice changes elsewhere
+        print(f"To learn with it, copy {file} into {WATCHED}, and")
+        file = WATCHED / file.name
+    print(f"set invert.perfusion.captions in params.yaml (or in the preset in use) to {file}.")
