@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.training import build_sd15
 from relinv.benchmark import load_benchmark
@@ -14,12 +16,15 @@ from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
+from relinv.judge import load_judge
 from relinv.learning.inversion import invert_relation, invert_together
-from relinv.settings import GenerateSettings, ModelSettings
-from tests.inverting import problem
+from relinv.settings import GenerateSettings, JudgeSettings, ModelSettings
+from tests.inverting import FORMS, LEARNING, problem
 from tests.tiny import weights
+from tests.tiny_judge import build_tiny_judge
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, scheduler="dpmpp", batch_size=2)
+GPU = "cuda"
 pytestmark = pytest.mark.gpu
 
 
@@ -44,8 +49,26 @@ def test_a_relation_is_learned_and_drawn(base: Base, exemplar_folder: Path, tmp_
     scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:2]
     records = plan_images(base, concept, scenarios, SETTINGS)
     ((_, pictures),), ((_, redrawn),) = (generate(base, concept, records, SETTINGS) for _ in range(2))
-    assert [picture.size for picture in pictures] == [(512, 512)] * 2
+    assert [picture.size for picture in pictures] == [(base.resolution, base.resolution)] * 2
     assert pictures == redrawn
+
+
+@pytest.mark.parametrize("name", [*LEARNING, *FORMS])
+def test_every_method_learns_and_draws(name: str, base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    invert_relation(problem(base, exemplar_folder, name, steps=2), tmp_path / "concept", tmp_path / "scratch")
+    concept = load_concept(tmp_path / "concept", base)
+    scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:1]
+    ((_, (picture,)),) = generate(base, concept, plan_images(base, concept, scenarios, SETTINGS), SETTINGS)
+    assert picture.size == (base.resolution, base.resolution)
+
+
+def test_the_judge_reads_as_on_the_cpu(tmp_path: Path) -> None:
+    folder, readings = build_tiny_judge(tmp_path), []
+    for device in ("cpu", GPU):
+        judge = load_judge(JudgeSettings(model=str(folder), pretrained=None, device=device))
+        pictures = [Image.new("RGB", (64, 64), colour) for colour in ("ivory", "sienna", "navy")]
+        readings.append(judge.encode_images(pictures, 2) @ judge.encode_texts(["cat inside box", "cat on box"]).T)
+    np.testing.assert_allclose(*readings, atol=1e-4)
 
 
 def test_relations_trained_together_come_out_as_alone(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
