@@ -1,4 +1,4 @@
-"""What each stage leaves for the next: where it is, and which command makes it if it is missing."""
+"""Where stages leave what they make, which command makes it if it is missing, and the benchmark they work on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRATCH = Path(".scratch")  # git-ignored: what an unfinished stage left, and wh
 
 
 def find_benchmark(params: Params, relation: str) -> Benchmark:
-    """Return the benchmark of the base in use, with the user's own `relation` if it is one.
+    """Return the benchmark of the base in use, and `relation` in it too if it is the user's own.
 
     Raises UserError if there is no such relation, before anything slow is done for it.
     """

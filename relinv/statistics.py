@@ -68,7 +68,7 @@ class Interval(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Return whether the interval excludes zero, so that a difference is one."""
+        """Return whether zero lies outside the interval."""
         return not self.low <= 0 <= self.high
 
 

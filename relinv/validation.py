@@ -90,7 +90,7 @@ def write_verdict(verdict: Verdict, folder: Path, file: Path) -> None:
     if not verdict.valid:
         lines = "".join(f"\n  - {error}" for error in verdict.errors)
         own = OWN / folder.name
-        where = f"in '{own}'" if own.is_dir() else f"where they come from, or in a copy of them as '{own}'"
+        where = f"in '{own}'" if own.is_dir() else f"where they come from, or in a copy of them in '{own}'"
         raise UserError(
             f"The exemplars in '{folder}' cannot be used. They are copies: correct them {where}, then fetch them "
             f"again.{lines}"

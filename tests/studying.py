@@ -114,7 +114,7 @@ def write_repository(root: Path) -> None:
         "study.yaml": PLAN,
         ".gitignore": "/.scratch/\n__pycache__/\n",
         "relinv/report/rows.py": "",
-        "relinv/commands.py": "",
+        "relinv/commands/tokens.py": "",
         "relinv/metrics/skill.py": "",
         "relinv/judging.py": "",
         **{f"relinv/methods/{name}.py": "" for name in ("relation_words", "reversion", "dreambooth")},

@@ -109,16 +109,20 @@ def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_what_pytorch_says_of_the_driver_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise RuntimeError("The NVIDIA driver on your system is too old")
-
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "The NVIDIA driver on your system is too old.",
+            r"too old; README\.md names a PyTorch for older drivers\): run ",
+        ),
+        ("Found no NVIDIA driver on your system.", r"Found no NVIDIA driver on your system\): run "),
+    ],
+)
+def test_what_pytorch_says_of_the_driver_is_passed_on(said: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    monkeypatch.setattr("torch.cuda.init", refuse)
-    told = (
-        r"made for CUDA 13\.0, and says: The NVIDIA driver .* too old; README\.md names one for older drivers\): run "
-    )
-    with pytest.raises(UserError, match=told):
+    monkeypatch.setattr("torch.cuda.init", MagicMock(side_effect=RuntimeError(said)))
+    with pytest.raises(UserError, match=rf"is made for CUDA 13\.0, and says: .*{told}"):
         find_device("cuda")
 
 

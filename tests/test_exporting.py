@@ -114,13 +114,13 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
 
 
 @pytest.mark.parametrize("origin", [{"method": "published", "imported": {"file": "a.bin"}}, {"method": "imported"}])
-def test_the_hubs_card_claims_no_training_of_a_token_from_elsewhere(
+def test_the_hubs_card_claims_no_training_of_a_token_from_a_file(
     origin: dict[str, Any], concept: Concept, tmp_path: Path
 ) -> None:
     imported = replace(concept, metadata={**concept.metadata, **origin, "params": {"tokens": {}}, "steps": None})
     export_concept(imported, "hub", tmp_path, "kissing")
     card = (tmp_path / "README.md").read_text()
-    assert "learned elsewhere, and converted with relinv. Relations as tokens" in card
+    assert "taken with relinv from the file of a learned token. Relations as tokens" in card
     assert "learned by" not in card and "| setting |" not in card and "cat <r> box" in card
 
 

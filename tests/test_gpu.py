@@ -24,7 +24,6 @@ from tests.tiny import weights
 from tests.tiny_judge import build_tiny_judge
 
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, scheduler="dpmpp", batch_size=2)
-GPU = "cuda"
 pytestmark = pytest.mark.gpu
 
 
@@ -64,7 +63,7 @@ def test_every_method_learns_and_draws(name: str, base: Base, exemplar_folder: P
 
 def test_the_judge_reads_as_on_the_cpu(tmp_path: Path) -> None:
     folder, readings = build_tiny_judge(tmp_path), []
-    for device in ("cpu", GPU):
+    for device in ("cpu", "cuda"):
         judge = load_judge(JudgeSettings(model=str(folder), pretrained=None, device=device))
         pictures = [Image.new("RGB", (64, 64), colour) for colour in ("ivory", "sienna", "navy")]
         readings.append(judge.encode_images(pictures, 2) @ judge.encode_texts(["cat inside box", "cat on box"]).T)
@@ -102,5 +101,5 @@ def test_other_ways_to_run_it_work(
 
 def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=400)
-    with pytest.raises(UserError, match=r"too small to train with 400 samples: set the base\'s training\.s"):
+    with pytest.raises(UserError, match=r"too small to train with 400 samples: set the base's training\.s"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")

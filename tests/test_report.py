@@ -730,10 +730,8 @@ def test_a_relation_of_ones_own_needs_few_of_the_benchmark_beside_it(others: int
     run = collect(tmp_path, write_run(tmp_path))
     mine, *rest = run.benchmark.relations.values()
     relations = {each.name: each for each in (dataclasses.replace(mine, own=True), *rest[:others])}
-    benchmark, rows = (
-        dataclasses.replace(run.benchmark, relations=relations),
-        run.rows[run.rows["relation"] == mine.name],
-    )
+    benchmark = dataclasses.replace(run.benchmark, relations=relations)
+    rows = run.rows[run.rows["relation"] == mine.name]
     alone = dataclasses.replace(run, relations=[mine.name], rows=rows, benchmark=benchmark)
     guessing = [["stroke-dasharray" in chart.svg for chart in tell(each).bars] for each in (run, alone)]
     assert guessing == [[False, True, False], [False, False, False]]
@@ -896,10 +894,11 @@ def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) ->
         assert "In 7 of 8 of these pictures the judge finds the right relation; by chance it would in 4." in text
         assert "It does not find all of hug (3 of 4)." in text and "It was not shown" not in text
     reading = tmp_path / "data/judged/hug.json"
-    reading.write_text(json.dumps(json.loads(reading.read_text()) | {"right": 4, "unread": 2}))
+    reading.write_text(json.dumps(json.loads(reading.read_text()) | {"right": 4, "unread": 2, "choices": 8}))
     write_report(tmp_path, params)
     for page in ("report.md", "report.html"):
         text = " ".join((tmp_path / "reports" / page).read_text().split())
+        assert "In 8 of 8 of these pictures the judge finds the right relation; by chance it would in 2.5." in text
         assert "It does not find" not in text and "It was not shown 2 more, whose captions are too long for it." in text
 
 

@@ -488,7 +488,7 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         ("relinv/metrics/skill.py", "x = 1\n", True),
         ("relinv/methods/reversion.py", "x = 1\n", True),
         ("relinv/methods/dreambooth.py", "x = 1\n", False),
-        ("relinv/commands.py", "x = 1\n", False),
+        ("relinv/commands/tokens.py", "x = 1\n", False),
         ("relinv/report/rows.py", "x = 1\n", False),
         ("relinv/metrics/__pycache__/skill.pyc", "x\n", False),
         ("reports/scores.csv", "x\n", False),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import huggingface_hub
 import pytest
 from transformers import CLIPTokenizer
 
@@ -85,7 +86,10 @@ def test_a_tokenizer_is_found_without_a_download_if_it_is_here(
     snapshot = kept / "snapshots" / COMMIT
     (snapshot / "tokenizer").mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    asked = MagicMock(wraps=huggingface_hub.snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
     assert find_tokenizer("some/model", COMMIT) is None  # a download that has not come to it
+    assert asked.call_args.kwargs["local_files_only"]
     shutil.copytree(tiny_base / "tokenizer", snapshot / "tokenizer", dirs_exist_ok=True)
     assert find_tokenizer("some/model", COMMIT) == snapshot / "tokenizer"
 

@@ -156,7 +156,7 @@ def test_a_copy_is_to_be_corrected_where_it_comes_from(
     edit_captions(folder, p0=["cat box"])
     told = r"cannot be used\. They are copies: correct them "
     with pytest.raises(
-        UserError, match=f"{told}where they come from, or in a copy of them as '{OWN / folder.name}', then"
+        UserError, match=f"{told}where they come from, or in a copy of them in '{OWN / folder.name}', then"
     ):
         write_verdict(judge(folder), folder, tmp_path / "verdict.json")
     monkeypatch.chdir(tmp_path)

@@ -135,7 +135,7 @@ class InversionMethod:
             yield
 
     def known(self) -> AbstractContextManager[Any]:
-        """Return the block in which the base knows the token's row. Default: it has none."""
+        """Return the block in which the base knows the token's row. Default: the method has no row."""
         return nullcontext()
 
     def conditioning(self, ids: torch.Tensor) -> torch.Tensor:
