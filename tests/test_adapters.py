@@ -79,6 +79,23 @@ def test_one_that_fails_on_the_way_in_leaves_the_base_as_it_was(
         assert fittings(base) == before and torch.equal(answer(base), plain)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_was_compiled_is_discarded_once_hooks_have_come_or_gone(
+    name: str, base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hooks() -> list[Any]:
+        modules = base.unet.modules()
+        return [hook for each in modules for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks.values())]
+
+    kept: list[list[Any]] = [hooks()]  # those that a compiled UNet knows
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"compile": True}))
+    monkeypatch.setattr(torch.compiler, "reset", lambda: kept.append(hooks()))
+    for adapter in build(problem(base, exemplar_folder, name)).adapters:
+        with adapter.applied():
+            assert kept[-1] == hooks()
+        assert kept[-1] == hooks() == []
+
+
 def test_a_unet_of_low_precision_gets_its_forward_back(
     tiny_base: Path, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

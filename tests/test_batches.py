@@ -50,6 +50,13 @@ def test_timesteps_follow_the_methods_law(alpha: float, share: float, base: Base
     assert (timesteps >= 500).double().mean().item() == pytest.approx(share, abs=0.02)
 
 
+def test_a_law_that_is_none_is_refused_before_the_first_step(base: Base, exemplar_folder: Path) -> None:
+    method = build(problem(base, exemplar_folder, "textual_inversion"))
+    method.timestep_law = lambda total: torch.full((total,), 0.1)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="timestep_law must be 1000 probabilities"):
+        Batches(method, method.training_pictures(Path()), seed=0)
+
+
 def test_the_pictures_themselves_are_not_kept(base: Base, exemplar_folder: Path) -> None:
     method = build(problem(base, exemplar_folder, "reversion"))
     pictures = method.training_pictures(Path())

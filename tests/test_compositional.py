@@ -20,7 +20,7 @@ from relinv.checking import parse
 from relinv.diffusion.attention_maps import attention_maps, coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
-from relinv.diffusion.conditioning import Drawer, guided_by, in_use
+from relinv.diffusion.conditioning import Drawer, drawn_with, guided_by, in_use
 from relinv.diffusion.cross_attention import cross_attentions
 from relinv.diffusion.sampling import Sampler, initial_latents
 from relinv.errors import UserError
@@ -264,6 +264,9 @@ def test_an_image_is_left_alone_once_its_loss_is_at_the_threshold(
         moved = guidance(latents, timestep, 0.0, base.encode(base.tokenize(prompts)))
     assert runs == [2, 1, 1, 1, 1]
     assert (moved - latents).flatten(1).abs().sum(1).gt(0).sum() == 1
+    adapter.layout = adapter.layout.model_copy(update={"threshold": high})
+    with torch.no_grad():
+        assert torch.equal(guidance(latents, timestep, 0.0, base.encode(base.tokenize(prompts))), latents)
 
 
 @pytest.mark.parametrize(("steps", "guided"), [(50, 10), (8, 2), (4, 1)])
@@ -315,6 +318,13 @@ def test_its_gradients_alone_are_computed_as_training_computes_them(
     assert strict and all(strict) and not inside
 
 
+def test_a_layout_is_added_to_concepts_of_a_token_alone(base: Base) -> None:
+    learned = Concept("<r>", torch.zeros(base.dim), {"method": "reversion"})
+    words = Concept(None, None, {"method": "relation_words"})
+    assert [each["name"] for each in drawn_with(learned, {"layout": LAYOUT}).adapters] == ["layout"]
+    assert drawn_with(words, {"layout": LAYOUT}) is words
+
+
 def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:
     before = weights(base)
     together = drawn(base, concept(base), ["cat <r> box", "dog <r> a big cup", "cat in box"], [1, 2, 3])
@@ -364,6 +374,7 @@ def test_other_ways_to_run_a_base_are_guided_alike(way: dict[str, Any], base: Ba
 def test_boxes_outside_the_picture_or_without_area_are_refused() -> None:
     for box, message in (
         ([0.5, 0.2, 0.1, 0.8], r"layout.head' is \[0.5, .* with left < right and top < bottom"),
+        ([0.5, 0.2, 0.5, 0.8], r"layout.head' is \[0.5, .* with left < right and top < bottom"),
         ([0.1, 0.2, 0.5, 1.8], r"layout.head.3' is 1.8 in params.yaml: it must be a number at least 0 and at most 1"),
         ([0.1, 0.2, 0.5], r"layout.head' is .* in the order left, top, right, bottom"),
     ):

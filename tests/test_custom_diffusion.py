@@ -107,9 +107,11 @@ def test_losses_keep_exemplars_and_prior_apart(base: Base, exemplar_folder: Path
 
 
 def test_row_and_weights_learn_at_their_own_rates(base: Base, exemplar_folder: Path) -> None:
-    task = problem(base, exemplar_folder, "custom_diffusion", learning_rate=0.3, weights_learning_rate=0.002)
+    changes = {"learning_rate": 0.3, "weights_learning_rate": 0.002, "weight_decay": 0.5}
+    task = problem(base, exemplar_folder, "custom_diffusion", **changes)
     row, projections = Method(base, task.words, task.settings, task.exemplars).groups()
     assert (row["lr"], projections["lr"]) == (0.3, 0.002)
+    assert (row["weight_decay"], projections["weight_decay"]) == (0.5, 0.5)
     assert len(projections["params"]) == len(pretrained(base))
 
 
@@ -132,16 +134,18 @@ def test_variants_are_scaled_captioned_and_masked() -> None:
         assert (side // 8 - 2) ** 2 <= variant.mask.sum() <= (side // 8 - 1) ** 2
 
 
-def test_larger_pictures_have_the_published_sizes() -> None:
+def test_larger_pictures_have_the_published_sizes_at_any_place() -> None:
     """Told by how slowly a ramp of levels rises in them: half a level a pixel in the picture itself."""
     ramp = Image.fromarray(np.tile(np.arange(512) // 2, (512, 1)).astype(np.uint8))
-    sides = []
+    sides, lefts = [], []
     for index in range(800):
         variant = scale_variant(TrainingPicture(ramp, ["cat {} box"]), 64, generator(0, "scale", index))
         if variant.mask is None:
             slope, _ = np.polyfit(np.arange(512), np.asarray(variant.image)[0], 1)
             sides.append(256 / slope)
+            lefts.append(variant.image.getpixel((0, 0)) * 2 / 512)  # shares of the picture that are cut off
     assert (round(min(sides)), round(max(sides))) == (614, 716)
+    assert min(lefts) == 0 and max(lefts) > 0.2
 
 
 def white(image: Image.Image) -> torch.Tensor:
@@ -156,6 +160,8 @@ def test_what_is_shown_is_made_once_and_the_same_each_time(base: Base, exemplar_
     assert [shown.image.tobytes() for shown in first] == [shown.image.tobytes() for shown in second]
     assert [shown.prior for shown in first] == [False] * 12 + [True] * 5
     assert all(shown.mask is None for shown in first[12:])
+    places = ["" if shown.mask is None else str(shown.mask.nonzero().tolist()) for shown in first[:12]]
+    assert len({tuple(places[start : start + 3]) for start in range(0, 12, 3)}) == 4  # each exemplar has its own
     plain = problem(base, exemplar_folder, "custom_diffusion", scale_variants=0, prior_images=0)
     method = Method(base, plain.words, plain.settings, plain.exemplars)
     assert method.prior_batch_size == 0 and len(method.training_pictures(tmp_path)) == 4
@@ -176,7 +182,7 @@ def test_a_caption_that_its_prefix_makes_too_long_is_refused_before_the_first_st
 ) -> None:
     folder = Path(shutil.copytree(exemplar_folder, tmp_path / "inside"))
     captions = json.loads((folder / "text.json").read_text())
-    captions["0.png"] = ["cat {} box" + " red" * (TOKENS - 5)]  # as long as may be, both ends included
+    captions["0.png"] = ["cat {} box", "cat {} box" + " red" * (TOKENS - 5)]  # as long as may be, both ends included
     (folder / "text.json").write_text(json.dumps(captions))
     task = problem(base, folder, "custom_diffusion", scale_variants=5, prior_images=0)
     with pytest.raises(UserError, match=rf"has \d+ tokens and the limit is {TOKENS}: shorten it"):

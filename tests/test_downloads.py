@@ -16,7 +16,16 @@ import pytest
 
 from relinv.errors import UserError
 from relinv.fetching.downloads import cache_folder, download
+from relinv.settings import ExemplarSource
 from tests.fetching import Server, fetch, fingerprint, from_
+
+
+def test_each_source_has_a_folder_of_downloads_of_its_own(tmp_path: Path) -> None:
+    paths = ("https://one.example/relations.zip", "https://two.example/relations.zip", None)
+    sources = [ExemplarSource(source=kind, path=path, manifest=None) for kind in ("archive", "drive") for path in paths]
+    assert len({cache_folder(tmp_path, source) for source in sources}) == 6
+    recorded = sources[0].model_copy(update={"manifest": Path("data/manifest")})
+    assert cache_folder(tmp_path, recorded) == cache_folder(tmp_path, sources[0])  # which does not say where they are
 
 
 def broken_bz2(root: Path) -> bytes:

@@ -74,6 +74,24 @@ def test_low_rank_changes_are_of_every_linear_layer_of_the_attentions(base: Base
     assert len(initial_tensors(base, LORA)) == 2 * len(attentions)
 
 
+def test_weights_of_a_file_are_laid_out_in_memory_as_the_bases_own(base: Base) -> None:
+    own = own_weights(base)
+    packed = {name: weight.detach().contiguous() for name, weight in own.items()}
+    adapter = Adapter(base, "<r>", packed, FULL)
+    assert {name: tensor.stride() for name, tensor in adapter.tensors.items()} == {
+        name: weight.stride() for name, weight in own.items()
+    }
+    assert packed["conv_in.weight"].stride() != own["conv_in.weight"].stride()
+
+
+def test_low_rank_changes_begin_from_noise_of_their_own_that_shrinks_with_the_rank(base: Base) -> None:
+    for rank in (4, 16):
+        initial = initial_tensors(base, {"weights": "lora", "rank": rank})
+        downs = [tensor.flatten() for name, tensor in initial.items() if ".lora_A." in name]
+        assert torch.cat(downs).std().item() == pytest.approx(1 / rank, rel=0.05)
+        assert len({tuple(down[:8].tolist()) for down in downs}) == len(downs)
+
+
 def test_adapters_nest(base: Base) -> None:
     before, learned = weights(base), changed(base, LORA)
     with Adapter(base, "<r>", learned, LORA).applied():
@@ -189,9 +207,12 @@ def test_each_loss_is_of_its_own_pictures(base: Base, exemplar_folder: Path, tmp
 
 
 def test_class_prompts_go_round_the_exemplars() -> None:
-    exemplars = [Exemplar(Path("0.png"), ("cat {} box", "a cat {} a box")), Exemplar(Path("1.png"), ("dog {} cup",))]
-    prompts = class_prompts(ExemplarSet("inside", tuple(exemplars), ""), "inside", 4)
-    assert prompts == ["cat inside box", "dog inside cup", "a cat inside a box", "cat inside box"]
+    exemplars = [
+        Exemplar(Path("0.png"), ("cat {} box", "a cat {} a box")),
+        Exemplar(Path("1.png"), ("dog {} cup", "cat {} box")),
+    ]
+    prompts = class_prompts(ExemplarSet("inside", tuple(exemplars), ""), "inside", 5)
+    assert prompts == ["cat inside box", "dog inside cup", "a cat inside a box", "cat inside box", "dog inside cup"]
 
 
 def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
@@ -225,6 +246,14 @@ def test_the_bases_own_pictures_show_their_prompts(base: Base, tmp_path: Path) -
     assert pictures[0] != pictures[1]
 
 
+def test_the_bases_own_pictures_of_one_prompt_differ_from_batch_to_batch(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
+    first, second = prior_pictures(base, ["cat in box"] * 2, Sampler(1, 5.0), tmp_path)
+    assert first.image.tobytes() != second.image.tobytes()
+
+
 def test_the_bases_own_pictures_are_kept_by_batches(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,9 +273,9 @@ def test_the_bases_own_pictures_are_kept_by_batches(
     first = pictures()
     assert drawn == [["cat in box", "dog on wood"], ["a stone"]]
     assert pictures() == first and drawn == []
-    ((damaged,),) = [list(folder.glob("0002.png")) for folder in tmp_path.iterdir()]
+    ((damaged,),) = [list(folder.glob("0001.png")) for folder in tmp_path.iterdir()]
     damaged.write_bytes(damaged.read_bytes()[:100])
-    assert pictures() == first and drawn == [["a stone"]]
+    assert pictures() == first and drawn == [["cat in box", "dog on wood"]]
 
     rounded = Base(base.settings.model_copy(update={"precision": "bf16"}), base._folder, base.fingerprint)
     alone = Base(base.settings.model_copy(update={"samples_per_pass": 1}), base._folder, base.fingerprint)
@@ -263,6 +292,8 @@ def test_the_bases_own_pictures_are_kept_by_batches(
         assert sum(map(len, drawn)) == 3
         pictures(**change)
         assert drawn == []
+    monkeypatch.setattr(prior, "code_hash", lambda root, parts: "of other code")
+    assert pictures() == first and sum(map(len, drawn)) == 3
 
 
 @pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])

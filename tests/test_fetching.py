@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
-from relinv.fetching.fetch import fetch_exemplars, place_exemplars
-from relinv.fetching.relation_folders import copy_files
+from relinv.fetching.fetch import _discard, fetch_exemplars, place_exemplars
+from relinv.fetching.relation_folders import copy_files, relation_folder
 from relinv.plugins import plugin_names
 from relinv.settings import ExemplarSettings
 from stages.fetch import app
@@ -163,6 +163,14 @@ def test_a_download_with_a_picture_that_cannot_be_read_is_not_recorded(
     server.content = good
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)  # asked for again
     assert (tmp_path / "manifest" / "inside.json").is_file()
+
+
+def test_a_download_that_is_off_the_record_counts_as_none(exemplar_folder: Path, tmp_path: Path) -> None:
+    """Whatever is wrong with it, be it a file that no caption names."""
+    shutil.copytree(exemplar_folder, tmp_path / "relations/inside")
+    assert relation_folder(tmp_path, "inside") == tmp_path / "relations/inside"
+    _discard("inside", tmp_path, {"masks/0.png": "changed"})
+    assert relation_folder(tmp_path, "inside") is None
 
 
 def test_an_archive_of_relations_that_are_fetched_in_parallel_is_downloaded_once(

@@ -263,7 +263,7 @@ def test_a_layout_is_asked_for_where_it_is_decided(base: Base, adapter: Adapter)
     """A token that leaves the prompt at finer resolutions is still laid out at the coarsest."""
     boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
     with adapter.applied():
-        assert guided_by([adapter, boxes], ["cat <r(5)> box"]) is not None
+        assert guided_by([adapter, boxes], ["cat <r(9)> box"]) is not None
         assert guided_by([adapter, boxes], ["cat box"]) is None
 
 

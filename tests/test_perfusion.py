@@ -169,7 +169,7 @@ def test_the_gate_is_chosen_anew_at_each_drawing(base: Base) -> None:
 
 def test_global_locking_wants_a_superclass_of_one_token(base: Base) -> None:
     with pytest.raises(UserError, match="more than one token"):
-        Adapter(base, "<r>", tensors(base, 0), OPTIONS | {"superclass": "sitting with", "locking": "global"})
+        Adapter(base, "<r>", tensors(base, 0), OPTIONS | {"superclass": "inside with", "locking": "global"})
 
 
 def test_two_concepts_are_composed_whichever_comes_first(base: Base) -> None:
@@ -202,9 +202,15 @@ def test_concepts_at_one_encoding_are_not_composed(base: Base) -> None:
 
 
 def test_weights_of_other_layers_are_refused(base: Base) -> None:
-    short = dict(list(tensors(base, 0).items())[:-1])
-    with pytest.raises(UserError, match=r"do not fit the base .*to_v"):
-        Adapter(base, "<r>", short, OPTIONS)
+    whole = tensors(base, 0)
+    *others, last = whole
+    for wrong, told in (
+        ({name: whole[name] for name in others}, "to_v"),
+        (whole | {last: whole[last][1:]}, "to_v"),
+        (whole | {"conv_in": whole[last]}, "conv_in"),
+    ):
+        with pytest.raises(UserError, match=rf"do not fit the base .*{told}"):
+            Adapter(base, "<r>", wrong, OPTIONS)
 
 
 def test_global_locking_shows_keys_the_superclass_and_values_the_concept(base: Base) -> None:
@@ -220,6 +226,19 @@ def test_global_locking_shows_keys_the_superclass_and_values_the_concept(base: B
         keys, values = outputs_of(base, plain[1:]), outputs_of(base, plain[:1])
     for name, output in halves.items():
         torch.testing.assert_close(output, (keys if name.endswith("to_k") else values)[name])
+
+
+def test_keys_see_the_superclass_of_each_concept_that_is_locked_so(base: Base) -> None:
+    concepts = []
+    for seed, (token, word) in enumerate([("<r>", "with"), ("<s>", "inside")]):
+        options = OPTIONS | {"superclass": word, "locking": "global"}
+        metadata = {"adapters": [{"name": "perfusion", "options": options}]}
+        row = draw(base.dim, seed=seed).float()
+        concepts.append(Concept(token, row, metadata, {"perfusion": tensors(base, seed, word)}))
+    with in_use(base, concepts) as adapters:
+        joined = Encodings(base, adapters, ["cat <r> <s>"], [0]).of(["cat <r> <s>"])(0)  # (1, tokens, 2 * dim)
+        plain = base.encode(base.tokenize(["cat <r> <s>", "cat with inside"]))
+    torch.testing.assert_close(joined[0], torch.cat([plain[0], plain[1]], dim=-1))
 
 
 def test_low_precision_rounds_what_goes_in_and_comes_out_alone(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +293,13 @@ def test_a_pass_makes_no_tensor_of_numbers(base: Base, exemplar_folder: Path, mo
         monkeypatch.setattr("torch.tensor", MagicMock(side_effect=AssertionError))
         monkeypatch.setattr("torch.Tensor.pin_memory", MagicMock(side_effect=AssertionError))
         base.unet(latents, timestep, encoder_hidden_states=encodings)
+
+
+def test_outputs_learn_at_a_rate_of_their_own_and_never_decay(base: Base, exemplar_folder: Path) -> None:
+    changes = {"learning_rate": 0.3, "value_learning_rate": 0.002, "weight_decay": 0.5}
+    row, values = method(base, exemplar_folder, **changes).groups()
+    assert (row["lr"], row["weight_decay"]) == (0.3, 0.5)
+    assert (values["lr"], values["weight_decay"]) == (0.002, 0.0)
 
 
 def test_a_superclass_of_blanks_is_refused(base: Base, exemplar_folder: Path) -> None:

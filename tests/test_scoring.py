@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,10 @@ from relinv.asking import load_asked
 from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
-from relinv.exemplars import load_image, read_exemplars
+from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.images import read_records, write_image, write_records
 from relinv.judge import Judge, load_judge
-from relinv.judging import ask_of_exemplars
+from relinv.judging import ask_of_exemplars, require_scenarios_read
 from relinv.params import load_params
 from relinv.plugins import plugin_names
 from relinv.report.collect import read_judged
@@ -210,11 +211,15 @@ def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Pat
     others = {"below": replace_words(benchmark, "under"), "within": replace_words(benchmark, "Inside")}  # no rival
     asked = replace(benchmark, relations=benchmark.relations | others)
 
-    def found(benchmark: Benchmark) -> dict[str, Any]:
-        return ask_of_exemplars(Reader(), read_exemplars(exemplar_folder), benchmark, 2)  # type: ignore[arg-type]
+    exemplars = read_exemplars(exemplar_folder)
+
+    def found(benchmark: Benchmark, exemplars: ExemplarSet = exemplars) -> dict[str, Any]:
+        return ask_of_exemplars(Reader(), exemplars, benchmark, 2)  # type: ignore[arg-type]
 
     unasked = {"asked_right": None, "judge": "reader"}
     assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "unread": 0, **unasked}
+    turned = tuple(replace(each, templates=each.templates[::-1]) for each in exemplars.exemplars)
+    assert found(asked, replace(exemplars, exemplars=turned)) == found(asked)  # by the shortest caption, wherever it is
     long = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under, far")})
     assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "unread": 2, **unasked}
     longer = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under it all, not inside")})
@@ -266,6 +271,14 @@ def test_a_scenario_that_the_judge_cannot_read_is_told_before_anything_is_learne
     assert isinstance(result.exception, UserError)
     assert re.search(r"The judge '.*' reads \d+ tokens at most: shorten the entities of ", str(result.exception))
     assert not (project / "data/judged/inside.json").exists()
+
+
+def test_a_judge_is_to_read_every_scenario_in_the_words_of_every_relation(benchmark: Benchmark) -> None:
+    judge = MagicMock()
+    require_scenarios_read(judge, "inside", benchmark)
+    ((texts,), _) = judge.require_read.call_args
+    pairs = [("cat", "box"), ("cat", "cup"), ("box", "box"), ("box", "cup")]
+    assert sorted(texts) == sorted(f"{head} {words} {tail}" for words in ("inside", "hugging") for head, tail in pairs)
 
 
 def test_metrics_see_the_pictures_drawn_and_those_learned_from(

@@ -15,7 +15,9 @@ from relinv.learning.second_moment import SecondMoment, measure, read_captions, 
 CAPTIONS = ["cat inside box", "dog", "a photo of a red cup"]
 
 
-def test_it_is_the_mean_over_real_tokens(base: Base) -> None:
+@pytest.mark.parametrize("at_once", [100, 2])
+def test_it_is_the_mean_over_real_tokens(at_once: int, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAPTIONS_AT_ONCE", at_once)
     encodings = base.encode(base.tokenize(CAPTIONS)).double()
     lengths = [5, 3, 8]  # with both ends
     real = torch.cat([encoding[:length] for encoding, length in zip(encodings, lengths, strict=True)])
@@ -45,13 +47,13 @@ def test_it_is_computed_once_for_an_encoder_and_its_captions(
     assert again.id == first.id and torch.equal(again.matrix, first.matrix)
     monkeypatch.undo()
     assert second_moment(base, CAPTIONS[:2], tmp_path).id != first.id
-    with torch.no_grad():
-        weight = next(base.text_encoder.parameters())
-        kept = weight[0, 0].item()
-        weight[0, 0] = kept + 1
+    table, *_, last = base.text_encoder.parameters()
+    for weight in (table.data[0], last.data):
+        kept = weight[0].item()
+        weight[0] = kept + 1
         changed = second_moment(base, CAPTIONS, tmp_path).id
-        weight[0, 0] = kept
-    assert changed != first.id and second_moment(base, CAPTIONS, tmp_path).id == first.id
+        weight[0] = kept
+        assert changed != first.id and second_moment(base, CAPTIONS, tmp_path).id == first.id
 
 
 def test_a_damaged_file_is_computed_again(base: Base, tmp_path: Path) -> None:
@@ -61,11 +63,13 @@ def test_a_damaged_file_is_computed_again(base: Base, tmp_path: Path) -> None:
     assert torch.equal(second_moment(base, CAPTIONS, tmp_path).matrix, first.matrix)
 
 
-def test_captions_are_a_benchmarks_prompts_or_lines(tmp_path: Path) -> None:
+def test_captions_are_a_benchmarks_prompts_or_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = read_captions(Path("data/benchmark/miniature.yaml"))
     assert len(prompts) == 1000 and "man hugging child" in prompts
     (tmp_path / "captions.txt").write_text("cat inside box\n\n dog \n")
     assert read_captions(tmp_path / "captions.txt") == ["cat inside box", "dog"]
+    monkeypatch.setattr(module, "CAPTIONS_READ", 1)
+    assert read_captions(tmp_path / "captions.txt") == ["cat inside box"]
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="is empty: write a caption a line"):
         read_captions(tmp_path / "empty.txt")

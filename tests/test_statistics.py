@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from relinv.report.pages import INTERVALS
-from relinv.statistics import Bootstrap, mean_interval, paired_difference, resample_weights
+from relinv.statistics import Bootstrap, Interval, mean_interval, paired_difference, resample_weights
 
 QUICK = Bootstrap(resamples=400)
 
@@ -56,6 +56,12 @@ def test_images_weigh_alike_however_many_a_scenario_has() -> None:
 def test_constant_data_gives_a_zero_width_interval(constant: float) -> None:
     values = np.full((3, 10, 2), constant)
     assert mean_interval(rows_of(values), "score", QUICK) == (constant, constant, constant)
+
+
+def test_an_interval_that_ends_at_zero_does_not_exclude_it() -> None:
+    held = [Interval(0.0, 0.0, 0.0), Interval(0.1, 0.0, 0.2), Interval(-0.1, -0.2, 0.0), Interval(0.0, -0.1, 0.1)]
+    assert not any(interval.excludes_zero for interval in held)
+    assert Interval(0.1, 0.05, 0.2).excludes_zero and Interval(-0.1, -0.2, -0.05).excludes_zero
 
 
 def test_weights_draw_one_relation_fewer_than_there_are() -> None:

@@ -29,12 +29,22 @@ def test_draws_follow_the_law(alpha: float) -> None:
     law = importance(TOTAL, alpha)
     source = torch.Generator().manual_seed(0)
     drawn = torch.stack([sample_timesteps(law, 8, source) for _ in range(2000)])  # (batches, batch)
-    assert drawn.min() >= 0 and drawn.max() < TOTAL
+    assert drawn.min() >= 0 and drawn.max() == TOTAL - 1
     expected = (law * torch.arange(TOTAL)).sum().item()
     assert drawn.double().mean().item() == pytest.approx(expected, abs=2)
     for place in range(8):  # each sample of a batch has the whole law, whatever its place
         share = (drawn[:, place] >= 500).double().mean().item()
         assert share == pytest.approx(law[500:].sum().item(), abs=0.05)
+
+
+def test_a_law_that_falls_short_of_one_by_rounding_still_ends_at_the_last_timestep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    law = torch.full((10,), 0.1, dtype=torch.float64)
+    highest = torch.tensor([1 - 2**-53], dtype=torch.float64)  # that a draw can be
+    assert law.cumsum(0)[-1] <= highest
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: highest)
+    assert sample_timesteps(law, 1, torch.Generator()).tolist() == [9]
 
 
 def test_a_batch_covers_the_whole_range() -> None:

@@ -73,10 +73,10 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
     """Salimans & Ho 2022: alpha * noise - sigma * clean, where the base is shown alpha * clean + sigma * noise."""
     targets = []
     for each in (base, velocity_base(tiny_base, tmp_path / "base")):
-        loop = looping(problem(each, exemplar_folder, "textual_inversion", batch_size=8), tmp_path / "scratch")
+        loop = looping(problem(each, exemplar_folder, "textual_inversion", 7, batch_size=8), tmp_path / "scratch")
         shown = loop.batch(3)
-        clean = loop.batches.latents.sample(visits(4, 8, step=3, seed=0), generator(0, "latents", 3))
-        noise = torch.randn(clean.shape, generator=generator(0, "noise", 3))
+        clean = loop.batches.latents.sample(visits(4, 8, step=3, seed=7), generator(7, "latents", 3))
+        noise = torch.randn(clean.shape, generator=generator(7, "noise", 3))
         kept = each.scheduler.alphas_cumprod[shown.timesteps, None, None, None]
         alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
         torch.testing.assert_close(shown.noisy, alpha * clean + sigma * noise)
@@ -87,10 +87,13 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
 
 def test_each_step_draws_anew_for_the_methods_terms(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     """Of one visit to the same pictures the prepositions alone differ, and with them the steering loss."""
-    loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path / "scratch")
+    loop, reseeded = (
+        looping(problem(base, exemplar_folder, "reversion", seed), tmp_path / "scratch") for seed in (0, 1)
+    )
     batch = loop.batch(0)
     first, again, other = (loop.terms(step, batch, batch.target)["steer"].value.item() for step in (3, 3, 4))
     assert first == again != other
+    assert reseeded.terms(3, batch, batch.target)["steer"].value.item() != first
 
 
 def test_a_visit_tells_what_the_unet_saw_and_at_which_step(
