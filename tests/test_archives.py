@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bz2
 import io
+import random
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -121,12 +123,43 @@ def test_headers_may_add_up_over_many_files(exemplar_folder: Path, tmp_path: Pat
     assert fingerprint(folder) == fingerprint(exemplar_folder)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_of_many_files_are_not_all_kept_in_memory(kind: bytes, tmp_path: Path) -> None:
+    records = [b"30000 k%03d=" % number + b"x" * 29_988 + b"\n" for number in range(100)]
+    file = tarfile.TarInfo("notes.txt").tobuf()
+    (tmp_path / "notes.tar").write_bytes(b"".join(header(kind, record) + file for record in records))
+    tracemalloc.start()
+    try:
+        assert not archives.unpack(tmp_path / "notes.tar", "inside", tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000  # of 3,000,000 bytes of headers
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_in_a_tar_may_be_larger_than_all_headers_before_it(tmp_path: Path) -> None:
+    content = random.Random(0).randbytes(archives.MAX_HEADERS + 1)
+    entry = tarfile.TarInfo("inside/0.png")
+    entry.size = len(content)
+    with tarfile.open(tmp_path / "photographs.tar.gz", "w:gz") as opened:
+        opened.addfile(entry, io.BytesIO(content))
+    (tmp_path / "unpacked").mkdir()
+    assert archives.unpack(tmp_path / "photographs.tar.gz", "inside", tmp_path / "unpacked")
+    assert (tmp_path / "unpacked" / "0.png").read_bytes() == content
+
+
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "é" * 150 + ".png"])
 def test_a_name_longer_than_a_file_may_have_is_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "long.zip", "w") as opened:
         opened.writestr(f"inside/{name}", b"x")
     with pytest.raises(UserError, match="file name of more than 255 bytes"):
         fetch(from_("archive", tmp_path / "long.zip"), tmp_path)
+
+
+def test_a_name_as_long_as_a_file_may_have_is_unpacked(exemplar_folder: Path, tmp_path: Path) -> None:
+    archive = zipped(exemplar_folder, tmp_path / "long.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(f"notes/{'x' * 255}", b"x")
+    assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
 
 
 def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(exemplar_folder: Path, tmp_path: Path) -> None:

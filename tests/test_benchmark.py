@@ -43,7 +43,9 @@ def test_the_miniature_holds_out_about_a_fifth_of_each_relation() -> None:
 
 
 def test_the_published_benchmark_does_not_know_what_was_held_out() -> None:
-    assert {scenario.held_out for scenario in load_benchmark(FILES[1]).scenarios("on")} == {None}
+    benchmark = load_benchmark(FILES[1])
+    assert {scenario.held_out for scenario in benchmark.scenarios("on")} == {None}
+    assert not benchmark.is_held_out("cat", "on", "dog")
 
 
 def test_held_out_rule_is_the_same_everywhere_and_blind_to_order() -> None:

@@ -389,6 +389,7 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
             r"'inside/reversion' names no concept: write --use TOKEN=RELATION/METHOD",
         ),
         ("<r> box", ("--use", "r=inside"), r"'r=inside' names no concept: write --use TOKEN"),
+        ("<r> box", ("--use", "r=inside/reversion/x"), r"'r=inside/reversion/x' names no concept: write --use TOKEN"),
         ("<r> box", ("--use", "r=inside/reversoin"), r"Unknown method 'reversoin'\. Did you mean 'reversion'"),
         ("<r> box", ("--use", "r=inside/multires"), r"no 'data/concepts/inside/multires' yet: make it with"),
         ("<r> box", ("--use", "<r>=inside/reversion"), r"a token that prompts cannot name: write what stands between"),

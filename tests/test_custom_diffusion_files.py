@@ -12,7 +12,7 @@ from relinv.adapters.custom_diffusion import Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept, save_concept
 from relinv.errors import UserError
-from relinv.exchange.importing import import_concept
+from relinv.exchange.importing import as_change, import_concept
 from relinv.files import sha256_file
 from relinv.imagining import imagine
 from relinv.settings import GenerateSettings
@@ -90,13 +90,32 @@ def test_the_token_is_the_only_one_beside_or_the_one_given(base: Base, published
         import_concept(folder / "<two>.bin", "i", "m", base, tmp_path / "x", folder / "<one>.safetensors")
 
 
+def test_a_token_in_the_folder_that_is_replaced_is_not_lost(base: Base, published: Path, tmp_path: Path) -> None:
+    folder = lay(published, tmp_path / "files", SAFE, "<new1>.bin")
+    import_concept(folder / SAFE, "inside", "cd", base, tmp_path / "concept")
+    moved = (folder / "<new1>.bin").rename(tmp_path / "concept" / "<new1>.bin")
+    with pytest.raises(UserError, match=r"<new1>\.bin' lies in '.*concept', which is to be replaced: move the file"):
+        import_concept(folder / SAFE, "inside", "cd", base, tmp_path / "concept", moved)
+    assert moved.is_file()
+
+
+def test_the_change_for_the_pipeline_names_the_token_that_was_given(
+    base: Base, published: Path, tmp_path: Path
+) -> None:
+    weights, token = lay(published, tmp_path / "files", SAFE) / SAFE, published / "<new1>.bin"
+    concept = import_concept(weights, "inside", "cd", base, tmp_path / "concept", token)
+    assert f'token:"{token}"' in as_change(concept, weights, token)
+
+
 def test_weights_that_cannot_be_taken_over_are_refused(base: Base, published: Path, tmp_path: Path) -> None:
     folder = lay(published, tmp_path / "files", "<new1>.bin")
     learned = changed_projections(base)
     name, weight = next(iter(learned.items()))
     query, out = name.replace("to_k", "to_q"), name.replace("to_k_custom_diffusion", "to_out_custom_diffusion.0")
     for content, reason in (
-        (learned | {query: weight, out: weight}, "holds queries and outputs too"),
+        (learned | {query: weight}, "holds queries and outputs too"),
+        (learned | {out: weight}, "holds queries and outputs too"),
+        (learned | {"down.attn1.processor": {"to_k": weight}}, r"holds a dict as down\.attn1\.processor, no tensor"),
         ({key: tensor[:, 1:] for key, tensor in learned.items()}, "do not fit the base"),
         ({name: weight}, "is missing and should be"),
         (learned | {"other_blocks.attn2.processor.to_k_custom_diffusion.weight": weight}, "should be absent"),

@@ -13,9 +13,10 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+import requests
 
 from relinv.errors import UserError
-from relinv.fetching.downloads import cache_folder, download
+from relinv.fetching.downloads import cache_folder, download, retried
 from relinv.settings import ExemplarSource
 from tests.fetching import Server, fetch, fingerprint, from_
 
@@ -97,6 +98,27 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server: Server, exempla
     assert fingerprint(folder) == fingerprint(exemplar_folder)
     assert server.asked[0] is None and len(server.asked) == 3
     assert all(wanted and wanted != "bytes=0-" for wanted in server.asked[1:])
+
+
+def test_a_download_that_fails_goes_on_in_a_later_run_where_it_was(
+    server: Server, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    source = from_("archive", f"{server.address}/benchmark.zip")
+    server.cuts = 100
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(source, tmp_path)
+    server.cuts, failed = 0, len(server.asked)
+    assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+    *_, wanted = server.asked[failed:]
+    assert wanted and wanted != "bytes=0-"
+
+
+def test_waits_before_further_tries_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr("random.uniform", lambda low, high: waits.append((low, high)) or 0.0)
+    with pytest.raises(requests.Timeout):
+        retried(MagicMock(side_effect=requests.Timeout))
+    assert waits == [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (0, 32)]
 
 
 def test_a_download_follows_redirects_waits_for_a_busy_server_and_is_kept(

@@ -282,10 +282,32 @@ def test_files_placed_by_hand_win_over_a_source_that_has_the_relation(
 def test_what_is_placed_with_a_relation_yaml_is_on_record_without_it(exemplar_folder: Path, tmp_path: Path) -> None:
     given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
     (given / "relation.yaml").write_text("words: within\nasymmetric: true\nheads: [cat]\ntails: [dog]\n")
+    names = [path.name for path in exemplar_folder.iterdir()]
     source = from_("archive", tmp_path / "nowhere", tmp_path / "manifest")
     for _ in range(2):  # the second time, held to the record that the first made
         place_exemplars("inside", given, source, tmp_path / "scratch")
+        assert sorted(json.loads((tmp_path / "manifest/inside.json").read_text())) == sorted(names)
         assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_what_is_fetched_with_a_relation_yaml_is_on_record_without_it(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    (given / "relation.yaml").write_text("words: within\nasymmetric: true\nheads: [cat]\ntails: [dog]\n")
+    folder = fetch(from_("folder", given.parent, tmp_path / "manifest"), tmp_path)
+    names = sorted(path.name for path in exemplar_folder.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(json.loads((tmp_path / "manifest/inside.json").read_text())) == names
+
+
+def test_what_was_placed_and_is_no_longer_whole_is_told_and_not_replaced_by_the_source(
+    exemplar_folder: Path, tmp_path: Path
+) -> None:
+    source = from_("folder", exemplar_folder.parent)
+    place_exemplars("inside", exemplar_folder, source, tmp_path / "scratch")
+    (placed,) = (tmp_path / "exemplars" / "placed").glob("*/inside")
+    (placed / "2.png").unlink()
+    with pytest.raises(UserError, match=rf"^'{placed}' is not whole: complete it, or remove it\. .*2\.png"):
+        fetch(source, tmp_path)
 
 
 def test_files_that_are_not_as_recorded_are_told_apart(exemplar_folder: Path, tmp_path: Path) -> None:

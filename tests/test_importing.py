@@ -159,6 +159,7 @@ def test_what_is_not_plain_numbers_in_memory_is_refused_before_it_is_copied(tmp_
         (torch.quantize_per_tensor(torch.ones(8), 1.0, 0, torch.quint8), "quint8"),
         (torch.zeros(8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4"),
         (torch.zeros(1).expand(1, 10**12), "float32"),  # four terabytes of one number
+        (torch.zeros(8).expand(4, 8), "float32"),
         (torch.ones(8, dtype=torch.bool), "bool"),
         (torch.ones(8, dtype=torch.int64), "int64"),
         (torch.ones(8, dtype=torch.complex64), "complex64"),

@@ -241,11 +241,14 @@ def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path
 
 def test_the_sheet_of_forms_lies_beside_the_scenarios(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     settings = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=8)
-    scenario = Scenario("inside", 0, "cat", "box", held_out=None, validation=False)
+    scenario, other = (
+        Scenario("inside", index, "cat", tail, held_out=None, validation=False)
+        for index, tail in enumerate(("box", "dog"))
+    )
     task = problem(base, exemplar_folder, "multires", resolutions=2)
     concept = to_concept(task, method(base, exemplar_folder, resolutions=2), 0)
-    generate_folder(base, concept, [scenario], settings, tmp_path / "images", tmp_path / "scratch")
-    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", FORMS_FILE, RECORDS]
+    generate_folder(base, concept, [scenario, other], settings, tmp_path / "images", tmp_path / "scratch")
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", "001.png", FORMS_FILE, RECORDS]
     with Image.open(tmp_path / "images" / FORMS_FILE) as sheet:
         assert np.array_equal(np.asarray(sheet), np.asarray(draw_forms(base, concept, scenario, settings)))
     assert not list((tmp_path / "scratch").glob("*/"))

@@ -14,7 +14,7 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import in_use
 from relinv.errors import UserError
-from relinv.exchange.importing import import_concept
+from relinv.exchange.importing import import_concept, read_published
 from relinv.exchange.perfusion_checkpoints import diffusers_name
 from relinv.files import sha256_file
 from relinv.learning.inversion import invert_relation
@@ -54,6 +54,13 @@ def content(base: Base) -> dict[str, Any]:
     }
 
 
+def test_a_checkpoint_is_known_by_an_ending_in_capitals_too(
+    base: Base, content: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "TEDDY.CKPT")
+    assert read_published(tmp_path / "TEDDY.CKPT", base).adapter == "perfusion"
+
+
 @pytest.mark.parametrize(
     ("original", "diffusers"),
     [
@@ -81,6 +88,7 @@ def test_a_checkpoint_becomes_a_concept_that_edits_as_it_says(
     at_concept = content["target_input"].expand(1, TOKENS, base.dim)
     with in_use(base, [concept]) as (adapter,):
         assert isinstance(adapter, Adapter) and adapter.options["superclass"] == "with"
+        assert adapter.options["locking"] == "local"
         assert torch.equal(adapter.tensors[DIRECTION], 2 * adapter.tensors[INPUT])
         for name, layer in projections(base).items():
             expected = torch.sigmoid(torch.tensor(2.0)) * content["target_output"][original_name(name)]
@@ -122,7 +130,7 @@ def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_p
         ({"embedding": token | {"initializer_words": []}}, "names no word"),
         ({"embedding": token | {"initializer_words": [" "]}}, "names no word"),
         ({"embedding": token | {"initializer_words": [7]}}, "names no word"),
-        ({"embedding": token | {"initializer_words": "cat " * 1000}}, "names no word"),
+        ({"embedding": token | {"initializer_words": "cat " * (base.tokenizer.model_max_length - 1)}}, "names no word"),
         ({"embedding": token | {"string_to_param": {}}}, "no checkpoint of Perfusion"),
         (
             {"embedding": token | {"string_to_param": {"*": torch.tensor(1.0)}}},

@@ -95,6 +95,12 @@ def test_rows_survive_being_written_and_read(rows: pd.DataFrame) -> None:
     assert again["direction"].isna().sum() == (rows["relation"] == "hug").sum()
 
 
+def test_leakage_may_be_as_large_as_two_cosines_differ(rows: pd.DataFrame) -> None:
+    for leakage in (-2.0, 2.0):
+        again = parse_rows(format_rows(rows.assign(leakage=leakage)).encode(), "scores.csv")
+        assert set(again["leakage"]) == {leakage}
+
+
 def test_an_entity_may_be_called_nan() -> None:
     table = score_table("hug", "reversion").assign(head="nan")
     assert set(parse_rows(table.to_csv(index=False).encode(), "x")["head"]) == {"nan"}
@@ -253,6 +259,7 @@ def test_groups_split_held_out_from_seen_and_vanish_where_unknown(rows: pd.DataF
         ("cat", "wall", False),  # of two pictures
         ("cat", "cat", False),
         ("cat", "bo", False),
+        ("cat", "ox", False),
         ("", "box", False),  # an object's scenario has no head
     ],
 )
@@ -841,6 +848,12 @@ def test_every_interval_is_drawn_as_the_parameters_say(change: str, tmp_path: Pa
     assert before.verdicts != after.verdicts and before.bars != after.bars and before.groups != after.groups
 
 
+def test_a_method_is_not_told_to_differ_from_itself(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    apply_overrides(params.file, ["report.subject=textual_inversion"])
+    assert tell(collect(tmp_path, load_params(params.file))).verdicts == []
+
+
 def test_one_method_alone_makes_a_report(tmp_path: Path) -> None:
     write_report(tmp_path, write_run(tmp_path, ["inside"], ["relation_words"]))
     assert "Loss curves" not in (tmp_path / "reports/report.md").read_text()
@@ -905,6 +918,7 @@ def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) ->
 def test_the_page_says_how_well_the_asked_model_reads_what_is_known(tmp_path: Path) -> None:
     params = write_run(tmp_path)
     asked = "{model: some/model, precision: bf16}"
+    assert tell(collect(tmp_path, params)).judge["asked_right"] is None  # no model is asked
     apply_overrides(params.file, [f"bases.miniature.judge.asked={asked}"])
     for right, relation in enumerate(RELATIONS, 2):
         reading = tmp_path / f"data/judged/{relation}.json"

@@ -26,7 +26,7 @@ from relinv.fetching.fetch import fetch_exemplars
 from relinv.files import read_yaml
 from relinv.overrides import as_override, changed_params
 from relinv.params import flatten
-from relinv.report.compare import as_html, as_lines, compare
+from relinv.report.compare import as_html, as_lines, compare, require_html
 from relinv.report.pages import INTERVALS
 from relinv.report.revisions import params_at, scores_at
 from relinv.report.rows import parse_rows, with_leakage
@@ -110,6 +110,7 @@ def test_tables_replace_nothing_that_a_comparison_reads(tmp_path: Path, monkeypa
     for name in ("params.yaml", "reports/scores.csv"):
         with pytest.raises(UserError, match=rf"^The tables in '{name}' would be HTML by another name: let"):
             compare_command(["main", "workspace"], html=Path(name))
+    require_html(Path("COMPARED.HTML"))
 
 
 def test_plans_of_one_name_are_refused_before_any_runs() -> None:
@@ -706,6 +707,20 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     (means,) = compare(Path(), ["a", "b"], FEW).methods["reversion"]
     assert means.caption.endswith("each over its own scenarios, for none is in all")
     assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
+
+
+def test_scenes_of_another_tail_are_others_and_scores_are_the_same_only_if_all_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = with_leakage(score_table("inside", "reversion").assign(direction=0.0))
+    turned, moved = table.assign(direction=1.0), table.assign(direction=1.0)
+    moved.loc[moved.index < 9, "tail"] = "kangaroo"
+    scores = {"a": table, "turned": turned, "moved": moved}
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: scores[revision])
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
+    for revision, count in (("turned", 12), ("moved", 3)):
+        means, _ = compare(Path(), ["a", revision], FEW).methods["reversion"]
+        assert means.caption == f"Means with intervals over the {count} scenarios that all have"
 
 
 def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,32 @@ def test_checkpoints_of_another_identity_are_not_taken_up(tmp_path: Path) -> Non
     Checkpoints(tmp_path, "run", {"seed": 0}).save({"done": 3})
     assert Checkpoints(tmp_path, "run", {"seed": 0}).load() == {"done": 3}
     assert Checkpoints(tmp_path, "run", {"seed": 1}).load() is None
+
+
+def test_saves_that_take_long_are_far_between_unless_each_step_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def save_in_ten_seconds(path: Path, state: object) -> None:
+        nonlocal now
+        now += 10
+
+    monkeypatch.setattr("relinv.learning.checkpoints.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("relinv.learning.checkpoints.save_state", save_in_ten_seconds)
+    checkpoints = Checkpoints(tmp_path, "inside", {}, interval=5.0)
+    assert not checkpoints.is_due()  # setup may have taken minutes
+    now = 5.0
+    assert checkpoints.is_due()
+    checkpoints.save({})
+    now = 15 + 199.0
+    assert not checkpoints.is_due()  # a save may take a twentieth of the time
+    now = 15 + 200.0
+    assert checkpoints.is_due()
+    at_each_step = Checkpoints(tmp_path, "inside", {}, interval=0.0)
+    assert at_each_step.is_due()
+    at_each_step.save({})
+    assert at_each_step.is_due()
 
 
 def test_a_damaged_checkpoint_is_no_checkpoint_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "one brace": (lambda f: edit_captions(f, p0=["cat {} {box"]), "has braces besides its '{}': remove them"),
     "another brace": (lambda f: edit_captions(f, p0=["cat {} box}"]), "has braces besides its '{}': remove them"),
     "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
+    "half filled in": (lambda f: edit_captions(f, p0=["HEAD {} box"]), "'HEAD {} box' of 0.png is still to be filled"),
     "another token": (lambda f: edit_captions(f, p0=["cat {} <box>"]), "of 0.png names <box>, as prompts do"),
     "deep mask": (lambda f: _mask(f, "I;16"), "masks/0.png: its mode is I;16: save it in 8-bit grey."),
     "one mask for two": (
@@ -115,6 +116,14 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "brighter": (lambda f: _resave(f, lambda p: ImageEnhance.Brightness(p).enhance(0.99), "0", "1"),
                  "1.png is nearly the same picture as 0.png"),
     "resized": (lambda f: _resave(f, lambda p: p.resize((80, 80)), "0", "1"), "1.png is nearly the same picture"),
+    "four levels brighter": (
+        lambda f: [Image.new("RGB", (64, 64), (grey,) * 3).save(f / f"{n}.png") for n, grey in enumerate((9, 13))],
+        "1.png is nearly the same picture as 0.png",
+    ),
+    "same colour in another shape": (
+        lambda f: [Image.new("RGB", size).save(f / name) for name, size in (("0.png", (64, 80)), ("1.png", (80, 64)))],
+        "1.png is nearly the same picture as 0.png",
+    ),
     "same caption": (lambda f: edit_captions(f, p0=["cat {} box"] * 2), "0.png has the same caption twice"),
     "other file": (lambda f: (f / "notes.txt").write_text(""), "notes.txt is no picture and not used: remove it."),
 }  # fmt: skip
