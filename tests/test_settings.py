@@ -395,16 +395,20 @@ def test_a_report_about_an_unknown_method_is_told_before_the_first_stage() -> No
         check_params(Params(values, Path("params.yaml")))
 
 
+ASKED = {"model": "data/not/here", "revision": None, "precision": "fp32"}
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value", "said"),
     [
         ("judge", "model", "data/nowhere", "The judge's folder 'data/nowhere' does not exist"),
         ("judge", "device", "cuda:99", "The device 'cuda:99' is not available"),
+        ("judge", "asked", ASKED, "There is no vision-language model folder 'data/not/here'"),
         ("model", "device", "cuda:99", "The device 'cuda:99' is not available"),
     ],
 )
 def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(
-    section: str, name: str, value: str, said: str
+    section: str, name: str, value: Any, said: str
 ) -> None:
     values = read_yaml(Path("params.yaml"))
     values["bases"][values["base"]][section][name] = value
