@@ -502,6 +502,7 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         ("dvc.yaml", PIPELINE.replace("python make.py", "python -u make.py"), True),
         ("dvc.yaml", PIPELINE.replace("python tell.py", "python -u tell.py"), False),
         ("params.yaml", PARAMS.replace("  seed: 0\nreport", "  seed: 0\n  dreambooth: {steps: 9}\nreport"), False),
+        ("params.yaml", PARAMS.replace("relations:", "  another: {preset: }\nrelations:"), False),
         ("params.yaml", PARAMS.replace("resamples: 100", "resamples: 200"), False),
         ("relinv/judging.py", "# decides no scores\n", False),
         ("params.yaml", PARAMS.replace("skill: 0.6", "skill: 0.7"), True),
