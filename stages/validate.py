@@ -23,7 +23,7 @@ def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, s
     All problems are listed at once. An error fails the stage; a warning is shown in the report.
     """
     params = load_params()
-    find_benchmark(params, relation)  # tells of a wrong name
+    find_benchmark(params, relation)  # a wrong name ends here
     model = params.model()
     settings = params.section("validate", ValidateSettings)
     count_tokens, token_limit = load_token_counter(model)
