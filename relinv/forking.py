@@ -8,6 +8,7 @@ back to the command.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import runpy
@@ -26,6 +27,8 @@ from typing import Any
 
 ADDRESS = "RELINV_FORK_SERVER"  # the environment variable with the socket's path
 NUMBER = struct.Struct("!i")  # a worker's process id, and later its exit status
+# Libraries look for GPUs when they are imported; so told, PyTorch counts them without setting up CUDA.
+WITHOUT_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 # Nothing of relinv: each worker imports that afresh, as a separate process would.
 PRELOADED = ("diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.unets.unet_2d_condition",
              "diffusers.schedulers", "transformers.models.clip.modeling_clip",
@@ -49,7 +52,8 @@ def fork_server(root: Path, preloaded: Sequence[str] = PRELOADED) -> Iterator[No
             return
         listener.listen()
         command = [sys.executable, "-m", __name__, str(listener.fileno()), *preloaded]
-        server = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        streams: dict[str, Any] = {"stdin": subprocess.PIPE, "pass_fds": [listener.fileno()]}
+        server = subprocess.Popen(command, cwd=root, env=os.environ | WITHOUT_CUDA, **streams)
         listener.close()
         os.environ[ADDRESS] = address
         try:
@@ -98,11 +102,16 @@ def run_forked() -> int | None:
 
 
 def serve(listener: socket.socket, preloaded: Sequence[str]) -> None:
-    """Fork a worker for each command that connects, for ever; only the workers return, once their module has run."""
+    """Fork a worker for each command that connects, for ever; only the workers return, once their module has run.
+
+    If the libraries have set up a GPU, this returns at once, and the commands run by themselves.
+    """
     _when_closed(os.dup(0), os.getpid())  # its other end is held by the process that started the server
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that process
     for name in preloaded:
         import_module(name)
+    if _gpu_is_set_up():
+        return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers that have ended leave no zombies
     while True:
         connection, _ = listener.accept()
@@ -111,6 +120,17 @@ def serve(listener: socket.socket, preloaded: Sequence[str]) -> None:
             _keep(connection)
             return
         connection.close()
+
+
+def _gpu_is_set_up() -> bool:
+    """Return whether this process has set up CUDA or ROCm, which processes forked from it could then not use."""
+    if any(str(entry.resolve()) == "/dev/kfd" for entry in Path("/proc/self/fd").iterdir()):  # ROCm's
+        return True
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # no NVIDIA driver
+        return False
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0)  # before cuInit, it is an error
 
 
 def _keep(connection: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,7 @@ def reproduce(
     on_cpu = devices == {"cpu"}
     gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # "cuda:1" already names one
     slots = slots or (cli.cores() if on_cpu else max(1, len(gpus)))
-    with fork_server(Path.cwd()) if on_cpu else nullcontext():  # CUDA cannot be forked
+    with fork_server(Path.cwd()):
         reproduce(Path.cwd(), slots, gpus)
     print("Every result is up to date: open reports/report.html")
 

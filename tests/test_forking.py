@@ -214,18 +214,27 @@ def test_a_server_dies_with_who_wanted_it(project: Path) -> None:
     wait_until(lambda: not any(map(is_alive, children)))
 
 
-@pytest.mark.parametrize(("device", "forks"), [("cpu", True), ("cuda", False)])
-def test_the_pipeline_forks_its_stages_where_no_gpu_is_used(
-    device: str, forks: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("answer", "forks"),
+    [(0, False), (3, True), (100, True)],  # as cuDeviceGetCount: a GPU is set up, cuInit was not called, it found none
+)
+def test_where_libraries_have_set_up_a_gpu_commands_run_by_themselves(
+    answer: int, forks: bool, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    params = MagicMock()
-    params.model().device, params.judge().device = "cpu", device
-    seen: list[bool] = []
-    monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
-    monkeypatch.setattr("relinv.preflight.check_params", lambda params: None)
-    monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *arguments: seen.append(ADDRESS in os.environ))
-    reproduce(slots=1)
-    assert seen == [forks] and ADDRESS not in os.environ
+    library = "import ctypes; ctypes.CDLL = lambda name: {'libcuda.so.1': Driver}[name]\nclass Driver:\n"
+    (project / "library.py").write_text(f"{library} cuDeviceGetCount = staticmethod(lambda count: {answer})")
+    with fork_server(project, ["library"]):
+        done = run(project, "well")
+    assert done.returncode == 0 and capfd.readouterr().err == ""
+    assert (done.stdout.split()[1] != str(os.getpid())) == forks
+
+
+def test_libraries_that_look_for_gpus_do_not_set_them_up(project: Path) -> None:
+    told = "assert os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] == '1'"
+    (project / "library.py").write_text(f"import os; {told}")
+    with fork_server(project, ["library"]):
+        assert run(project, "well").stdout.split()[1] != str(os.getpid())
+    assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ
 
 
 @pytest.mark.parametrize(

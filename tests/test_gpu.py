@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from relinv.benchmark import load_benchmark
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
+from relinv.forking import fork_server
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
 from relinv.judge import load_judge
@@ -97,6 +101,18 @@ def test_other_ways_to_run_it_work(
     base = load_base(model.model_copy(update=way))
     invert_relation(problem(base, exemplar_folder, method, steps=2), tmp_path / "concept", tmp_path / "scratch")
     assert load_concept(tmp_path / "concept", base).embedding is not None
+
+
+def test_stages_forked_from_the_libraries_use_it(tmp_path: Path) -> None:
+    command = "import os, torch\nfrom relinv import cli\napp = cli.stage_app()\n@app.command()\ndef run():\n"
+    command += " print(torch.ones(2, device='cuda').sum().item(), os.getppid())\n"
+    (tmp_path / "command.py").write_text(f"{command}if __name__ == '__main__': cli.run(app)")
+    with fork_server(tmp_path):
+        environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+        run = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
+        said = subprocess.run([sys.executable, "-m", "command"], check=True, **run).stdout  # type: ignore[call-overload]
+    total, parent = said.split()
+    assert float(total) == 2 and int(parent) != os.getpid()
 
 
 def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
