@@ -11,10 +11,9 @@ if TYPE_CHECKING:
 
 TITLE = "Exemplar similarity"
 DESCRIPTION = (
-    "Largest cosine between the image and an exemplar of its relation. The report subtracts the same for "
-    "plain text-to-image on the same scenario and calls the rest leakage: what came over from the exemplars "
-    "besides the relation. It sees copied backdrops, tints and entities; it cannot tell them from the "
-    "relation itself, which exemplars and images are meant to share."
+    "Largest cosine between the image and an exemplar of its relation. It sees the relation first, which exemplars and "
+    "images are meant to share, then copied entities, backdrops and colours; it cannot tell these apart. The report's "
+    "leakage compares it among images that all have the relation."
 )
 SOURCE = "Replication measured as similarity to the training images (Somepalli et al., CVPR 2023)."
 HIGHER_IS_BETTER = False

@@ -27,21 +27,30 @@ TITLES = {
     "parameters": "Exact parameters",
     "reproduce": "How to reproduce this page",
 }
+HEADLINE_NOTE = (
+    "Scene accuracy is the share of images in which the judge finds both the relation and the two entities. Leakage is "
+    "how much more an image resembles the exemplars than one drawn from the plain words does. “Relation words” are "
+    "these plain words: nothing is learned for them."
+)
+TRAININGS = (
+    "Each method learned each relation once. The intervals do not say how much other exemplars or noise would change "
+    "the results: only a study over seeds does."
+)
 INTERVALS = (
-    "Intervals for which relations are drawn take into account how few these are: in simulations, 95 % intervals held "
-    "the true mean in 95 of 100 cases for ten relations, 94 for five and 93 for three; but where relations differ as "
-    "unevenly as they do from the plain words, in 89, 74 and 78. With one, they are about that relation alone."
+    "Intervals that are about relations in general take into account how few relations there are. In simulations, 95 % "
+    "intervals held the true mean in 95 of 100 cases for ten relations, 94 for five and 93 for three; where relations "
+    "differ as unevenly as they do from the plain words, in 89, 74 and 78. With one relation, they are about that one "
+    "alone."
 )
 METRICS_NOTE = (
     "Arrows show which direction is better. The best mean of a column is bold, which says nothing about whether its "
-    "lead is certain; a difference is bold if its own interval excludes zero, however many there are beside it. "
-    f"{INTERVALS} All take the trainings as they were: how much other exemplars or noise would change them, only a "
-    "study over seeds tells. Similarities and the margin are plain cosines; leakage is the similarity to the exemplars "
-    "beyond that of plain text-to-image."
+    "lead is certain; a difference is bold if its own interval excludes zero, however many differences there are."
 )
 LEAKAGE = (
-    "Exemplar similarity minus that of the plain relation words on the same scenario and seed: how much of the "
-    "exemplars’ own look came along with the relation. It cannot say which part of the look."
+    "Exemplar similarity minus that of the plain words’ image on the same scenario and seed, for the images in which "
+    "the judge finds the right relation in both: an image that lacks the relation is less like the exemplars whatever "
+    "else it shows. It sees copied entities, and copied backdrops and colours as far as the judge distinguishes them; "
+    "it cannot say which of them came along."
 )
 REPRODUCE = """make reproduce      # environment, then dvc repro: everything, or only what changed
 dvc exp run -S {change}      # another setting: re-runs only what depends on it
@@ -92,6 +101,6 @@ def environment() -> jinja2.Environment:
 def fill(name: str, **values: object) -> str:
     """Return template `name` filled with `values` and the texts that all pages share."""
     template = environment().get_template(name)
-    notes = {"metrics_note": METRICS_NOTE, "intervals": INTERVALS, "leakage": LEAKAGE}
-    shared = {"titles": TITLES, "reproduce": REPRODUCE} | notes
+    notes = {"headline_note": HEADLINE_NOTE, "trainings": TRAININGS, "metrics_note": METRICS_NOTE}
+    shared = {"titles": TITLES, "intervals": INTERVALS, "leakage": LEAKAGE, "reproduce": REPRODUCE} | notes
     return template.render(style=Markup((HERE / "style.css").read_text(encoding="utf-8")), **shared, **values)

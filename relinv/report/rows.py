@@ -110,12 +110,15 @@ def _fault(rows: pd.DataFrame) -> str:
 def with_leakage(rows: pd.DataFrame) -> pd.DataFrame:
     """Return `rows` with `leakage`: exemplar similarity minus the baseline's on the same scenario and seed.
 
-    NaN if the baseline has no row for the scenario.
+    Exemplars show the relation, so a picture that lacks it is less like them, whatever else was copied: leakage is NaN
+    where the judge finds another relation in either picture. It is NaN for the baseline itself, too.
     """
     place = ["relation", "index", "seed"]
-    baseline = rows.loc[rows["method"] == BASELINE, [*place, "exemplar_similarity"]]
-    joined = rows.merge(baseline, on=place, how="left", suffixes=("", "_baseline"), validate="many_to_one")
-    return rows.assign(leakage=rows["exemplar_similarity"] - joined["exemplar_similarity_baseline"].to_numpy())
+    baseline = rows.loc[rows["method"] == BASELINE, [*place, "exemplar_similarity", "relation_accuracy"]]
+    of_baseline = rows[place].merge(baseline, on=place, how="left", validate="many_to_one").set_index(rows.index)
+    other_relation = (rows["relation_accuracy"] == 0) | (of_baseline["relation_accuracy"] == 0)
+    leakage = rows["exemplar_similarity"] - of_baseline["exemplar_similarity"]
+    return rows.assign(leakage=leakage.mask(other_relation | (rows["method"] == BASELINE)))
 
 
 def with_exemplar_pairs(rows: pd.DataFrame, sets: Mapping[str, ExemplarSet]) -> pd.DataFrame:
