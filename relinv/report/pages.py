@@ -50,7 +50,8 @@ LEAKAGE = (
     "Exemplar similarity minus that of the plain words’ image on the same scenario and seed, for the images in which "
     "the judge finds the right relation in both: an image that lacks the relation is less like the exemplars whatever "
     "else it shows. It sees copied entities, and copied backdrops and colours as far as the judge distinguishes them; "
-    "it cannot say which of them came along."
+    "it cannot say which of them came along. Below zero, images are less like the exemplars than the plain words’ are, "
+    "which may also mean that they are drawn worse."
 )
 REPRODUCE = """make reproduce      # environment, then dvc repro: everything, or only what changed
 dvc exp run -S {change}      # another setting: re-runs only what depends on it
