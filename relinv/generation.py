@@ -15,10 +15,10 @@ from tqdm import tqdm
 from relinv.checking import parse
 from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
-from relinv.diffusion.sampling import Sampler, to_pictures
+from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
-from relinv.images import FORMS_FILE, ImageRecord, contact_sheet, encode_png, publish, workspace, write_image
+from relinv.images import FORMS_FILE, ImageRecord, contact_sheet, png_texts, publish, workspace
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ def generate_folder(
         if not sheet.is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
             atomic_write_bytes(sheet, encode_png(forms))
         publish(made, records, folder)
+
+
+def write_image(folder: Path, record: ImageRecord, picture: Image.Image) -> None:
+    """Write `picture` as its record's file in `folder`, whole or not at all, with the record in it."""
+    atomic_write_bytes(folder / record.file, encode_png(picture, png_texts(record)))
 
 
 def redraw(base: Base, concept: Concept, record: ImageRecord, scenarios: Sequence[Scenario]) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from pydantic import ConfigDict
 
 from relinv.checking import parse
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_bytes, atomic_write_text, opened_picture, parse_json, read_text
+from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse_json, read_text
 from relinv.settings import GenerateSettings, Positive, Seed
 
 if TYPE_CHECKING:
@@ -90,20 +89,10 @@ def _read_picture(path: Path) -> Image.Image:
         return picture.convert("RGB")
 
 
-def encode_png(picture: Image.Image, record: ImageRecord | None = None) -> bytes:
-    """Return the picture as PNG; the same pixels and record give the same bytes.
-
-    A record is stored twice: as web UIs write an image's parameters, and in full as JSON.
-    """
-    from PIL.PngImagePlugin import PngInfo
-
-    texts = PngInfo()
-    if record is not None:
-        texts.add_itxt("parameters", parameters(record))
-        texts.add_itxt(PNG_RECORD, json.dumps(asdict(record), sort_keys=True, ensure_ascii=False))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=6, pnginfo=texts)
-    return buffer.getvalue()
+def png_texts(record: ImageRecord) -> dict[str, str]:
+    """Return the texts of an image's PNG, which hold its record twice: as web UIs write it, and in full as JSON."""
+    full = json.dumps(asdict(record), sort_keys=True, ensure_ascii=False)
+    return {"parameters": parameters(record), PNG_RECORD: full}
 
 
 def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]]) -> Image.Image:
@@ -185,11 +174,6 @@ def workspace(scratch: Path, records: Sequence[ImageRecord], code: str) -> Itera
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(exist_ok=True)
         yield folder
-
-
-def write_image(folder: Path, record: ImageRecord, picture: Image.Image) -> None:
-    """Write `picture` as its record's file in `folder`, whole or not at all, with the record in it."""
-    atomic_write_bytes(folder / record.file, encode_png(picture, record))
 
 
 def publish(workspace: Path, records: Sequence[ImageRecord], folder: Path) -> None:

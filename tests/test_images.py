@@ -13,17 +13,18 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from relinv.diffusion.sampling import encode_png
 from relinv.errors import UserError
+from relinv.generation import write_image
 from relinv.images import (
     RECORDS,
-    encode_png,
     parameters,
+    png_texts,
     publish,
     read_image_record,
     read_pictures,
     read_records,
     workspace,
-    write_image,
     write_records,
 )
 from tests.records import SETTINGS, record
@@ -83,7 +84,7 @@ def test_the_same_pixels_give_the_same_bytes_and_come_back(tmp_path: Path) -> No
 
 def test_an_image_says_how_it_was_made_as_web_uis_do_and_in_full(tmp_path: Path) -> None:
     made = record(7, head="café", prompt="café <r> box")
-    (tmp_path / "007.png").write_bytes(encode_png(picture(), made))
+    (tmp_path / "007.png").write_bytes(encode_png(picture(), png_texts(made)))
     with Image.open(tmp_path / "007.png") as opened:
         assert opened.text["parameters"] == (
             "café <r> box\nNegative prompt: \n"
@@ -154,7 +155,7 @@ def test_what_is_no_record_is_refused_in_a_sentence(text: str, reason: str, tmp_
 
 
 def test_a_picture_too_large_to_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "000.png").write_bytes(encode_png(picture(), record(0)))
+    (tmp_path / "000.png").write_bytes(encode_png(picture(), png_texts(record(0))))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # of 256 it has; Pillow's own is 89 million
     with pytest.raises(UserError, match=r"000\.png' cannot be read .*decompression bomb"):
         read_image_record(tmp_path / "000.png")
@@ -182,7 +183,7 @@ def test_a_second_run_waits_for_the_workspace(tmp_path: Path) -> None:
         write_image(folder, record(0), picture())
         publish(folder, [record(0)], tmp_path / "images")
     assert waiting.result() == []
-    assert (tmp_path / "images/000.png").read_bytes() == encode_png(picture(), record(0))
+    assert (tmp_path / "images/000.png").read_bytes() == encode_png(picture(), png_texts(record(0)))
 
 
 def test_workspace_is_found_again_by_all_that_decides_the_images(tmp_path: Path) -> None:

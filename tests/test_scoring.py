@@ -22,7 +22,8 @@ from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
-from relinv.images import read_records, write_image, write_records
+from relinv.generation import write_image
+from relinv.images import read_records, write_records
 from relinv.judge import Judge, load_judge
 from relinv.judging import ask_of_exemplars, require_scenarios_read
 from relinv.params import load_params

@@ -58,9 +58,9 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     from relinv.adapters.layout import draw_boxes, layout_of
     from relinv.diffusion.concept import load_concept
     from relinv.diffusion.conditioning import drawn_with
+    from relinv.diffusion.sampling import encode_png
     from relinv.files import atomic_write_bytes
     from relinv.generation import settings_of
-    from relinv.images import encode_png
 
     if not record.method:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
@@ -79,14 +79,15 @@ def draw(
     target: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
     """Draw an image again from the record stored in it: the same bytes on the same machine."""
+    from relinv.diffusion.sampling import encode_png
     from relinv.files import atomic_write_bytes
-    from relinv.images import encode_png, read_image_record, require_png
+    from relinv.images import png_texts, read_image_record, require_png
     from relinv.imagining import draw_again
 
     require_png(target)
     record = read_image_record(image)
     _require_another(target, image)
-    atomic_write_bytes(target, encode_png(draw_again(record, load_params()), record))
+    atomic_write_bytes(target, encode_png(draw_again(record, load_params()), png_texts(record)))
 
 
 @app.command(
@@ -118,8 +119,9 @@ def imagine(
     from tqdm import trange
 
     from relinv.diffusion.bases import load_base
+    from relinv.diffusion.sampling import encode_png
     from relinv.files import atomic_write_bytes
-    from relinv.images import encode_png, require_png
+    from relinv.images import png_texts, require_png
     from relinv.imagining import find_concepts, free_record, imagine_each, require_used, with_options
 
     require_png(target)
@@ -137,7 +139,7 @@ def imagine(
     pictures = imagine_each(base, list(concepts.values()), prompt, settings, seeds)
     for each, picture in enumerate(pictures, start=seed):
         file = target if images == 1 else target.with_stem(f"{target.stem}_{each}")
-        atomic_write_bytes(file, encode_png(picture, replace(record, seed=each, file=file.name)))
+        atomic_write_bytes(file, encode_png(picture, png_texts(replace(record, seed=each, file=file.name))))
 
 
 def _require_recordable(prompt: str, seed: int, images: int) -> None:

@@ -7,7 +7,8 @@ previews and generation share it. An adapter's guidance, which moves the latents
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,18 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     # the arithmetic on the images' device: a GPU waits for what the CPU does between two batches
     levels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (batch, height, width, 3)
     return [Image.fromarray(picture) for picture in levels]
+
+
+def encode_png(picture: Image.Image, texts: Mapping[str, str] = {}) -> bytes:
+    """Return the picture as a PNG that holds `texts` by their keys; the same pixels and texts give the same bytes."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_itxt(key, text)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=6, pnginfo=info)
+    return buffer.getvalue()
 
 
 def _predict(base: Base, latents: torch.Tensor, timestep: torch.Tensor, embeds: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from relinv.learning.problem import Problem, Task
 from relinv.plugins import find_plugin
 
 # The code that determines the result, besides the method's: a checkpoint is never resumed by different code.
-CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "images.py", "learning")
+CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "learning")
 
 
 def invert_relation(problem: Problem, folder: Path, scratch: Path, confirm: Callable[[], None] = lambda: None) -> None:

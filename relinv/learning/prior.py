@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Drawer
-from relinv.diffusion.sampling import Sampler, to_pictures
+from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash, opened_picture
-from relinv.images import encode_png
 from relinv.learning.method import TrainingPicture
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
 
-CODE = ("devices.py", "diffusion", "images.py", "learning/prior.py")  # determines the pictures besides the arguments
+CODE = ("devices.py", "diffusion", "learning/prior.py")  # determines the pictures besides the arguments
 DRAWN_AT_ONCE = 8
 
 

@@ -18,9 +18,8 @@ from tqdm import tqdm
 from relinv.devices import deterministic, full_fp32
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
-from relinv.diffusion.sampling import Sampler, to_pictures
+from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
 from relinv.errors import UserError
-from relinv.images import encode_png
 from relinv.learning.batches import Batch, Batches
 from relinv.learning.learned import token_file
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum

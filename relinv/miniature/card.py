@@ -15,9 +15,9 @@ import pandas as pd
 from relinv.benchmark import Benchmark, Scenario
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
+from relinv.diffusion.sampling import encode_png
 from relinv.files import atomic_write_bytes, atomic_write_text, write_json
 from relinv.generation import generate, plan
-from relinv.images import encode_png
 from relinv.judge import Judge, load_judge
 from relinv.learning.words import PREPOSITIONS
 from relinv.miniature.autoencoder import decode, encode, psnr
