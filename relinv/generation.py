@@ -18,7 +18,7 @@ from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
-from relinv.images import FORMS_FILE, ImageRecord, contact_sheet, png_texts, publish, workspace
+from relinv.images import FORMS_FILE, ImageRecord, png_texts, publish, workspace
 from relinv.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -125,6 +125,23 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
     forms = [replace(record, prompt=record.prompt.replace(str(concept.token), form)) for line in lines for form in line]
     pictures = [picture for _, batch in generate(base, concept, forms, settings) for picture in batch]
     return contact_sheet(pictures, lines)
+
+
+def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]]) -> Image.Image:
+    """Return the pictures arranged as `lines`, each below its words: as many pictures as words, in the same order."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    cell, text, gap = 112, 18, 6  # pixels
+    left = iter(pictures)
+    size = (max(map(len, lines)) * (cell + gap) + gap, len(lines) * (cell + text + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, line in enumerate(lines):
+        for column, words in enumerate(line):
+            x, y = gap + column * (cell + gap), gap + row * (cell + text + gap)
+            draw.text((x, y), words, fill="black", font=ImageFont.load_default(12))
+            sheet.paste(next(left).resize((cell, cell), Image.Resampling.LANCZOS), (x, y + text))
+    return sheet
 
 
 def plan(base: Base, concept: Concept, scenarios: Sequence[Scenario], settings: GenerateSettings) -> list[ImageRecord]:

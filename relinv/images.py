@@ -95,23 +95,6 @@ def png_texts(record: ImageRecord) -> dict[str, str]:
     return {"parameters": parameters(record), PNG_RECORD: full}
 
 
-def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]]) -> Image.Image:
-    """Return the pictures arranged as `lines`, each below its words: as many pictures as words, in the same order."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    cell, text, gap = 112, 18, 6  # pixels
-    left = iter(pictures)
-    size = (max(map(len, lines)) * (cell + gap) + gap, len(lines) * (cell + text + gap) + gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, line in enumerate(lines):
-        for column, words in enumerate(line):
-            x, y = gap + column * (cell + gap), gap + row * (cell + text + gap)
-            draw.text((x, y), words, fill="black", font=ImageFont.load_default(12))
-            sheet.paste(next(left).resize((cell, cell), Image.Resampling.LANCZOS), (x, y + text))
-    return sheet
-
-
 def parameters(record: ImageRecord) -> str:
     """Return how an image was made in the web UIs' format: prompt, negative prompt, a line of settings."""
     settings = record.settings
