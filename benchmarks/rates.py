@@ -13,17 +13,17 @@ from benchmarks.timing import timed
 from relinv.devices import deterministic
 from relinv.diffusion.bases import Base
 from relinv.diffusion.conditioning import Drawer
-from relinv.diffusion.sampling import Sampler, to_pictures
+from relinv.diffusion.sampling import to_pictures
+from relinv.settings import SamplingSettings
 
 OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times samples in each
 
 
-def show_rates(
-    base: Base, steps: Mapping[int, Callable[[], object]], samples: int, sampler: Sampler, batch: int
-) -> None:
+def show_rates(base: Base, steps: Mapping[int, Callable[[], object]], samples: int, drawing: SamplingSettings) -> None:
     """Print what share of the measured matrix rate training steps reach, and how fast images are drawn.
 
-    steps: by how many relations take them at once, with `samples` each. batch: images drawn at once, with guidance.
+    steps: by how many relations take them at once, with `samples` each. drawing: how images are drawn, and how many at
+    once.
     """
     rate = matrix_rate(base)
     print(f"{'matrix products':24}{rate / 1e12:10.3f} TFLOP/s in {base.settings.precision}")
@@ -34,9 +34,9 @@ def show_rates(
         print(f"{name:24}{1000 * seconds:10.1f} ms, {100 * speed / rate:.0f} % of that rate")
         alone = OFFICIAL / samples / relations * seconds
         print(f"{'the official budget':24}{alone:10.0f} s a relation, {OFFICIAL} samples")
-    speed, seconds = measured(base, partial(drawn, base, sampler, batch), calls=1, rounds=1)
-    name = f"draw in {sampler.steps} steps"
-    print(f"{name:24}{batch / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
+    speed, seconds = measured(base, partial(drawn, base, drawing), calls=1, rounds=1)
+    name = f"draw in {drawing.steps} steps"
+    print(f"{name:24}{drawing.batch_size / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
 
 
 def measured(base: Base, work: Callable[[], object], calls: int, rounds: int) -> tuple[float, float]:
@@ -67,8 +67,8 @@ def count(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def drawn(base: Base, sampler: Sampler, batch: int) -> None:
-    """Draw `batch` pictures of one prompt as generation does, decoded and moved to the CPU."""
-    prompts = ["cat inside box"] * batch
+def drawn(base: Base, drawing: SamplingSettings) -> None:
+    """Draw a batch of pictures of one prompt as generation does, decoded and moved to the CPU."""
+    prompts = ["cat inside box"] * drawing.batch_size
     with deterministic(base.device, backward=False):
-        to_pictures(Drawer(base, [], prompts, sampler).draw(prompts, range(batch)))
+        to_pictures(Drawer(base, [], prompts, drawing).draw(prompts, range(drawing.batch_size)))

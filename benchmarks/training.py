@@ -30,7 +30,7 @@ from benchmarks.sd15 import build_sd15_base
 from benchmarks.timing import synchronise, timed
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, save_concept
-from relinv.diffusion.sampling import Sampler, decode
+from relinv.diffusion.sampling import decode
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.exemplar_latents import encode_pictures
@@ -85,7 +85,7 @@ def main(
         drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
         loops = [our_steps(base, exemplars, Path(scratch), attached=True) for _ in range(TOGETHER)]
         each = {1: stepping(*loops[:1]), TOGETHER: stepping(*loops)}
-        show_rates(base, each, SAMPLES, Sampler.of(drawing), drawing.batch_size)
+        show_rates(base, each, SAMPLES, drawing)
 
 
 def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from relinv.checking import parse
 from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
-from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
+from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
 from relinv.images import FORMS_FILE, ImageRecord, png_texts, publish, workspace
@@ -197,7 +197,7 @@ def generate(
     prompts = [record.prompt for record in records]
     used = [drawn_with(concept, settings.adapters)]
     with deterministic(base.device, backward=False), in_use(base, used) as adapters:
-        drawer = Drawer(base, adapters, prompts, Sampler.of(settings))
+        drawer = Drawer(base, adapters, prompts, settings)
         for start in range(0, len(records), settings.batch_size):
             batch = records[start : start + settings.batch_size]
             if not skip(batch):

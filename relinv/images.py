@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse_json, read_text
-from relinv.settings import GenerateSettings, Positive, Seed
+from relinv.settings import GenerateSettings, Positive, Scheduler, Seed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RECORDS = "records.jsonl"
 PNG_RECORD = "relinv"  # the key of the PNG text that holds its record
 FORMS_FILE = "forms.png"  # beside the records: one scenario with each form of the token, if it has several
-SAMPLERS = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
+SAMPLERS: dict[Scheduler, str] = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def parameters(record: ImageRecord) -> str:
     side = settings["resolution"]
     line = {
         "Steps": settings["steps"],
-        "Sampler": SAMPLERS.get(settings["scheduler"], settings["scheduler"]),
+        "Sampler": SAMPLERS[settings["scheduler"]],
         "CFG scale": settings["guidance_scale"],
         "Seed": record.seed,
         "Size": f"{side}x{side}",

@@ -9,7 +9,7 @@ from relinv.devices import deterministic
 from relinv.diffusion.bases import PLACEHOLDER, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
-from relinv.diffusion.sampling import Sampler, to_pictures
+from relinv.diffusion.sampling import to_pictures
 from relinv.errors import UserError
 from relinv.files import parse_yaml
 from relinv.generation import redraw, require_same, settings_of, shared_facts
@@ -37,7 +37,7 @@ def imagine_each(
     """Yield the picture of a free prompt for each seed; each is drawn by itself, so none depends on the others."""
     concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
     with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
-        drawer = Drawer(base, adapters, [prompt], Sampler.of(settings))
+        drawer = Drawer(base, adapters, [prompt], settings)
         for seed in seeds:
             yield to_pictures(drawer.draw([prompt], [seed]))[0]
 

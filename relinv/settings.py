@@ -46,6 +46,7 @@ Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Scheduler = Literal["ddim", "pndm", "dpmpp"]
 
 
 def require_name(name: str, what: str) -> None:
@@ -87,11 +88,12 @@ class NetworkSettings(Settings):
     compile: bool = False
 
 
-class PreviewSampling(Settings):
-    """How a base draws the pictures that are shown of a training (`PreviewSettings`): by DDIM, in so many steps."""
+class Sampler(Settings):
+    """How noise becomes an image; a guidance_scale of 1 or less is none."""
 
     steps: SamplingSteps
     guidance_scale: GuidanceScale
+    scheduler: Scheduler = "ddim"
 
 
 class TrainingSettings(Settings):
@@ -100,14 +102,14 @@ class TrainingSettings(Settings):
     Two take less memory, and more time. gradient_checkpointing: whether activations are recomputed instead of kept.
     samples_per_pass: how many samples of a step go through the UNet at once, forward and backward, before the next
     ones; null: all of them. deterministic: whether a GPU learns the same to the last bit each time; if not, it may
-    choose its kernels by speed and add gradients in any order. preview: how previews are drawn, by default as the
-    miniature's are.
+    choose its kernels by speed and add gradients in any order. preview: how previews (`PreviewSettings`) are drawn, by
+    default as suits Stable Diffusion.
     """
 
     gradient_checkpointing: bool = False
     samples_per_pass: Positive | None = None
     deterministic: bool = True
-    preview: PreviewSampling = PreviewSampling(steps=8, guidance_scale=4.0)
+    preview: Sampler = Sampler(steps=30, guidance_scale=7.5)
 
 
 class ModelSettings(NetworkSettings, TrainingSettings):
@@ -208,7 +210,7 @@ class PreviewSettings(Settings):
     """Pictures drawn during training: `count` times, evenly spaced, the last at the end, whatever the number of steps.
 
     A training that stops early has fewer. Each time, one picture is drawn per prompt; `<r>` in a prompt stands for the
-    relation. How they are drawn is a setting of the base (`PreviewSampling`).
+    relation. How they are drawn is a setting of the base (`TrainingSettings.preview`).
     """
 
     count: Positive
@@ -229,12 +231,10 @@ class ScenarioSettings(Settings):
     adapters: dict[Name, dict[str, Any]] = {}
 
 
-class SamplingSettings(Settings):
+class SamplingSettings(Sampler):
     """How a base draws; batch_size counts images and affects an image only by rounding."""
 
-    steps: SamplingSteps
-    guidance_scale: GuidanceScale
-    scheduler: Literal["ddim", "pndm", "dpmpp"]
+    scheduler: Scheduler  # without a default: a base's images depend on it
     batch_size: Positive
 
 

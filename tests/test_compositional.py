@@ -22,19 +22,20 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
 from relinv.diffusion.conditioning import Drawer, drawn_with, guided_by, in_use
 from relinv.diffusion.cross_attention import cross_attentions
-from relinv.diffusion.sampling import Sampler, initial_latents
+from relinv.diffusion.sampling import build_scheduler, initial_latents
 from relinv.errors import UserError
 from relinv.learning.token_row import initial_row
 from relinv.learning.training import train
 from relinv.methods import compositional
 from relinv.params import load_params
+from relinv.settings import Sampler
 from tests.conftest import tiny_settings
 from tests.inverting import problem, training
 from tests.tiny import weights
 
 LAYOUT = {"head": [0.0, 0.0, 0.5, 1.0], "tail": [0.5, 0.0, 1.0, 1.0], "scale": 30.0, "threshold": 0.2, "iterations": 5,
           "fraction": 1.0}  # fmt: skip
-SAMPLER = Sampler(4, 5.0, "dpmpp")
+SAMPLER = Sampler(steps=4, guidance_scale=5.0, scheduler="dpmpp")
 LEFT, RIGHT = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
 WORDS = torch.tensor([[[False, True, False], [False, False, True]]])  # one image: token 1 is the head, token 2 the tail
 
@@ -280,9 +281,9 @@ def test_the_first_fraction_of_the_steps_is_guided(
         return [torch.ones(1, 1, 4, encodings.shape[1]) + 0 * latents.sum()]
 
     monkeypatch.setattr(layout, "attention_maps", count)
-    sampler = Sampler(steps, 1.0, "ddim")
+    sampler = Sampler(steps=steps, guidance_scale=1.0, scheduler="ddim")
     drawn(base, concept(base, fraction=0.2, iterations=1), ["cat <r> box"], [1], sampler)
-    assert seen == sampler.timesteps(base)[:guided]
+    assert seen == build_scheduler(base, sampler).timesteps.tolist()[:guided]
 
 
 # Drawing

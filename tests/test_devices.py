@@ -20,13 +20,13 @@ from relinv.benchmark import load_benchmark
 from relinv.devices import deterministic, find_device, full_fp32, require_precision
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
-from relinv.diffusion.sampling import SCHEDULERS, Sampler, decode, denoise, initial_latents
+from relinv.diffusion.sampling import SCHEDULERS, decode, denoise, initial_latents
 from relinv.errors import UserError
 from relinv.generation import generate, plan
 from relinv.judge import load_judge
 from relinv.learning.inversion import invert_relation
 from relinv.learning.training import Loop, numerics, take_step
-from relinv.settings import GenerateSettings, JudgeSettings
+from relinv.settings import GenerateSettings, JudgeSettings, Sampler
 from tests.conftest import tiny_settings
 from tests.elsewhere import NAME, elsewhere
 from tests.inverting import FORMS, LEARNING, METHODS, problem, training
@@ -206,7 +206,8 @@ def test_images_are_drawn_without_reading_anything_back(scheduler: str, moved: B
     _ = moved.unet, moved.vae  # loaded
     reads.clear()
     conditions = (lambda timestep: prompt), (lambda timestep: empty)
-    latents = denoise(moved, *conditions, initial_latents(moved, [1]), Sampler(3, 7.5, scheduler))
+    sampler = Sampler(steps=3, guidance_scale=7.5, scheduler=scheduler)
+    latents = denoise(moved, *conditions, initial_latents(moved, [1]), sampler)
     assert decode(moved, latents).device.type == NAME and reads == []
 
 

@@ -18,7 +18,6 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import in_use
 from relinv.diffusion.randomness import generator
-from relinv.diffusion.sampling import Sampler
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.learning import prior
@@ -26,6 +25,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.prior import class_prompts, prior_pictures
 from relinv.learning.training import Loop, train
 from relinv.methods.dreambooth import Method
+from relinv.settings import Sampler
 from tests.conftest import tiny_settings
 from tests.inverting import problem, training
 from tests.tiny import weights
@@ -222,7 +222,8 @@ def test_the_bases_own_pictures_are_those_it_draws_for_plain_words(
     shown = Method(base, task.words, task.settings, task.exemplars).training_pictures(tmp_path / "one")[4:]
     prompts = [template for picture in shown for template in picture.templates]
     assert prompts == ["cat inside box", "dog inside basket", "rabbit inside bowl"]
-    sampler = Sampler(task.settings.prior_steps, task.settings.prior_guidance_scale, "dpmpp")
+    steps, guidance_scale = task.settings.prior_steps, task.settings.prior_guidance_scale
+    sampler = Sampler(steps=steps, guidance_scale=guidance_scale, scheduler="dpmpp")
     alone = prior_pictures(base, prompts, sampler, tmp_path / "other")
     assert [picture.image.tobytes() for picture in alone] == [picture.image.tobytes() for picture in shown]
     assert len({picture.image.tobytes() for picture in shown}) == 3 and all(picture.prior for picture in shown)
@@ -233,14 +234,14 @@ def test_the_bases_own_pictures_are_drawn_as_images_are(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(prior, "deterministic", lambda device, backward: nullcontext(asked.append(backward)))
-    prior_pictures(base, ["cat in box"], Sampler(1, 5.0), tmp_path)
+    prior_pictures(base, ["cat in box"], Sampler(steps=1, guidance_scale=5.0), tmp_path)
     assert asked == [False]  # whatever the training around them says, which their cache does not know
 
 
 def test_the_bases_own_pictures_show_their_prompts(base: Base, tmp_path: Path) -> None:
     """From the same noise, another prompt is another picture."""
     pictures = [
-        prior_pictures(base, [prompt], Sampler(1, 5.0), tmp_path)[0].image.tobytes()
+        prior_pictures(base, [prompt], Sampler(steps=1, guidance_scale=5.0), tmp_path)[0].image.tobytes()
         for prompt in ("cat in box", "a stone wall")
     ]
     assert pictures[0] != pictures[1]
@@ -250,7 +251,7 @@ def test_the_bases_own_pictures_of_one_prompt_differ_from_batch_to_batch(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
-    first, second = prior_pictures(base, ["cat in box"] * 2, Sampler(1, 5.0), tmp_path)
+    first, second = prior_pictures(base, ["cat in box"] * 2, Sampler(steps=1, guidance_scale=5.0), tmp_path)
     assert first.image.tobytes() != second.image.tobytes()
 
 
@@ -266,7 +267,8 @@ def test_the_bases_own_pictures_are_kept_by_batches(
 
     def pictures(**changes: Any) -> list[bytes]:
         drawn.clear()
-        arguments = {"base": base, "prompts": ["cat in box", "dog on wood", "a stone"], "sampler": Sampler(1, 2.0)}
+        prompts, sampler = ["cat in box", "dog on wood", "a stone"], Sampler(steps=1, guidance_scale=2.0)
+        arguments = {"base": base, "prompts": prompts, "sampler": sampler}
         shown = prior_pictures(**arguments | {"scratch": tmp_path} | changes)
         return [picture.image.tobytes() for picture in shown]
 
@@ -281,8 +283,8 @@ def test_the_bases_own_pictures_are_kept_by_batches(
     alone = Base(base.settings.model_copy(update={"samples_per_pass": 1}), base._folder, base.fingerprint)
     another = Base(base.settings, base._folder, "another")
     for change in (
-        {"sampler": Sampler(2, 2.0)},
-        {"sampler": Sampler(1, 3.0)},
+        {"sampler": Sampler(steps=2, guidance_scale=2.0)},
+        {"sampler": Sampler(steps=1, guidance_scale=3.0)},
         {"prompts": ["cat in box", "dog on wood", "a stone wall"]},
         {"base": alone},
         {"base": rounded},

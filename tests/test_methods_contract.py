@@ -19,7 +19,7 @@ from relinv.benchmark import Scenario
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import EMBEDDING, REQUIRED, load_concept
 from relinv.diffusion.conditioning import Drawer, Encodings
-from relinv.diffusion.sampling import Sampler, initial_latents, to_pictures
+from relinv.diffusion.sampling import initial_latents, to_pictures
 from relinv.files import sha256_folder
 from relinv.generation import generate, image_seed, plan
 from relinv.learning.inversion import invert_relation, learn
@@ -205,7 +205,7 @@ def drawn(method: InversionMethod) -> np.ndarray:
     prompts = [method.template.format(head=each.head, tail=each.tail) for each in SCENARIOS]
     seeds = [image_seed(DRAWN.seed, each.relation, each.index) for each in SCENARIOS]
     with method.attached():
-        drawer = Drawer(method.base, method.adapters, prompts, Sampler.of(DRAWN))
+        drawer = Drawer(method.base, method.adapters, prompts, DRAWN)
         return levels(to_pictures(drawer.draw(prompts, seeds)))
 
 

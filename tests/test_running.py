@@ -19,14 +19,13 @@ from relinv.benchmark import load_benchmark
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Drawer
-from relinv.diffusion.sampling import Sampler
 from relinv.generation import generate
 from relinv.generation import plan as plan_images
 from relinv.learning.inversion import invert_relation, invert_together
 from relinv.learning.losses import denoising
 from relinv.learning.passes import accumulate_gradients
 from relinv.learning.training import Loop, take_step
-from relinv.settings import GenerateSettings, PreviewSampling
+from relinv.settings import GenerateSettings, Sampler
 from tests.conftest import tiny_settings
 from tests.inverting import FORMS, LEARNING, problem, training
 
@@ -49,7 +48,7 @@ def learned(
 def drawn(base: Base) -> torch.Tensor:
     """Return two pictures of nothing in particular."""
     prompts = ["cat inside box"] * 2
-    return Drawer(base, [], prompts, Sampler(3, 4.0)).draw(prompts, [1, 2])
+    return Drawer(base, [], prompts, Sampler(steps=3, guidance_scale=4.0)).draw(prompts, [1, 2])
 
 
 def test_attention_computed_otherwise_draws_the_same(tiny_base: Path, base: Base) -> None:
@@ -188,7 +187,7 @@ def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> Non
         {"samples_per_pass": 1},
         {"precision": "bf16"},
         {"deterministic": False},
-        {"preview": PreviewSampling(steps=3, guidance_scale=5.0)},
+        {"preview": Sampler(steps=3, guidance_scale=5.0)},
     ],
 )
 def test_a_run_is_never_finished_in_another_way(

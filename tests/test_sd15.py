@@ -19,7 +19,6 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.cross_attention import cross_attentions
-from relinv.diffusion.sampling import Sampler
 from relinv.exchange.exporting import export_concept
 from relinv.generation import generate_folder
 from relinv.images import read_pictures, read_records
@@ -27,7 +26,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.training import take_step
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods.reversion import content_ids, preposition_ids
-from relinv.settings import GenerateSettings, ModelSettings
+from relinv.settings import GenerateSettings, ModelSettings, Sampler
 from tests.conftest import tiny_settings
 from tests.inverting import METHODS, looping, problem
 
@@ -117,6 +116,7 @@ def test_in_bf16_the_row_alone_gets_a_gradient_and_a_picture_is_drawn(
     assert row.grad is not None and row.grad.isfinite().all() and row.grad.any()
     for network in (half.text_encoder, half.vae, half.unet):
         assert {(weight.dtype, weight.grad) for weight in network.parameters()} == {(torch.bfloat16, None)}
-    image = Drawer(half, [], ["cat inside box"], Sampler(2, 7.5, "pndm")).draw(["cat inside box"], [1])
+    prompts, sampler = ["cat inside box"], Sampler(steps=2, guidance_scale=7.5, scheduler="pndm")
+    image = Drawer(half, [], prompts, sampler).draw(prompts, [1])
     assert image.shape == (1, 3, half.resolution, half.resolution)
     assert image.isfinite().all() and image.std() > 0

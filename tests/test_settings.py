@@ -24,9 +24,9 @@ from relinv.settings import (
     GenerateSettings,
     JudgeSettings,
     NetworkSettings,
-    PreviewSampling,
     PreviewSettings,
     ReportSettings,
+    Sampler,
     SamplingSettings,
     ScoreSettings,
     Seed,
@@ -103,6 +103,14 @@ def test_choices_are_listed() -> None:
     message = refusal(NetworkSettings, {**MODEL, "precision": "fp16"}, "bases.miniature.model")
     assert message.startswith("Parameter 'bases.miniature.model.precision' is 'fp16'")
     assert message.endswith("one of fp32, bf16.")  # in fp16 training would lose small gradients
+
+
+def test_previews_are_drawn_by_ddim_unless_told_otherwise_and_images_as_told() -> None:
+    assert parse(Sampler, {"steps": 3, "guidance_scale": 6.0}, "preview").scheduler == "ddim"
+    unsaid = {name: value for name, value in SAMPLING.items() if name != "scheduler"}
+    assert refusal(SamplingSettings, unsaid) == (
+        "Parameter 'sampling.scheduler' is missing from params.yaml: add it; it must be one of ddim, pndm, dpmpp."
+    )
 
 
 def test_every_problem_is_told_in_its_own_sentence() -> None:
@@ -209,7 +217,7 @@ def test_a_base_is_trained_as_its_training_section_says_and_drawn_without() -> N
     trained, drawing = params.trained_model(), params.drawing_model()
     assert (trained.gradient_checkpointing, trained.samples_per_pass, trained.deterministic) == (True, 2, False)
     assert (drawing.gradient_checkpointing, drawing.samples_per_pass, drawing.deterministic) == (False, None, True)
-    assert trained.preview == PreviewSampling(steps=3, guidance_scale=6.0)
+    assert trained.preview == Sampler(steps=3, guidance_scale=6.0)
 
 
 class Sectioned(Settings):

@@ -18,7 +18,6 @@ import torch
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, load_concept
 from relinv.diffusion.randomness import generator
-from relinv.diffusion.sampling import Sampler
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
@@ -30,7 +29,7 @@ from relinv.learning.losses import Term
 from relinv.learning.problem import Task
 from relinv.learning.training import Loop
 from relinv.learning.training_log import TrainingLog
-from relinv.settings import PreviewSampling
+from relinv.settings import Sampler
 from tests.inverting import LEARNING, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
 
@@ -342,10 +341,10 @@ def test_previews_are_drawn_as_the_base_says(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path / "scratch")
-    own = {"preview": PreviewSampling(steps=3, guidance_scale=7.5)}
+    own = {"preview": Sampler(steps=3, guidance_scale=7.5)}
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update=own))
     with loop.method.attached():
-        assert loop._drawer()._sampler == Sampler(3, 7.5)
+        assert loop._drawer()._sampler == Sampler(steps=3, guidance_scale=7.5)
 
 
 def test_trainings_say_where_their_losses_and_previews_so_far_are(

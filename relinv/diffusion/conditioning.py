@@ -12,7 +12,7 @@ from relinv.checking import parse
 from relinv.diffusion.adapter import drawing_adapter, in_place
 from relinv.diffusion.concept import remedy_for
 from relinv.diffusion.embeddings import PlaceholderTokens
-from relinv.diffusion.sampling import Sampler, initial_latents, sample
+from relinv.diffusion.sampling import build_scheduler, initial_latents, sample
 from relinv.errors import UserError
 from relinv.plugins import find_plugin
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.adapter import ConceptAdapter, Guidance
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
+    from relinv.settings import Sampler
 
 PROMPTS_AT_ONCE = 100  # encoded together, whatever the sampling batch size, which therefore changes no encoding
 
@@ -121,7 +122,8 @@ class Drawer:
         self, base: Base, adapters: Sequence[ConceptAdapter], prompts: Sequence[str], sampler: Sampler
     ) -> None:
         self._base, self._adapters, self._sampler = base, adapters, sampler
-        self._encodings = Encodings(base, adapters, ["", *prompts], sampler.timesteps(base))
+        timesteps = build_scheduler(base, sampler).timesteps.tolist()
+        self._encodings = Encodings(base, adapters, ["", *prompts], timesteps)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Return one image per prompt, (prompts, 3, pixels, pixels) in [0, 1], each with noise from its own seed.

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import to_device
-from relinv.errors import UserError, unknown
+from relinv.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -22,38 +21,18 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
-    from relinv.settings import SamplingSettings
+    from relinv.settings import Sampler, Scheduler
 
     Conditioning = Callable[[int], torch.Tensor]  # from timestep to the prompts' encodings, (batch, tokens, dim)
 
 # Scheduler classes of diffusers, with the options each needs besides the base's own noise schedule.
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+SCHEDULERS: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),  # Song et al. 2020; latents have no bound to clip to
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # Liu et al. 2022, as Stable Diffusion 1.5 uses it
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),  # Lu et al. 2022, order 2
 }
 
 DECODED_AT_ONCE = 8 * 512 * 512  # pixels: the decoder's memory grows with the batch far more than the UNet's
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How noise becomes an image: steps, classifier-free guidance scale (1 or less: none), a name in `SCHEDULERS`."""
-
-    steps: int
-    guidance_scale: float
-    scheduler: str = "ddim"
-
-    @classmethod
-    def of(cls, settings: SamplingSettings) -> Sampler:
-        """Return the sampler that settings ask for."""
-        return cls(settings.steps, settings.guidance_scale, settings.scheduler)
-
-    def timesteps(self, base: Base) -> list[int]:
-        """Return the timesteps at which the UNet is evaluated, in order. Raises UserError for an unknown scheduler."""
-        scheduler = build_scheduler(base, self.scheduler)
-        scheduler.set_timesteps(self.steps)
-        return [int(timestep) for timestep in scheduler.timesteps]
 
 
 def sample(
@@ -69,8 +48,7 @@ def sample(
     Shape (batch, 3, pixels, pixels), float32 in [0, 1] on the base's device. The same inputs give the same images. The
     two conditions of classifier-free guidance go through the UNet in one pass; at a scale of 1 or less only
     `prompt_embeds` does, as in diffusers. `guidance` is an adapter's: it moves the latents before each step that starts
-    from them. Raises UserError for a scheduler that is not in `SCHEDULERS`, or if the device's memory is too small or
-    the base's precision too low for its numbers.
+    from them. Raises UserError if the device's memory is too small or the base's precision too low for its numbers.
     """
     import torch
 
@@ -116,8 +94,8 @@ def denoise(
     guidance: Guidance | None = None,
 ) -> torch.Tensor:
     """Return denoised latents, float32, of the shape of `latents`; see `sample` for the arguments."""
-    scheduler = build_scheduler(base, sampler.scheduler)
-    scheduler.set_timesteps(sampler.steps)  # kept on the CPU, where they are read; the UNet gets a copy on its device
+    scheduler = build_scheduler(base, sampler)
+    # The timesteps are kept on the CPU, where they are read; the UNet gets a copy on its device.
     timesteps, on_device = scheduler.timesteps, to_device(scheduler.timesteps, base.device)
     distinct = list(dict.fromkeys(timesteps.tolist()))
     guided = sampler.guidance_scale > 1
@@ -139,14 +117,17 @@ def denoise(
     return latents
 
 
-def build_scheduler(base: Base, name: str) -> Any:
-    """Return a fresh diffusers scheduler with the base's noise schedule. Raises UserError for an unknown `name`."""
+def build_scheduler(base: Base, sampler: Sampler) -> Any:
+    """Return a fresh diffusers scheduler with the base's noise schedule.
+
+    Its `timesteps` are those at which the UNet is evaluated, in order.
+    """
     import diffusers
 
-    if name not in SCHEDULERS:
-        raise unknown("scheduler", name, SCHEDULERS)
-    kind, overrides = SCHEDULERS[name]
-    return getattr(diffusers, kind).from_config(base.scheduler.config, **overrides)
+    kind, overrides = SCHEDULERS[sampler.scheduler]
+    scheduler = getattr(diffusers, kind).from_config(base.scheduler.config, **overrides)
+    scheduler.set_timesteps(sampler.steps)
+    return scheduler
 
 
 def decode(base: Base, latents: torch.Tensor) -> torch.Tensor:

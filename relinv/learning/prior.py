@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Drawer
-from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
+from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash, opened_picture
 from relinv.learning.method import TrainingPicture
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
+    from relinv.settings import Sampler
 
 CODE = ("devices.py", "diffusion", "learning/prior.py")  # determines the pictures besides the arguments
 DRAWN_AT_ONCE = 8
@@ -52,7 +52,7 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch
 
 def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int) -> str:
     """Return a hash of everything that determines the pictures to the last bit, code included."""
-    facts = [base.fingerprint, base.numerics, list(prompts), asdict(sampler), batch_size]
+    facts = [base.fingerprint, base.numerics, list(prompts), sampler.model_dump(), batch_size]
     facts.append(code_hash(Path(__file__).parents[1], CODE))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

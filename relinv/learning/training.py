@@ -18,7 +18,7 @@ from tqdm import tqdm
 from relinv.devices import deterministic, full_fp32
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
-from relinv.diffusion.sampling import Sampler, encode_png, to_pictures
+from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.learning.batches import Batch, Batches
 from relinv.learning.learned import token_file
@@ -236,9 +236,7 @@ class Loop:
 
     def _drawer(self) -> Drawer:
         """Return what draws previews of the current state. Raises UserError for a prompt that cannot be drawn."""
-        sampling = self.base.settings.preview
-        sampler = Sampler(sampling.steps, sampling.guidance_scale)
-        return Drawer(self.base, self.method.adapters, self.problem.preview.prompts, sampler)
+        return Drawer(self.base, self.method.adapters, self.problem.preview.prompts, self.base.settings.preview)
 
     def save(self, done: int) -> None:
         """Save everything that the remaining steps and the log depend on, and the losses so far, to be looked at."""

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from relinv.diffusion.sampling import Sampler
 from relinv.learning.losses import Term, denoising
 from relinv.learning.method import TrainingPicture, Visit
 from relinv.learning.prior import class_prompts, prior_pictures
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
-from relinv.settings import GuidanceScale, SamplingSteps
+from relinv.settings import GuidanceScale, Sampler, SamplingSteps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +69,7 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         """Return the exemplars and the prior pictures, which are kept below `scratch`."""
         settings = self.settings
         prompts = class_prompts(self.exemplars, self.words, settings.prior_images)
-        sampler = Sampler(settings.prior_steps, settings.prior_guidance_scale, "dpmpp")
+        sampler = Sampler(steps=settings.prior_steps, guidance_scale=settings.prior_guidance_scale, scheduler="dpmpp")
         prior = prior_pictures(self.base, prompts, sampler, scratch)
         return [*super().training_pictures(scratch), *prior]
 
