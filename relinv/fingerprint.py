@@ -5,17 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relinv.files import sha256_file, sha256_files, write_json
 
+if TYPE_CHECKING:
+    from relinv.settings import JudgeSettings
+
 KNOWN = Path(".scratch/hashes.json")  # git-ignored: size, modification time and hash of each large file seen
 LARGE = 2**26  # bytes; smaller files are read in a moment
+JUDGE_FILES = {".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"}  # configuration, tokenizer, weights
 
 
 def fingerprint(folder: Path, files: Sequence[Path]) -> str:
     """Return one hex SHA-256 over the names and bytes of a model's `files` below `folder`, in the order given."""
     return sha256_files(folder, [path.relative_to(folder).as_posix() for path in files], hash_of)
+
+
+def judge_fingerprint(judge: JudgeSettings, root: Path = Path()) -> str:
+    """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag.
+
+    If it also asks another model, that one's hash follows, or its hub id and revision.
+    """
+    own, asked = _of_folder(root / judge.model, f"{judge.model}/{judge.pretrained}"), judge.asked
+    if asked is None:
+        return own
+    other = _of_folder(root / asked.model, f"{asked.model}@{asked.revision or 'main'}")
+    return f"{own} + {other}"
+
+
+def _of_folder(folder: Path, name: str) -> str:
+    """Return the fingerprint of a judge's folder, or `name` if there is no such folder."""
+    if not folder.is_dir():
+        return name
+    return fingerprint(folder, sorted(path for path in folder.iterdir() if path.suffix in JUDGE_FILES))
 
 
 def hash_of(path: Path) -> str:

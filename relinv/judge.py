@@ -12,6 +12,7 @@ from relinv.checking import parse
 from relinv.devices import deterministic, find_device
 from relinv.errors import UserError, is_out_of_memory, reason, unknown
 from relinv.files import read_json
+from relinv.fingerprint import judge_fingerprint
 from relinv.hub import OFFLINE, asking_hub
 from relinv.settings import JudgeSettings
 
@@ -142,9 +143,8 @@ def _load(settings: JudgeSettings, source: str) -> Judge:
         if is_out_of_memory(error):
             raise  # nothing is wrong with the judge
         raise UserError(f"The judge '{settings.name}' cannot be loaded: {reason(error)}") from error
-    return Judge(
-        settings.name, settings.fingerprint(), model.eval().requires_grad_(False), preprocess, tokenizer, device
-    )
+    fingerprint = judge_fingerprint(settings)
+    return Judge(settings.name, fingerprint, model.eval().requires_grad_(False), preprocess, tokenizer, device)
 
 
 def _download(settings: JudgeSettings) -> None:

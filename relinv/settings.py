@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from relinv.errors import UserError
-from relinv.fingerprint import fingerprint
 
 Item = TypeVar("Item")
 
@@ -118,16 +117,6 @@ class ModelSettings(NetworkSettings, TrainingSettings):
     precision: Precision  # type: ignore[assignment]  # wider than a network's: drawing may be in fp16
 
 
-JUDGE_FILES = {".json", ".jinja", ".txt", ".model", ".safetensors", ".bin"}  # configuration, tokenizer, weights
-
-
-def _fingerprint(folder: Path, name: str) -> str:
-    """Return a hash of the files of a judge's folder, or `name` if there is no such folder."""
-    if not folder.is_dir():
-        return name
-    return fingerprint(folder, sorted(path for path in folder.iterdir() if path.suffix in JUDGE_FILES))
-
-
 class AskedSettings(Settings):
     """The vision-language model that a judge also asks: a folder or hub id of one that transformers loads.
 
@@ -137,10 +126,6 @@ class AskedSettings(Settings):
     model: Place
     revision: str | None = None
     precision: Precision
-
-    def fingerprint(self, root: Path = Path()) -> str:
-        """Return what tells it from others: a hash of its folder's (below `root`) files, or its hub id and revision."""
-        return _fingerprint(root / self.model, f"{self.model}@{self.revision or 'main'}")
 
 
 class JudgeSettings(Settings):
@@ -160,14 +145,6 @@ class JudgeSettings(Settings):
     def name(self) -> str:
         """Return what to call it: its folder, or its name and tag."""
         return f"{self.model}/{self.pretrained}" if self.pretrained else self.model
-
-    def fingerprint(self, root: Path = Path()) -> str:
-        """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag.
-
-        If it also asks another model, that one's fingerprint follows.
-        """
-        own = _fingerprint(root / self.model, f"{self.model}/{self.pretrained}")
-        return f"{own} + {self.asked.fingerprint(root)}" if self.asked else own
 
 
 class ExemplarSource(Settings):

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from relinv.asking import AskedModel, check_asked, find_asked, load_asked
 from relinv.errors import UserError
+from relinv.fingerprint import judge_fingerprint
 from relinv.settings import AskedSettings, JudgeSettings
 from tests.tiny_asked import TEMPLATE, WORDS, build_tiny_asked
 
@@ -180,9 +181,9 @@ def test_the_judges_fingerprint_tells_whether_and_whom_it_asked(broken: Path) ->
 
     def asking(model: str, revision: str | None = None) -> str:
         asked = AskedSettings(model=model, revision=revision, precision="bf16")
-        return judge.model_copy(update={"asked": asked}).fingerprint()
+        return judge_fingerprint(judge.model_copy(update={"asked": asked}))
 
-    assert judge.fingerprint() == "ViT-L-14-quickgelu/openai"
+    assert judge_fingerprint(judge) == "ViT-L-14-quickgelu/openai"
     assert asking("some/model") == "ViT-L-14-quickgelu/openai + some/model@main"
     assert asking("some/model", "abc") == "ViT-L-14-quickgelu/openai + some/model@abc"
     before = asking(str(broken))

@@ -76,7 +76,7 @@ def test_a_judges_large_weights_are_read_once(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fingerprint, "LARGE", 40)
     monkeypatch.setattr(fingerprint, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
-    assert {judge.fingerprint() for _ in range(2)} == {sha256_files(tmp_path / "judge", names)}
+    assert {fingerprint.judge_fingerprint(judge) for _ in range(2)} == {sha256_files(tmp_path / "judge", names)}
     assert read == [*names, "open_clip_config.json", "tokenizer.json"]
 
 

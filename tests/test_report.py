@@ -26,6 +26,7 @@ from relinv.benchmark import Split, load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.files import parse_yaml, read_yaml
+from relinv.fingerprint import judge_fingerprint
 from relinv.images import FORMS_FILE
 from relinv.params import load_params, load_preset
 from relinv.report import charts
@@ -896,7 +897,7 @@ def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -
     params = write_run(tmp_path)
     scores = tmp_path / "data/scores/hug/reversion.csv"
     rows = parse_rows(scores.read_bytes(), "hug")
-    fingerprint = params.judge().fingerprint(tmp_path)
+    fingerprint = judge_fingerprint(params.judge(), tmp_path)
     rows.assign(judge=fingerprint).to_csv(scores, index=False)
     (tmp_path / "data/miniature/judge/.DS_Store").write_bytes(b"looked at")
     write_report(tmp_path, params)

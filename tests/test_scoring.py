@@ -22,6 +22,7 @@ from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
+from relinv.fingerprint import judge_fingerprint
 from relinv.generation import write_image
 from relinv.images import read_records, write_records
 from relinv.judge import Judge, load_judge
@@ -260,7 +261,7 @@ def test_the_stage_asks_the_judge_of_a_relation(project: Path) -> None:
     assert result.exception is None, result.output
     found = read_judged(project / "data/judged/inside.json")  # as the report does
     assert (found["pictures"], found["choices"]) == (4, 2) and 0 <= found["right"] <= 4
-    assert found["judge"] == load_params().judge().fingerprint()
+    assert found["judge"] == judge_fingerprint(load_params().judge())
 
 
 def test_a_scenario_that_the_judge_cannot_read_is_told_before_anything_is_learned(
@@ -325,7 +326,7 @@ def test_the_stages_ask_the_model_that_the_judge_names(project: Path, tmp_path: 
     texts = [f"{head} inside {tail}" for head, tail in zip(table["head"], table["tail"], strict=True)]
     np.testing.assert_allclose(table["asked"], model.ask(shown, texts, 4), rtol=1e-4)
     assert table["asked"].nunique() == 4
-    assert set(table[JUDGE]) == {found["judge"]} == {load_params().judge().fingerprint()}
+    assert set(table[JUDGE]) == {found["judge"]} == {judge_fingerprint(load_params().judge())}
 
 
 def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from relinv.diffusion.concept import read_metadata
 from relinv.errors import UserError, unknown
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
+from relinv.fingerprint import judge_fingerprint
 from relinv.params import OF_ALL_METHODS, Params, preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
@@ -146,7 +147,7 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     return {
         "name": settings.name,
         "asked": settings.asked and settings.asked.model,
-        "fingerprint": settings.fingerprint(root),
+        "fingerprint": judge_fingerprint(settings, root),
         "scenes": int(accuracy.pop("scenes", 0)) or None,
         "accuracy": accuracy,
     }
