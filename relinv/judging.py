@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from relinv.asking import RESOLUTION
 from relinv.exemplars import load_image
+from relinv.results import Judged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,14 +29,10 @@ def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) ->
 
 def ask_of_exemplars(
     judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int, asked: AskedModel | None = None
-) -> dict[str, Any]:
+) -> Judged:
     """Return in how many of a relation's pictures a judge, and the model it asks, find the relation they show.
 
-    {"pictures": how many it was shown, "right": how many are more like their caption in the relation's words than in
-    any other's of the benchmark, "choices": how many relations compete, "unread": how many it was not shown, because
-    it cannot read their caption whole, "asked_right": for how many of the same pictures the asked model says yes more
-    probably to that caption than to any other, null without such a model, "judge": its fingerprint}. A picture's
-    caption is the shortest it has.
+    A picture's caption is the shortest it has.
     """
     own = benchmark.relation(exemplars.relation)
     others = [other.words for other in benchmark.relations.values() if not other.has_words_of(own)]
@@ -51,14 +48,14 @@ def ask_of_exemplars(
         right = _count_first(_cosines(judge, captions, batch_size))
     if captions and asked is not None:
         asked_right = _count_first(_yes(asked, captions, batch_size))
-    return {
-        "pictures": len(captions),
-        "right": right,
-        "choices": len(words),
-        "unread": len(exemplars.exemplars) - len(captions),
-        "asked_right": asked_right,
-        "judge": judge.fingerprint,
-    }
+    return Judged(
+        pictures=len(captions),
+        right=right,
+        choices=len(words),
+        unread=len(exemplars.exemplars) - len(captions),
+        asked_right=asked_right,
+        judge=judge.fingerprint,
+    )
 
 
 def _cosines(judge: Judge, captions: Mapping[Path, Sequence[str]], batch_size: int) -> np.ndarray:

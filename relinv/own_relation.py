@@ -15,7 +15,7 @@ from relinv.files import atomic_folder, atomic_write_text, is_visible, require_u
 from relinv.settings import require_name
 
 if TYPE_CHECKING:
-    from relinv.validation import Verdict
+    from relinv.results import Verdict
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.

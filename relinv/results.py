@@ -1,11 +1,18 @@
-"""Where stages leave what they make, which command makes it if it is missing, and the benchmark they work on."""
+"""Where stages leave what they make, which command makes it if it is missing, and the benchmark they work on.
+
+Also what stages find out about a relation's exemplars, as later ones read it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from relinv.benchmark import Benchmark, load_benchmark
+from relinv.checking import parse
 from relinv.errors import UserError, unknown
+from relinv.files import read_json
 from relinv.params import Params
 from relinv.plugins import plugin_names
 
@@ -18,6 +25,59 @@ FOLDERS = {
     "judge": Path("data/judged"),
 }
 SCRATCH = Path(".scratch")  # git-ignored: what an unfinished stage left, and what is not to be fetched again
+
+T = TypeVar("T")
+
+
+@dataclass
+class Verdict:
+    """What validation found in a folder: errors stop the run, warnings go to the report."""
+
+    relation: str
+    images: int
+    captions: int
+    errors: list[str]
+    warnings: list[str]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the folder may be learned from."""
+        return not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as plain values, `valid` among them."""
+        return {**asdict(self), "valid": self.valid}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """In how many of a relation's exemplars a judge, and the model it asks, find the relation they show."""
+
+    pictures: int  # how many it was shown
+    right: int  # how many of these are more like their caption in the relation's words than in any other's
+    choices: int  # how many relations of the benchmark compete
+    unread: int  # how many it was not shown, because it cannot read their caption whole
+    asked_right: int | None  # to how many the asked model says yes most probably with that caption; None: none is asked
+    judge: str  # its fingerprint
+
+
+def read_verdict(path: Path, remedy: str) -> Verdict:
+    """Return the verdict that validation left; UserError, which says `remedy`, if it is missing or damaged."""
+    return _read(Verdict, path, "verdict", remedy)
+
+
+def read_judged(path: Path, remedy: str) -> Judged:
+    """Return how well the judge reads a relation's exemplars; UserError as `read_verdict` raises it."""
+    return _read(Judged, path, "judge's reading", remedy)
+
+
+def _read(kind: type[T], path: Path, what: str, remedy: str) -> T:
+    content = read_json(path, what, remedy)
+    try:
+        return parse(kind, content, "", path)
+    except UserError as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(f"The {what} '{path}' is damaged: delete it, and {remedy}. {problem}") from None
 
 
 def find_benchmark(params: Params, relation: str) -> Benchmark:

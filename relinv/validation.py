@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from relinv.benchmark import ENTRY
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, MASKS, OWN, TO_FILL, open_upright, orientation, pictures_in, read_captions
 from relinv.files import is_visible, opened_picture, write_json
+from relinv.results import Verdict
 from relinv.settings import ValidateSettings
 
 if TYPE_CHECKING:
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")  # as relinv/diffusion/bases.py finds it
 THUMBNAIL = 32  # pixels a side at which pictures are compared
 DEEP_MODES = frozenset({"1", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})  # RGB conversion would clip them
-
-
-@dataclass
-class Verdict:
-    """What validation found in a folder: errors stop the run, warnings go to the report."""
-
-    relation: str
-    images: int = 0
-    captions: int = 0
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def valid(self) -> bool:
-        """Whether the folder may be learned from."""
-        return not self.errors
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as plain values, `valid` among them."""
-        return {**asdict(self), "valid": self.valid}
 
 
 class Look(NamedTuple):
@@ -66,7 +46,7 @@ def validate_folder(
     of `resolution` pixels a side.
     """
     folder = Path(folder)
-    verdict = Verdict(folder.name)
+    verdict = Verdict(folder.name, images=0, captions=0, errors=[], warnings=[])
     if not folder.is_dir():
         verdict.errors.append(
             f"The folder '{folder}' does not exist: make it with `python -m stages.fetch {folder.name}`."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     loaded = load_judge(params.judge())
     require_scenarios_read(loaded, relation, benchmark)  # now, rather than when all is learned and drawn
     found = ask_of_exemplars(loaded, exemplars, benchmark, settings.batch_size, load_asked(params.judge()))
-    write_json(FOLDERS["judge"] / f"{relation}.json", found)
+    write_json(FOLDERS["judge"] / f"{relation}.json", asdict(found))
     params.require_unchanged()
 
 

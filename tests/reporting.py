@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from relinv.params import Params, load_params
 from relinv.report.rows import FURTHER, format_rows, with_leakage
+from relinv.results import Verdict
 
 METHODS = ["relation_words", "textual_inversion", "reversion"]
 RELATIONS = ["inside", "hug"]
@@ -49,10 +50,8 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
         }
         _dump(root / f"data/judged/{relation}.json", reading | {"judge": ""})
         warnings = ["3.png is nearly the same picture as 1.png.", "2.png shows <nothing>."] if relation == "hug" else []
-        _dump(
-            root / f"data/verdicts/{relation}.json",
-            {"relation": relation, "errors": [], "warnings": warnings},
-        )
+        verdict = Verdict(relation, images=4, captions=4, errors=[], warnings=warnings)
+        _dump(root / f"data/verdicts/{relation}.json", verdict.to_json())
         for method in methods:
             write_arm(root, relation, method)
     return load_params(root / "params.yaml")

@@ -27,6 +27,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import Problem
 from relinv.methods.imported import Method, Settings
 from relinv.params import load_params
+from relinv.results import Verdict
 from relinv.settings import GenerateSettings
 from stages.invert import invert
 from tests.checkouts import lay_out_checkout, run
@@ -129,7 +130,8 @@ def test_the_command_that_import_prints_brings_the_token_into_the_pipeline(
     assert (params.relations(), params.methods()) == (["inside"], ["relation_words", "reversion", "imported"])
     shutil.copytree(exemplar_folder, "data/relations/inside")
     Path("data/verdicts").mkdir()
-    Path("data/verdicts/inside.json").write_text(json.dumps({"valid": True, "errors": []}))
+    verdict = Verdict("inside", images=4, captions=8, errors=[], warnings=[])
+    Path("data/verdicts/inside.json").write_text(json.dumps(verdict.to_json()))
     invert("inside", "imported")
     taken, beside = (load_concept(Path("data/concepts/inside") / each, base) for each in ("imported", "published"))
     assert torch.equal(taken.embedding, beside.embedding) and taken.weights.keys() == beside.weights.keys()

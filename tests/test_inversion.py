@@ -21,6 +21,7 @@ from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
 from relinv.pipeline.repository import git
 from relinv.report.story import as_yaml
+from relinv.results import Verdict
 from stages.invert import invert
 from stages.invert_together import invert_together
 from tests.checkouts import ROOT, lay_out_checkout
@@ -37,7 +38,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, ex
 
 def write_verdict(*errors: str) -> None:
     Path("data/verdicts").mkdir(exist_ok=True)
-    Path("data/verdicts/inside.json").write_text(json.dumps({"valid": not errors, "errors": errors}))
+    verdict = Verdict("inside", images=4, captions=8, errors=[*errors], warnings=[])
+    Path("data/verdicts/inside.json").write_text(json.dumps(verdict.to_json()))
 
 
 def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) -> None:
@@ -89,10 +91,10 @@ def test_exemplars_that_were_never_validated_are_refused(project: dict[str, Any]
         invert("inside", "reversion")
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"valid": false}', '{"valid": "yes", "errors": []}'])
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"valid": false}', '{"valid": true, "warnings": []}'])
 def test_a_verdict_that_says_nothing_is_refused(project: dict[str, Any], text: str) -> None:
     Path("data/verdicts/inside.json").write_text(text)
-    with pytest.raises(UserError, match=r"inside\.json' does not say .*: make it with .* stages\.validate inside`"):
+    with pytest.raises(UserError, match=r"inside\.json' is damaged: .* make it with .* stages\.validate inside`"):
         invert("inside", "reversion")
 
 

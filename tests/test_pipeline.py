@@ -66,7 +66,7 @@ WORK = {  # what each command calls, the last of it after all parameters were re
                 "read_arms",
                 "read_judged",
                 "read_exemplars",
-                "read_warnings",
+                "read_verdict",
                 "read_metadata",
                 "judge_facts",
                 "_require_scored_by",

@@ -29,7 +29,7 @@ from relinv.judge import Judge, load_judge
 from relinv.judging import ask_of_exemplars, require_scenarios_read
 from relinv.params import load_params
 from relinv.plugins import plugin_names
-from relinv.report.collect import read_judged
+from relinv.results import Judged, read_judged
 from relinv.scoring import JUDGE, KEYS, METRICS, Context, load_metric, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from stages import generate, score
@@ -215,18 +215,18 @@ def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Pat
 
     exemplars = read_exemplars(exemplar_folder)
 
-    def found(benchmark: Benchmark, exemplars: ExemplarSet = exemplars) -> dict[str, Any]:
+    def found(benchmark: Benchmark, exemplars: ExemplarSet = exemplars) -> Judged:
         return ask_of_exemplars(Reader(), exemplars, benchmark, 2)  # type: ignore[arg-type]
 
-    unasked = {"asked_right": None, "judge": "reader"}
-    assert found(asked) == {"pictures": 4, "right": 2, "choices": 3, "unread": 0, **unasked}
+    unasked: Any = {"asked_right": None, "judge": "reader"}
+    assert found(asked) == Judged(pictures=4, right=2, choices=3, unread=0, **unasked)
     turned = tuple(replace(each, templates=each.templates[::-1]) for each in exemplars.exemplars)
     assert found(asked, replace(exemplars, exemplars=turned)) == found(asked)  # by the shortest caption, wherever it is
     long = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under, far")})
-    assert found(long) == {"pictures": 2, "right": 1, "choices": 4, "unread": 2, **unasked}
+    assert found(long) == Judged(pictures=2, right=1, choices=4, unread=2, **unasked)
     longer = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under it all, not inside")})
-    assert found(longer) == {"pictures": 0, "right": 0, "choices": 4, "unread": 4, **unasked}
-    assert found(replace(benchmark, relations={"inside": benchmark.relation("inside")}))["choices"] == 1
+    assert found(longer) == Judged(pictures=0, right=0, choices=4, unread=4, **unasked)
+    assert found(replace(benchmark, relations={"inside": benchmark.relation("inside")})).choices == 1
 
 
 class Answerer:
@@ -245,10 +245,10 @@ def test_the_model_that_a_judge_asks_is_asked_about_the_same_pictures(
     exemplar_folder: Path, benchmark: Benchmark
 ) -> None:
     shown: Any = (Reader(), read_exemplars(exemplar_folder), benchmark, 2, Answerer())
-    assert ask_of_exemplars(*shown)["asked_right"] == 2
+    assert ask_of_exemplars(*shown).asked_right == 2
     far = replace(benchmark, relations=benchmark.relations | {"far": replace_words(benchmark, "not inside " * 3)})
     found = ask_of_exemplars(*shown[:2], far, *shown[3:])
-    assert (found["pictures"], found["asked_right"]) == (0, 0)
+    assert (found.pictures, found.asked_right) == (0, 0)
 
 
 def replace_words(benchmark: Benchmark, words: str) -> Relation:
@@ -259,9 +259,9 @@ def replace_words(benchmark: Benchmark, words: str) -> Relation:
 def test_the_stage_asks_the_judge_of_a_relation(project: Path) -> None:
     result = CliRunner().invoke(judge_stage.app, ["inside"])
     assert result.exception is None, result.output
-    found = read_judged(project / "data/judged/inside.json")  # as the report does
-    assert (found["pictures"], found["choices"]) == (4, 2) and 0 <= found["right"] <= 4
-    assert found["judge"] == judge_fingerprint(load_params().judge())
+    found = read_judged(project / "data/judged/inside.json", "make it")
+    assert (found.pictures, found.choices) == (4, 2) and 0 <= found.right <= 4
+    assert found.judge == judge_fingerprint(load_params().judge())
 
 
 def test_a_scenario_that_the_judge_cannot_read_is_told_before_anything_is_learned(
@@ -317,8 +317,8 @@ def test_the_stages_ask_the_model_that_the_judge_names(project: Path, tmp_path: 
     for command in ([judge_stage, "inside"], [generate, "inside", "reversion"], [score, "inside", "reversion"]):
         result = CliRunner().invoke(command[0].app, command[1:])
         assert result.exception is None, result.output
-    found = read_judged(project / "data/judged/inside.json")
-    assert 0 <= found["asked_right"] <= found["pictures"] == 4
+    found = read_judged(project / "data/judged/inside.json", "make it")
+    assert found.asked_right is not None and 0 <= found.asked_right <= found.pictures == 4
     table = pd.read_csv(project / "data/scores/inside/reversion.csv")
     model, images = load_asked(load_params().judge()), project / "data/images/inside/reversion"
     assert model is not None
@@ -326,7 +326,7 @@ def test_the_stages_ask_the_model_that_the_judge_names(project: Path, tmp_path: 
     texts = [f"{head} inside {tail}" for head, tail in zip(table["head"], table["tail"], strict=True)]
     np.testing.assert_allclose(table["asked"], model.ask(shown, texts, 4), rtol=1e-4)
     assert table["asked"].nunique() == 4
-    assert set(table[JUDGE]) == {found["judge"]} == {judge_fingerprint(load_params().judge())}
+    assert set(table[JUDGE]) == {found.judge} == {judge_fingerprint(load_params().judge())}
 
 
 def test_a_relation_without_scenarios_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from relinv import validation
 from relinv.diffusion import bases
 from relinv.errors import UserError
 from relinv.exemplars import OWN
+from relinv.results import Verdict
 from relinv.settings import ValidateSettings
-from relinv.validation import Verdict, validate_folder, write_verdict
+from relinv.validation import validate_folder, write_verdict
 from stages.validate import validate
 
 SETTINGS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=4.0)

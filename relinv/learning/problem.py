@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
-from relinv.files import read_json
 from relinv.params import Params
 from relinv.plugins import find_plugin
-from relinv.results import FOLDERS, find_benchmark
+from relinv.results import FOLDERS, find_benchmark, read_verdict
 from relinv.settings import ModelSettings, PreviewSettings, Seed, Settings
 
 if TYPE_CHECKING:
@@ -67,12 +66,7 @@ def read_problem(params: Params, relation: str, method: str, load: Callable[[Mod
 
 def require_valid(verdict_file: Path) -> None:
     """Raise UserError unless the validate stage passed this relation's exemplars."""
-    remedy = f"make it with `python -m stages.validate {verdict_file.stem}`"
-    match read_json(verdict_file, "verdict", remedy):
-        case {"valid": True}:
-            return
-        case {"valid": False, "errors": [*errors]}:
-            told = "".join(f"\n  - {error}" for error in errors)
-            raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{told}")
-        case _:
-            raise UserError(f"The verdict '{verdict_file}' does not say whether the exemplars are valid: {remedy}.")
+    verdict = read_verdict(verdict_file, f"make it with `python -m stages.validate {verdict_file.stem}`")
+    if not verdict.valid:
+        told = "".join(f"\n  - {error}" for error in verdict.errors)
+        raise UserError(f"The exemplars failed validation, as '{verdict_file}' says; correct them first:{told}")

@@ -20,7 +20,7 @@ from relinv.fingerprint import judge_fingerprint
 from relinv.params import OF_ALL_METHODS, Params, preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
-from relinv.results import FOLDERS
+from relinv.results import FOLDERS, Judged, read_judged, read_verdict
 from relinv.scoring import JUDGE
 from relinv.settings import BaseSettings, JudgeSettings, ReportSettings
 
@@ -47,7 +47,7 @@ class Run:
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
     judge: dict[str, Any]  # name, asked (the model it asks, or None), fingerprint, scenes, accuracy ({} if unknown)
-    judged: dict[str, dict[str, Any]]  # how well it reads each relation's exemplars (relinv/judging.py)
+    judged: dict[str, Judged]  # how well it reads each relation's exemplars
 
     @property
     def subject(self) -> str:
@@ -66,7 +66,7 @@ def collect(root: Path, params: Params) -> Run:
     base = params.section(f"bases.{params.base()}", BaseSettings)
     sets = {relation: read_exemplars(folders["fetch"] / relation) for relation in relations}
     judge, rows = judge_facts(Path(root), base.judge), read_arms(folders["score"], relations, methods)
-    judged = {name: read_judged(folders["judge"] / f"{name}.json") for name in relations}
+    judged = {name: read_judged(folders["judge"] / f"{name}.json", MAKE) for name in relations}
     _require_scored_by(judge, rows, judged)
     return Run(
         relations=relations,
@@ -76,7 +76,7 @@ def collect(root: Path, params: Params) -> Run:
         parameters=used_parameters(params),
         rows=with_exemplar_pairs(rows, sets),
         exemplars=sets,
-        warnings={name: read_warnings(folders["validate"] / f"{name}.json") for name in relations},
+        warnings={name: read_verdict(folders["validate"] / f"{name}.json", MAKE).warnings for name in relations},
         concepts={arm: read_metadata(folder, MAKE) for arm, folder in concepts.items()},
         losses={
             arm: read_losses(folder / "losses.csv")
@@ -112,23 +112,6 @@ def used_parameters(params: Params) -> dict[str, Any]:
     return used | {"report": params.section("report", dict[str, Any])}
 
 
-def read_warnings(path: Path) -> list[str]:
-    """Return the warnings of a validation verdict; UserError if it is missing or not a verdict."""
-    match read_json(path, "verdict", MAKE):
-        case {"warnings": [*warnings]}:
-            return warnings
-    raise UserError(f"The verdict '{path}' lists no warnings: delete it and run `dvc repro`.")
-
-
-def read_judged(path: Path) -> dict[str, Any]:
-    """Return how well the judge reads a relation's exemplars; UserError if the file is missing or damaged."""
-    match read_json(path, "judge's reading", MAKE):
-        case {"pictures": int(), "right": int(), "choices": int(), "unread": int(), "asked_right": int() | None,
-              "judge": str()} as found:  # fmt: skip
-            return found
-    raise UserError(f"'{path}' does not say how well the judge reads the exemplars: delete it and run `dvc repro`.")
-
-
 def read_losses(path: Path) -> pd.DataFrame:
     """Return the loss curve of an inversion: `step`, then one column per term; UserError if it is damaged."""
     try:
@@ -153,11 +136,11 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     }
 
 
-def _require_scored_by(judge: Mapping[str, Any], rows: pd.DataFrame, judged: Mapping[str, Mapping[str, Any]]) -> None:
+def _require_scored_by(judge: Mapping[str, Any], rows: pd.DataFrame, judged: Mapping[str, Judged]) -> None:
     """Raise UserError if scores say that another judge gave them: DVC does not watch every judge's folder."""
     arms = rows[["relation", "method", JUDGE]].drop_duplicates().itertuples(index=False)
     found = [(f"'{relation}' by '{method}'", by) for relation, method, by in arms]
-    found += [(f"the exemplars of '{relation}'", of["judge"]) for relation, of in judged.items()]
+    found += [(f"the exemplars of '{relation}'", of.judge) for relation, of in judged.items()]
     others = [what for what, by in found if by not in ("", judge["fingerprint"])]  # "": by an earlier version
     if others:
         raise UserError(
