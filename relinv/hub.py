@@ -6,9 +6,14 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relinv.errors import UserError, reason
+from relinv.errors import UserError, is_out_of_memory, reason
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+TOKENIZER = ("tokenizer/*.json", "tokenizer/*.txt")  # the files of a base that make up its tokenizer
 OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no fault of the hub
 OFFLINE = "Without internet access here, run `relinv download` first where there is some."
 
@@ -35,6 +40,19 @@ def require_tokenizer(folder: Path) -> None:
         raise UserError(f"The tokenizer in '{folder}' lacks tokenizer.json, or vocab.json and merges.txt: restore it.")
 
 
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Return the tokenizer in a base's folder `tokenizer`. Raises UserError if a file is missing or damaged."""
+    from transformers import CLIPTokenizer  # takes tokenizer.json, or vocab.json + merges.txt; imports no torch
+
+    require_tokenizer(folder)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a damaged file can make the libraries below raise many kinds
+        if is_out_of_memory(error):
+            raise  # nothing is wrong with the folder
+        raise UserError(f"The tokenizer in '{folder}' cannot be loaded ({reason(error)}): restore it.") from error
+
+
 def find_tokenizer(source: str, revision: str | None) -> Path | None:
     """Return the tokenizer's folder of a base, as `find_model` finds it, if it is on this machine; else None."""
     from huggingface_hub import snapshot_download
@@ -44,8 +62,9 @@ def find_tokenizer(source: str, revision: str | None) -> Path | None:
     try:
         if not folder.is_dir():
             # without patterns, the cache counts as incomplete until it holds every file of the model, run here or not
-            patterns = ["tokenizer/*.json", "tokenizer/*.txt"]
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=True))
+            folder = Path(
+                snapshot_download(source, revision=revision, allow_patterns=list(TOKENIZER), local_files_only=True)
+            )
         require_tokenizer(folder / "tokenizer")
     except (LocalEntryNotFoundError, HFValidationError, UserError):  # the last if a download has not come to it
         return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from relinv.asking import check_asked
 from relinv.benchmark import load_benchmark
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
-from relinv.diffusion.bases import Base
 from relinv.errors import UserError
 from relinv.exemplars import OWN
-from relinv.hub import find_tokenizer
+from relinv.hub import find_tokenizer, load_tokenizer
 from relinv.judge import check_judge
 from relinv.learning.token_row import TokenRowSettings, word_id
 from relinv.params import PRESETS, Params
@@ -25,6 +25,9 @@ from relinv.settings import (
     Seed,
     ValidateSettings,
 )
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
             "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
@@ -62,20 +65,20 @@ def check_params(params: Params) -> None:
             file = params.file.with_name(PRESETS)
             raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
     model = params.model()
-    if tokenizer := find_tokenizer(model.source, model.revision):
-        base = Base(model, tokenizer.parent, fingerprint="")
+    if folder := find_tokenizer(model.source, model.revision):
+        tokenizer = load_tokenizer(folder)
         for method, of_method in settings.items():
             if isinstance(of_method, TokenRowSettings):
-                _check_words(base, method, of_method, words)
+                _check_words(tokenizer, method, of_method, words)
 
 
-def _check_words(base: Base, method: str, settings: TokenRowSettings, words: Sequence[str]) -> None:
+def _check_words(tokenizer: CLIPTokenizer, method: str, settings: TokenRowSettings, words: Sequence[str]) -> None:
     """Raise UserError if a word whose row the method takes, by default the relations' `words`, is not one token."""
     starts = [settings.initializer_token] if settings.initializer_token else words
     anchors = [settings.anchor_word] if settings.anchor_word else []
     for parameter, given in (("initializer_token", starts), ("anchor_word", anchors)):
         for word in given:
             try:
-                word_id(base, word, parameter)
+                word_id(tokenizer, word, parameter)
             except UserError as error:
                 raise UserError(f"Method '{method}': {error}") from None

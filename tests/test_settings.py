@@ -449,7 +449,7 @@ def test_a_method_without_a_section_of_presets_is_told_before_the_first_stage(tm
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"preset": "official"}, "Method 'custom_diffusion': The initializer_token 'sks' is 2 tokens for 'data/mini"),
+        ({"preset": "official"}, "Method 'custom_diffusion': The initializer_token 'sks' is 2 tokens for this base"),
         ({"reversion": {"initializer_token": None}}, "Method 'reversion': The initializer_token 'painted on' is 2 "),
         ({"reversion": {"anchor_word": "zzyx"}}, "Method 'reversion': The anchor_word 'zzyx' is 4 tokens"),
     ],

@@ -61,7 +61,7 @@ def test_a_caption_that_is_too_long_is_counted_without_a_warning() -> None:
 def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"The tokenizer of the base model '.*' cannot be read .* restore"):
+    with pytest.raises(UserError, match=r"The tokenizer in '.*' cannot be loaded .* restore"):
         load_token_counter(model(tmp_path))
     with pytest.raises(UserError, match=r"There is no base model folder '.*nothing'"):
         load_token_counter(model(tmp_path / "nothing"))

@@ -12,7 +12,7 @@ from relinv.devices import find_device, float_type, require_precision, to_device
 from relinv.diffusion.base_files import check_weights, locate, model_files
 from relinv.errors import UserError, is_out_of_memory, reason
 from relinv.fingerprint import fingerprint
-from relinv.hub import require_tokenizer
+from relinv.hub import load_tokenizer
 from relinv.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ class Base:
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """Return the tokenizer; inside a `PlaceholderTokens` block it knows the learned tokens."""
-        from transformers import CLIPTokenizer
-
-        require_tokenizer(self._folder / "tokenizer")
-        return self._load("tokenizer", CLIPTokenizer)
+        return load_tokenizer(self._folder / "tokenizer")
 
     @cached_property
     def scheduler(self) -> DDPMScheduler:

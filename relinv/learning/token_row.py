@@ -18,6 +18,7 @@ from relinv.settings import Positive, Settings
 
 if TYPE_CHECKING:
     import torch
+    from transformers import CLIPTokenizer
 
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
@@ -132,14 +133,14 @@ class TokenRowMethod(InversionMethod):
 
 def initial_row(base: Base, word: str, parameter: str = "initializer_token") -> torch.Tensor:
     """Return a copy of a word's row in the token table, (dim,). Raises UserError if the word is not one token."""
-    return base.table[word_id(base, word, parameter)].detach().clone()
+    return base.table[word_id(base.tokenizer, word, parameter)].detach().clone()
 
 
-def word_id(base: Base, word: str, parameter: str) -> int:
+def word_id(tokenizer: CLIPTokenizer, word: str, parameter: str) -> int:
     """Return the id of a word that `parameter` names. Raises UserError if the word is not one token."""
-    ids = base.tokenizer(word, add_special_tokens=False).input_ids
+    ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
-        raise UserError(f"The {parameter} '{word}' is {len(ids)} tokens for '{base.id}': name a word that is one.")
+        raise UserError(f"The {parameter} '{word}' is {len(ids)} tokens for this base: name a word that is one.")
     return int(ids[0])
 
 
