@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from relinv.asking import check_asked
 from relinv.benchmark import load_benchmark
 from relinv.devices import find_device, require_precision
@@ -13,7 +10,7 @@ from relinv.errors import UserError
 from relinv.exemplars import OWN
 from relinv.hub import find_tokenizer, load_tokenizer
 from relinv.judge import check_judge
-from relinv.learning.token_row import TokenRowSettings, word_id
+from relinv.learning.token_row import TokenRowSettings
 from relinv.params import PRESETS, Params
 from relinv.plugins import find_plugin
 from relinv.settings import (
@@ -26,9 +23,6 @@ from relinv.settings import (
     ValidateSettings,
 )
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
 SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
             "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
 
@@ -36,8 +30,8 @@ SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert
 def check_params(params: Params) -> None:
     """Raise UserError if the parameters name an unknown relation, method or adapter, or set a stage wrongly.
 
-    Also if a method's settings lack what it needs for a relation; and, unless the base is still to be downloaded, if it
-    is to start from a word that is not one token of the base.
+    Also if a method's settings contradict each other, or lack what it needs for a relation; and, unless the base is
+    still to be downloaded, if they name a word that is more tokens of the base than they allow.
     """
     benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
     params.section(f"bases.{params.base()}", BaseSettings)
@@ -69,16 +63,8 @@ def check_params(params: Params) -> None:
         tokenizer = load_tokenizer(folder)
         for method, of_method in settings.items():
             if isinstance(of_method, TokenRowSettings):
-                _check_words(tokenizer, method, of_method, words)
-
-
-def _check_words(tokenizer: CLIPTokenizer, method: str, settings: TokenRowSettings, words: Sequence[str]) -> None:
-    """Raise UserError if a word whose row the method takes, by default the relations' `words`, is not one token."""
-    starts = [settings.initializer_token] if settings.initializer_token else words
-    anchors = [settings.anchor_word] if settings.anchor_word else []
-    for parameter, given in (("initializer_token", starts), ("anchor_word", anchors)):
-        for word in given:
-            try:
-                word_id(tokenizer, word, parameter)
-            except UserError as error:
-                raise UserError(f"Method '{method}': {error}") from None
+                for of_relation in words:
+                    try:
+                        of_method.check_words(of_relation, tokenizer)
+                    except UserError as error:
+                        raise UserError(f"Method '{method}': {error}") from None

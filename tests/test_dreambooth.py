@@ -164,12 +164,6 @@ def test_a_row_that_does_not_learn_stays_the_words(base: Base, exemplar_folder: 
     folder = learn(base, exemplar_folder, tmp_path, train_token=False, norm="vocabulary")
     index = base.tokenizer.convert_tokens_to_ids("with</w>")
     assert torch.equal(load_concept(folder, base).embedding, base.table[index])
-    with pytest.raises(UserError, match="anchor_weight pulls a row"):
-        task = problem(base, exemplar_folder, "dreambooth", train_token=False, anchor_weight=0.4)
-        Method(base, task.words, task.settings, task.exemplars)
-    with pytest.raises(UserError, match="rows that differ as they learn"):
-        task = problem(base, exemplar_folder, "dreambooth", train_token=False, resolutions=10)
-        Method(base, task.words, task.settings, task.exemplars)
 
 
 def test_relations_are_not_trained_together(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:

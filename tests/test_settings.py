@@ -452,11 +452,15 @@ def test_a_method_without_a_section_of_presets_is_told_before_the_first_stage(tm
         ({"preset": "official"}, "Method 'custom_diffusion': The initializer_token 'sks' is 2 tokens for this base"),
         ({"reversion": {"initializer_token": None}}, "Method 'reversion': The initializer_token 'painted on' is 2 "),
         ({"reversion": {"anchor_word": "zzyx"}}, "Method 'reversion': The anchor_word 'zzyx' is 4 tokens"),
+        (
+            {"perfusion": {"superclass": "painted on", "locking": "global"}},
+            "Method 'perfusion': Perfusion's locking cannot be global with 'painted on'",
+        ),
     ],
 )
 def test_a_word_that_is_several_tokens_is_told_before_the_first_stage(changes: dict[str, Any], told: str) -> None:
     values = read_yaml(Path("params.yaml"))
-    values["methods"] = ["relation_words", "reversion", "custom_diffusion"]
+    values["methods"] = ["relation_words", "reversion", "custom_diffusion", "perfusion"]
     for name, change in changes.items():
         known = values["invert"][name]
         values["invert"][name] = known | change if isinstance(change, dict) else change
@@ -464,6 +468,21 @@ def test_a_word_that_is_several_tokens_is_told_before_the_first_stage(changes: d
         check_params(Params(values, Path("params.yaml")))
     values["bases"]["miniature"]["model"]["source"] = "some/model"  # which is still to be downloaded
     check_params(Params(values, Path("params.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"anchor_weight": 0.4}, "anchor_weight pulls a row"), ({"resolutions": 10}, "rows that differ as they learn")],
+)
+def test_what_contradicts_a_row_held_by_dreambooth_is_told_before_the_first_stage(
+    change: dict[str, Any], told: str
+) -> None:
+    values = read_yaml(Path("params.yaml")) | {"methods": ["dreambooth"]}
+    values["invert"]["dreambooth"] |= {"train_token": False, "anchor_weight": 0.0}
+    check_params(Params(values, Path("params.yaml")))
+    values["invert"]["dreambooth"] |= change
+    with pytest.raises(UserError, match=told):
+        check_params(Params(values, Path("params.yaml")))
 
 
 def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path) -> None:

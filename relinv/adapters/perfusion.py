@@ -23,6 +23,7 @@ from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from transformers import CLIPTokenizer
 
     from relinv.diffusion.bases import Base
 
@@ -64,12 +65,7 @@ class Adapter(ConceptAdapter):
         for name in self.tensors.keys() & FROZEN:
             self.tensors[name].requires_grad_(False)
         self._keys: dict[str, torch.Tensor] = {}  # o_K of each layer that computes keys, (out,)
-        word = options["superclass"]
-        if options["locking"] == "global" and len(base.tokenizer(word, add_special_tokens=False).input_ids) > 1:
-            raise UserError(
-                f"Perfusion's locking cannot be global with '{word}', which is more than one token: "
-                "the keys of all words after it would be their neighbours'. Take a shorter superclass, or local."
-            )
+        require_lockable(base.tokenizer, options["superclass"], options["locking"])
 
     def _check(self) -> None:
         """Raise UserError if the tensors do not fit the base's layers."""
@@ -178,6 +174,15 @@ class _JointEdit:
             return edited.to(output.dtype)  # (batch, tokens, out)
 
         return edit
+
+
+def require_lockable(tokenizer: CLIPTokenizer, superclass: str, locking: str) -> None:
+    """Raise UserError if the locking is global and the superclass more than one token."""
+    if locking == "global" and len(tokenizer(superclass, add_special_tokens=False).input_ids) > 1:
+        raise UserError(
+            f"Perfusion's locking cannot be global with '{superclass}', which is more than one token: the keys of all "
+            "words after it would be their neighbours'. Take a shorter superclass, or local."
+        )
 
 
 def _require_distinct(concepts: Sequence[Adapter]) -> None:

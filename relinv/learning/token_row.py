@@ -45,6 +45,12 @@ class TokenRowSettings(Settings):
     stop_window: Annotated[int, Field(ge=10)] | None  # steps over which the fixed loss must be level; null: no stop
     stop_threshold: Annotated[float, Field(gt=0, lt=1)]  # the share of the loss's variance below which it is level
 
+    def check_words(self, words: str, tokenizer: CLIPTokenizer) -> None:
+        """Raise UserError if a word whose row is taken, by default the relation's `words`, is not one token."""
+        word_id(tokenizer, self.initializer_token or words, "initializer_token")
+        if self.anchor_word:
+            word_id(tokenizer, self.anchor_word, "anchor_word")
+
 
 class TokenRowMethod(InversionMethod):
     """Learns the row of `<r>` and nothing else; a method with more rows overrides `_place` and `rows_of`."""

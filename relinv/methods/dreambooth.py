@@ -6,16 +6,12 @@ one row per range of timesteps: the second form of Multiresolution Textual Inver
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from relinv.adapters.dreambooth import Adapter, initial_tensors
 from relinv.errors import UserError
 from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
 from relinv.settings import Positive
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
-    from relinv.exemplars import ExemplarSet
 
 
 class Settings(UnetWeightsSettings):
@@ -36,7 +32,9 @@ class Method(UnetWeightsMethod):
 
     settings: Settings
 
-    def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
+    @classmethod
+    def settings_for(cls, relation: str, settings: Settings) -> Settings:  # type: ignore[override]  # its own kind
+        """Return the settings; UserError if two of them contradict each other."""
         if settings.anchor_weight and not settings.train_token:
             raise UserError("DreamBooth's anchor_weight pulls a row that train_token: false holds: set one of them.")
         if settings.resolutions > 1 and not settings.train_token:
@@ -44,7 +42,7 @@ class Method(UnetWeightsMethod):
                 "DreamBooth's resolutions give the token rows that differ as they learn, and train_token: false holds "
                 "them all at one word's: set one of them."
             )
-        super().__init__(base, words, settings, exemplars)
+        return settings
 
     @property
     def learns_row(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, Drawing
+from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, Drawing, require_lockable
 from relinv.diffusion.cross_attention import projections
 from relinv.errors import UserError
 from relinv.learning.second_moment import read_captions, second_moment
@@ -21,6 +21,7 @@ from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
     import torch
+    from transformers import CLIPTokenizer
 
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
@@ -46,6 +47,12 @@ class Settings(TokenRowSettings, Drawing):
     train_beta: Annotated[float, Field(ge=-10, le=10)]  # the gate's threshold and, below, its softness in training
     train_tau: Annotated[float, Field(gt=0, le=10)]
     captions: Captions  # from which C is computed: a benchmark's YAML file, or one caption per line
+
+    def check_words(self, words: str, tokenizer: CLIPTokenizer) -> None:
+        """Raise UserError if a word whose row is taken, or the superclass of a global locking, is not one token."""
+        super().check_words(words, tokenizer)
+        if self.superclass:
+            require_lockable(tokenizer, self.superclass, self.locking)
 
 
 class Method(TokenRowMethod):
