@@ -66,7 +66,7 @@ class TokenRowMethod(InversionMethod):
         self._learned.requires_grad_(self.learns_row)
         self._norm = vocabulary_norm(base) if settings.norm == "vocabulary" and self.learns_row else None
         self._anchor = initial_row(base, settings.anchor_word or self.initializer, "anchor_word")
-        self.after_step()
+        self._hold_norm()
 
     @property
     def learns_row(self) -> bool:
@@ -123,6 +123,10 @@ class TokenRowMethod(InversionMethod):
         return EarlyStopping(settings.stop_window, settings.stop_threshold) if settings.stop_window else None
 
     def after_step(self) -> None:
+        """Hold the rows' norm, if the settings ask for it."""
+        self._hold_norm()
+
+    def _hold_norm(self) -> None:
         """Rescale each row to the vocabulary's mean norm, if the settings ask for it.
 
         A row far longer than any word's swamps its position embedding and the prompt's other words; at a fixed norm

@@ -62,7 +62,7 @@ class Method(TokenRowMethod):
     """
 
     settings: Settings
-    _seen: torch.Tensor | None = None  # the token's mean encoding in the current step, (dim,)
+    _seen: torch.Tensor  # the token's mean encoding in the current step, (dim,)
 
     def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         super().__init__(base, words, settings, exemplars)
@@ -102,10 +102,9 @@ class Method(TokenRowMethod):
         import torch
 
         super().after_step()
-        if self._seen is not None:
-            with torch.no_grad():
-                self._input.lerp_(self._seen, 1 - self.settings.input_average)
-                self._direction.copy_(self._inverse @ self._input)
+        with torch.no_grad():
+            self._input.lerp_(self._seen, 1 - self.settings.input_average)
+            self._direction.copy_(self._inverse @ self._input)
 
 
 def encoding_in_place(base: Base, words: str, exemplars: ExemplarSet) -> torch.Tensor:
