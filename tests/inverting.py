@@ -78,7 +78,7 @@ def visit(prompts: list[str], timesteps: list[int] | None = None) -> Visit:
     """Return a visit with no error of the UNet, at timestep 0 if none are given."""
     zeros = torch.zeros(len(prompts), 4, 16, 16)
     at, masks = torch.tensor(timesteps or [0] * len(prompts)), torch.ones(len(prompts), 1, 1, 1)
-    return Visit(0, prompts, at, zeros, zeros, zeros, torch.Generator().manual_seed(0), masks)
+    return Visit(prompts, at, zeros, zeros, torch.Generator().manual_seed(0), masks)
 
 
 def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:

@@ -99,7 +99,7 @@ def test_losses_keep_exemplars_and_prior_apart(base: Base, exemplar_folder: Path
     target, masks = torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 2, 2)
     target[:2, :, 0, 0], target[:2, :, 1, 1], target[2:] = 2, 9, 3
     masks[:2] = torch.tensor([[1.0, 0], [0, 0]])
-    visit = Visit(0, ["cat"] * 4, torch.zeros(4), target, torch.zeros(4, 4, 2, 2), target, generator(0, "", 0), masks)
+    visit = Visit(["cat"] * 4, torch.zeros(4), torch.zeros(4, 4, 2, 2), target, generator(0, "", 0), masks)
     terms = method.losses(visit)
     assert list(terms) == ["denoise", "anchor", "prior"]
     assert (terms["denoise"].value.item(), terms["prior"].value.item(), terms["prior"].weight) == (4, 9, 0.5)

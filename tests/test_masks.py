@@ -91,7 +91,7 @@ def test_every_methods_loss_is_weighed(base: Base, exemplar_folder: Path) -> Non
     masks, noise = torch.zeros(2, 1, 4, 4), torch.Generator()
     masks[0, :, 0] = 1
     target, prediction = torch.zeros(2, 4, 4, 4), torch.ones(2, 4, 4, 4)
-    visit = Visit(0, ["cat <r> box"] * 2, torch.zeros(2), target, prediction, target, noise, masks)
+    visit = Visit(["cat <r> box"] * 2, torch.zeros(2), prediction, target, noise, masks)
     assert method.losses(visit)["denoise"].value.item() == 1 / 8
 
 

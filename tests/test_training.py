@@ -96,17 +96,6 @@ def test_each_step_draws_anew_for_the_methods_terms(base: Base, exemplar_folder:
     assert reseeded.terms(3, batch, batch.target)["steer"].value.item() != first
 
 
-def test_a_visit_tells_what_the_unet_saw_and_at_which_step(
-    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = looping(problem(base, exemplar_folder, "textual_inversion"), tmp_path / "scratch")
-    batch, seen = loop.batch(3), []
-    monkeypatch.setattr(loop.method, "losses", lambda visit: seen.append(visit) or {})
-    loop.terms(3, batch, batch.target)
-    (visit,) = seen
-    assert visit.step == 3 and torch.equal(visit.noisy, batch.noisy)
-
-
 def test_two_updates_are_adamws_by_hand(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     """Loshchilov & Hutter 2019, algorithm 2, with betas of 0.9 and 0.999: the decay is by the rate alone."""
     changes = {"norm": "free", "learning_rate": 0.1, "weight_decay": 0.5}

@@ -43,10 +43,8 @@ class TrainingPicture:
 class Visit:
     """What a method computes its losses from in one training step; all tensors are on the base's device."""
 
-    step: int  # the number of the step, from 0
     prompts: list[str]  # one per sample
     timesteps: torch.Tensor  # (batch,)
-    noisy: torch.Tensor  # the latents that the UNet saw, (batch, channels, height, width)
     prediction: torch.Tensor  # the UNet's output, (batch, channels, height, width)
     target: torch.Tensor  # what the output should be, of the same shape
     generator: torch.Generator  # on the CPU, for the method's own random numbers: a function of seed and step

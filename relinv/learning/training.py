@@ -150,10 +150,8 @@ class Loop:
     def terms(self, step: int, batch: Batch, prediction: torch.Tensor) -> dict[str, Term]:
         """Return the terms of a step's loss by name."""
         visit = Visit(
-            step=step,
             prompts=batch.prompts,
             timesteps=batch.timesteps,
-            noisy=batch.noisy,
             prediction=prediction,
             target=batch.target,
             generator=generator(self.problem.seed, "method", step),

@@ -84,5 +84,5 @@ class UnetWeightsMethod(ResolutionRowsMethod):
     def own(self, visit: Visit) -> Visit:
         """Return a visit's exemplars alone, which come first."""
         count = len(visit.prompts) - self.prior_batch_size
-        names = [field.name for field in fields(visit) if field.name not in ("step", "generator")]  # a part per sample
+        names = [field.name for field in fields(visit) if field.name != "generator"]  # these have a part per sample
         return replace(visit, **{name: getattr(visit, name)[:count] for name in names})
