@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,12 +33,13 @@ Presets = dict[str, dict[str, dict[str, Any]]]  # what each preset changes, by m
 MAIN, PRESETS = "params.yaml", "presets.yaml"  # side by side
 SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report")
 OF_ALL_METHODS = ("seed", "preview", "preset")  # in `invert`, beside a section for each method
+ABSENT = object()  # in place of a value that a file does not have, where null is one
 
 
 class Params:
     """The parameters of one run; a section is checked when it is read, and `sections_read` remembers which.
 
-    presets: the content of presets.yaml; None: what stands beside `file`, read when it is needed.
+    presets: the content of presets.yaml; None: what stands beside `file`, read once it is needed.
     DVC re-runs a stage when a section it names changes, so a test compares `sections_read` with dvc.yaml.
     """
 
@@ -53,18 +55,15 @@ class Params:
 
         Raises UserError if it is missing or does not fit `kind`.
         """
-        node: Any = self._values
-        for part in name.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                raise UserError(f"Parameter '{name}' is missing from {self.file}: add it.")
-            node = node[part]
+        if (value := self._value(name)) is ABSENT:
+            raise UserError(f"Parameter '{name}' is missing from {self.file}: add it.")
         self.sections_read.add(name)
-        return parse(kind, node, name, self.file)
+        return parse(kind, value, name, self.file)
 
     def names(self, section: str) -> list[str]:
         """Return the names in a section, "" meaning the whole file; none if it is not a section."""
-        node = self._value(section) if section else self._values
-        return [str(name) for name in node] if isinstance(node, Mapping) else []
+        values = self._value(section)
+        return [str(name) for name in values] if isinstance(values, Mapping) else []
 
     def require_known(self, section: str, known: Collection[str]) -> None:
         """Raise UserError, with the closest known name, if a section ("": the whole file) has a name not in `known`."""
@@ -95,7 +94,9 @@ class Params:
 
         Raises UserError for an unknown preset. `require_unchanged` compares what was returned.
         """
-        found = _of_preset(preset, self.presets(), self.file.with_name(PRESETS)).get(method)
+        if preset not in (known := {name for of_method in self.presets.values() for name in of_method}):
+            raise UserError(f"{unknown('preset', preset, known)} They stand in {self.file.with_name(PRESETS)}.")
+        found = self.presets.get(method, {}).get(preset)
         self._of_presets[preset, method] = found or {}
         return found
 
@@ -104,6 +105,7 @@ class Params:
         chosen = self.section("invert.preset", Name | None)
         return chosen or self.section(f"bases.{self.base()}.preset", Name | None)
 
+    @cached_property
     def presets(self) -> Presets:
         """Return what each preset changes; UserError if presets.yaml is missing or malformed."""
         file = self.file.with_name(PRESETS)
@@ -121,7 +123,7 @@ class Params:
                     used = f"the preset in use is '{preset}'" if preset else "no preset is in use"
                     raise UserError(f"'{name}' would change nothing: {used}; set invert.preset to '{other}'.")
                 case ["invert", method, key, *_] if file in ("", MAIN) and (preset := self.preset()):
-                    if key in self.presets().get(method, {}).get(preset, {}):
+                    if key in self.presets.get(method, {}).get(preset, {}):
                         place = dotted.removeprefix(f"invert.{method}.")
                         raise UserError(
                             f"'{dotted}' would change nothing: the preset '{preset}' sets it; write "
@@ -136,7 +138,7 @@ class Params:
         now = read_params(self.file)
         changed = [name for name in sorted(self.sections_read) if now._value(name) != self._value(name)]
         for (preset, method), changes in self._of_presets.items():
-            if load_preset(preset, self.file.with_name(PRESETS)).get(method, {}) != changes:
+            if (now.changes(preset, method) or {}) != changes:
                 changed.append(f"{PRESETS}:{method}.{preset}")
         if changed:
             raise UserError(
@@ -145,11 +147,11 @@ class Params:
             )
 
     def _value(self, name: str) -> Any:
-        """Return the value at a dotted name, None if there is none."""
-        node: Any = self._values
-        for part in name.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return node
+        """Return the value at a dotted name, "" meaning the whole file; `ABSENT` if there is none."""
+        value: Any = self._values
+        for part in name.split(".") if name else ():
+            value = value.get(part, ABSENT) if isinstance(value, Mapping) else ABSENT
+        return value
 
     def base(self) -> str:
         """Return the name of the base in use; UserError if `bases` has no such entry."""
@@ -204,17 +206,6 @@ class Params:
 def load_presets(file: Path) -> Presets:
     """Return what each preset changes; UserError if `file` is missing or malformed."""
     return parse(Presets, read_yaml(file, "preset file"), "", file)
-
-
-def load_preset(name: str, file: Path) -> dict[str, dict[str, Any]]:
-    """Return what a preset changes, by method; UserError with the closest name if `file` has no such preset."""
-    return _of_preset(name, load_presets(file), file)
-
-
-def _of_preset(name: str, presets: Presets, file: Path) -> dict[str, dict[str, Any]]:
-    if name not in (known := {preset for of_method in presets.values() for preset in of_method}):
-        raise UserError(f"{unknown('preset', name, known)} They stand in {file}.")
-    return {method: of_method[name] for method, of_method in presets.items() if name in of_method}
 
 
 def preset_in_use(values: Mapping[str, Any]) -> str | None:

@@ -53,9 +53,8 @@ def check_params(params: Params) -> None:
         for relation in params.relations():
             plugin.Method.settings_for(relation, settings[name])
     find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
-    presets = params.presets()
     for method in settings:
-        if method not in presets:  # DVC would tell only when it has to be learned
+        if method not in params.presets:  # DVC would tell only when it has to be learned
             file = params.file.with_name(PRESETS)
             raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
     model = params.model()

@@ -28,7 +28,7 @@ from relinv.exemplars import Exemplar, ExemplarSet
 from relinv.files import parse_yaml, read_yaml
 from relinv.fingerprint import judge_fingerprint
 from relinv.images import FORMS_FILE
-from relinv.params import load_params, load_preset
+from relinv.params import load_params
 from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, used_parameters
@@ -730,7 +730,7 @@ def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) ->
         apply_overrides(file, [change])
         assert (
             used_parameters(load_params(file))["invert"]["reversion"]
-            == shown["invert"]["reversion"] | load_preset(preset, tmp_path / "presets.yaml")["reversion"]
+            == shown["invert"]["reversion"] | load_params(file).presets["reversion"][preset]
         )
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from relinv import cli
 from relinv.errors import UserError
-from relinv.params import load_params, load_preset
+from relinv.params import load_params
 from relinv.pipeline.reproducing import (
     ENDED,
     LOGS,
@@ -168,7 +168,7 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
     assert params.relations() == ["hug", "on"]
     assert params.section("invert.reversion.stop_threshold", float) == 0.2
     assert params.section("score.batch_size", int) == 3
-    assert load_preset("official", Path("presets.yaml"))["reversion"]["steer_weight"] == 0.2
+    assert params.presets["reversion"]["official"]["steer_weight"] == 0.2
     kept = "# What `dvc repro` computes."
     assert (pipeline / "params.yaml").read_text().startswith(kept)
 

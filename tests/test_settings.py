@@ -14,7 +14,7 @@ from dvc.utils.hydra import apply_overrides
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import read_yaml
-from relinv.params import Params, load_params, load_preset, read_params
+from relinv.params import Params, load_params, read_params
 from relinv.plugins import find_plugin
 from relinv.preflight import check_params
 from relinv.settings import (
@@ -331,7 +331,7 @@ OFFICIAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", OFFICIAL)
 def test_the_official_preset_has_every_published_number(method: str) -> None:
-    changes = load_preset("official", Path("presets.yaml"))[method]
+    changes = load_params().presets[method]["official"]
     section = load_params().section(f"invert.{method}", dict[str, Any])
     settings = parse(find_plugin("relinv.methods", method).Settings, section | changes, method).model_dump()
     expected = OFFICIAL[method]
@@ -343,7 +343,8 @@ def test_the_official_preset_has_every_published_number(method: str) -> None:
 @pytest.mark.parametrize("preset", ["official", "short", "object"])
 def test_the_presets_that_come_along_are_valid(preset: str) -> None:
     params, samples = load_params(), {}
-    for method, changes in load_preset(preset, Path("presets.yaml")).items():
+    for method in (name for name, of_method in params.presets.items() if preset in of_method):
+        changes = params.changes(preset, method)
         kind = find_plugin("relinv.methods", method).Settings
         settings = parse(kind, params.section(f"invert.{method}", dict[str, Any]) | changes, method)
         if method in LEARNING:

@@ -184,7 +184,7 @@ def _trial(
     params = Params(changed[MAIN], Path(MAIN), changed[PRESETS])
     params.require_effect(flatten(overrides))
     relations, methods = params.relations(), params.methods()
-    facts = [_deciding(changed[MAIN], params), dependencies.of(methods, params.presets())]
+    facts = [_deciding(changed[MAIN], params), dependencies.of(methods, params.presets)]
     text = json.dumps(facts, sort_keys=True, default=str)  # a date, which `check_trials` refuses
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
