@@ -111,6 +111,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
+def sha256_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return the hex SHA-256 of a value as JSON, whatever the order of the names in it.
+
+    default: returns what stands for a value that JSON does not have; without it, such a value is a TypeError.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=default).encode()).hexdigest()
+
+
 def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pydantic import ConfigDict
 
 from relinv.checking import parse
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse_json, read_text
+from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse_json, read_text, sha256_json
 from relinv.settings import GenerateSettings, Positive, Scheduler, Seed
 
 if TYPE_CHECKING:
@@ -151,8 +150,7 @@ def workspace(scratch: Path, records: Sequence[ImageRecord], code: str) -> Itera
     determines the images, so that a run that would draw others never resumes it; `code` is a hash of the code that
     draws them. It belongs to one run: a second waits, because a killed run may have left its stage running.
     """
-    text = json.dumps([code, *map(asdict, records)], sort_keys=True)
-    folder = scratch / f"generate-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder = scratch / f"generate-{sha256_json([code, *map(asdict, records)])[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(exist_ok=True)

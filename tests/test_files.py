@@ -136,6 +136,13 @@ def test_the_hash_of_files_is_that_of_their_listing_as_sha256sum_prints_it(tmp_p
     assert files.sha256_files(tmp_path, ["b", "a"]) == hashlib.sha256(listing.encode()).hexdigest()
 
 
+def test_the_hash_of_a_value_is_that_of_its_json_with_sorted_names() -> None:
+    assert files.sha256_json({"b": 1, "a": None}) == hashlib.sha256(b'{"a": null, "b": 1}').hexdigest()
+    assert files.sha256_json(Path("x"), default=str) == hashlib.sha256(b'"x"').hexdigest()
+    with pytest.raises(TypeError):
+        files.sha256_json(Path("x"))
+
+
 def test_the_hash_of_code_follows_python_and_yaml_alone(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     hashes = []

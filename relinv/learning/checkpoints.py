@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 import shutil
 import sys
@@ -14,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relinv.files import atomic_file, atomic_write_bytes
+from relinv.files import atomic_file, atomic_write_bytes, sha256_json
 
 STATE = "state.pt"
 INTERVAL = 5.0  # seconds between two saves
@@ -33,9 +31,8 @@ class Checkpoints:
     """
 
     def __init__(self, scratch: Path, name: str, identity: Mapping[str, Any], interval: float = INTERVAL) -> None:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.scratch = Path(scratch)
-        self.folder = self.scratch / f"{name}-{digest[:16]}"
+        self.folder = self.scratch / f"{name}-{sha256_json(identity)[:16]}"
         self._interval = self._wait = interval
         self._saved: float | None = None  # time of the last save or of the first `is_due`: setup may take minutes
 

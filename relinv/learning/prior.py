@@ -7,8 +7,6 @@ exemplars. They are kept in the scratch folder, so a restarted training, or one 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +18,7 @@ from relinv.devices import deterministic
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
-from relinv.files import atomic_write_bytes, code_hash, opened_picture
+from relinv.files import atomic_write_bytes, code_hash, opened_picture, sha256_json
 from relinv.learning.method import TrainingPicture
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: 
     """Return a hash of everything that determines the pictures to the last bit, code included."""
     facts = [base.fingerprint, base.numerics, list(prompts), sampler.model_dump(), batch_size]
     facts.append(code_hash(Path(__file__).parents[1], CODE))
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return sha256_json(facts)[:16]
 
 
 def _read(files: Sequence[Path]) -> list[Image.Image]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -15,7 +13,7 @@ from pydantic import Field
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
-from relinv.files import is_visible, read_yaml, sha256_file, sha256_files
+from relinv.files import is_visible, read_yaml, sha256_file, sha256_files, sha256_json
 from relinv.overrides import require_edits_take_effect
 from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, flatten, load_presets
 from relinv.preflight import check_params
@@ -185,8 +183,7 @@ def _trial(
     params.require_effect(flatten(overrides))
     relations, methods = params.relations(), params.methods()
     facts = [_deciding(changed[MAIN], params), dependencies.of(methods, params.presets)]
-    text = json.dumps(facts, sort_keys=True, default=str)  # a date, which `check_trials` refuses
-    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    digest = sha256_json(facts, default=str)  # for a date, which `check_trials` refuses
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
     return Trial(arm, seed, overrides, name, len(relations) * len(methods), params.judge().name)
 
