@@ -10,13 +10,19 @@ from pathlib import Path
 from filelock import FileLock
 
 from relinv.benchmark import ENTRY
-from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, OWN, open_upright, read_exemplars
 from relinv.fetching.archives import unpack
 from relinv.fetching.downloads import ARCHIVE, LISTING, cache_folder
-from relinv.fetching.relation_folders import copy_files, fault_of, relation_folder, whole_folder
-from relinv.files import atomic_folder, read_json, sha256_file, write_json
+from relinv.fetching.relation_folders import (
+    copy_files,
+    fault_of,
+    manifest_file,
+    read_manifest,
+    relation_folder,
+    whole_folder,
+)
+from relinv.files import atomic_folder, sha256_file, write_json
 from relinv.plugins import find_plugin
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -121,11 +127,6 @@ def _downloads(relation: str, given: Path) -> list[list[Path]]:
     return [parts[name] for name in names]
 
 
-def _manifest(relation: str, source: ExemplarSource) -> Path | None:
-    """Return the file that records a relation's files, which may still be missing; None if they are not recorded."""
-    return source.manifest / f"{relation}.json" if source.manifest else None
-
-
 def _sums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file below a folder."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -134,7 +135,7 @@ def _sums(folder: Path) -> dict[str, str]:
 
 def _record(relation: str, folder: Path, source: ExemplarSource) -> None:
     """Write the relation's manifest, if it is to have one and has none."""
-    manifest = _manifest(relation, source)
+    manifest = manifest_file(relation, source)
     if manifest and not manifest.is_file():
         write_json(manifest, _sums(folder))
 
@@ -144,12 +145,11 @@ def _differences(relation: str, folder: Path, source: ExemplarSource) -> dict[st
 
     What a broken download may have left is not to be recorded.
     """
-    manifest = _manifest(relation, source)
-    if manifest is None:
+    if source.manifest is None:
         return {}
-    if not manifest.is_file():
+    if (known := read_manifest(relation, source)) is None:
         return dict.fromkeys(_unreadable(folder), "unreadable")
-    known, sums = parse(dict[str, str], read_json(manifest, "manifest"), "", manifest), _sums(folder)
+    sums = _sums(folder)
     return {
         name: "extra" if name not in known else "missing" if name not in sums else "changed"
         for name in sorted(known.keys() | sums.keys())
@@ -170,7 +170,7 @@ def _unreadable(folder: Path) -> list[str]:
 
 
 def _off_record(relation: str, source: ExemplarSource, wrong: dict[str, str], remedy: str) -> UserError:
-    manifest = f"{source.manifest}/{relation}.json"
+    manifest = manifest_file(relation, source)
     told = ", ".join(f"{name} ({how})" for name, how in wrong.items())
     if set(wrong.values()) == {"unreadable"}:
         return UserError(f"The exemplars of '{relation}' are damaged: {told}. {remedy}.")

@@ -1,13 +1,15 @@
-"""A relation's folder among files from elsewhere: found, checked to be whole, and copied."""
+"""A relation's folder among files from elsewhere: found, checked to be whole, copied, and what is on record of it."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path, PurePath
 
+from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, MASKS, read_exemplars
-from relinv.files import is_visible, require_utf8
+from relinv.files import is_visible, read_json, require_utf8
+from relinv.settings import ExemplarSource
 
 
 def relation_folder(root: Path, relation: str) -> Path | None:
@@ -49,6 +51,22 @@ def fault_of(folder: Path) -> str:
 def whole_folder(relation: str) -> str:
     """Return what error messages call a complete folder of `relation`."""
     return f"folder '{relation}' with a {CAPTIONS} and every picture this names"
+
+
+def manifest_file(relation: str, source: ExemplarSource) -> Path | None:
+    """Return the file that records a relation's files, which may still be missing; None if they are not recorded."""
+    return source.manifest / f"{relation}.json" if source.manifest else None
+
+
+def read_manifest(relation: str, source: ExemplarSource) -> dict[str, str] | None:
+    """Return the SHA-256 on record of each of a relation's files, by name; None if there is no record yet.
+
+    Raises UserError if the record is malformed.
+    """
+    manifest = manifest_file(relation, source)
+    if not manifest or not manifest.is_file():
+        return None
+    return parse(dict[str, str], read_json(manifest, "manifest"), "", manifest)
 
 
 def copy_files(source: Path, target: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePath
 
-from relinv.checking import parse
 from relinv.errors import UserError, reason
 from relinv.fetching.downloads import LISTING, TIMEOUT, cache_folder, download, retried
-from relinv.fetching.relation_folders import copy_files, place_in_relation, relation_folder, whole_folder
+from relinv.fetching.relation_folders import copy_files, place_in_relation, read_manifest, relation_folder, whole_folder
 from relinv.files import read_json, write_json
 from relinv.settings import ExemplarSettings, ExemplarSource
 
@@ -87,10 +86,8 @@ def _listing(relation: str, cache: Path, source: ExemplarSource) -> dict[str, st
 
 def _recorded(relation: str, source: ExemplarSource) -> str:
     """Return the names of a relation's files in brackets if a manifest records them, else nothing."""
-    manifest = source.manifest and source.manifest / f"{relation}.json"
-    if not manifest or not manifest.is_file():
-        return ""
-    return f" ({', '.join(parse(dict[str, str], read_json(manifest, 'manifest'), '', manifest))})"
+    names = read_manifest(relation, source)
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _list(address: str, cache: Path) -> list[tuple[str, str]]:
