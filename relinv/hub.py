@@ -76,7 +76,8 @@ def _download(source: str, revision: str | None, patterns: Sequence[str], kind: 
     from huggingface_hub import snapshot_download
 
     variants = ["*.fp16.safetensors", "*.non_ema.safetensors"]
-    with asking_hub(f"The {kind} '{source}' is no folder, and the hub does not give it", source, OFFLINE):
+    refusal = f"The {kind} '{source}' is not a local folder and cannot be downloaded from the hub"
+    with asking_hub(refusal, source, OFFLINE):
         return Path(
             snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=variants)
         )
@@ -96,13 +97,13 @@ def asking_hub(refusal: str, page: str, offline: str = "") -> Iterator[None]:
         yield
     except GatedRepoError as error:
         licence = f"accept its licence at https://huggingface.co/{page}, then {login}"
-        raise UserError(f"{refusal}, for it is gated: {licence}.") from error
+        raise UserError(f"{refusal}: the repository is gated; {licence}.") from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{refusal}, for it has none of that name, or a private one: correct the name, or {login}."
+            f"{refusal}: no repository has that name, or it is private; correct the name, or {login}."
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{refusal}, for it has no such revision: correct that.") from error
+        raise UserError(f"{refusal}: there is no such revision; correct the revision.") from error
     except Exception as error:  # the client raises many kinds: no network, a broken answer
         if isinstance(error, OSError) and error.errno in OF_DISKS:
             raise  # the command line says what to do

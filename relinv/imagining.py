@@ -101,7 +101,7 @@ def with_options(options: Sequence[str], adapters: Mapping[str, Mapping[str, Any
         place, equals, value = option.partition("=")
         adapter, dot, name = place.partition(".")
         if not (equals and dot):
-            raise UserError(f"'{option}' is no option: write --with ADAPTER.NAME=VALUE, such as perfusion.beta=0.5.")
+            raise UserError(f"'{option}' is not an option: write --with ADAPTER.NAME=VALUE, as in perfusion.beta=0.5.")
         changed.setdefault(adapter, {})[name] = parse_yaml(value, f"value in '{option}'")
     return changed
 

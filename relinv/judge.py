@@ -154,7 +154,7 @@ def _download(settings: JudgeSettings) -> None:
     name, tag = settings.model, settings.pretrained
     weights = open_clip.get_pretrained_cfg(name, tag)
     page = weights["hf_hub"].rpartition("/")[0]  # owner/name/file, the file's name often empty
-    refusal = f"The judge '{name}/{tag}' is not here, and the hub does not give all of it"
+    refusal = f"The judge '{name}/{tag}' is not in the local cache and cannot be downloaded"
     with asking_hub(refusal, page, OFFLINE):
         try:
             open_clip.download_pretrained(weights)
@@ -211,7 +211,7 @@ def _check_name(settings: JudgeSettings) -> None:
         raise unknown("open_clip model", name, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is None:
-        raise UserError(f"The judge '{name}' is no folder: set its pretrained to one of {', '.join(tags)}.")
+        raise UserError(f"The judge '{name}' is not a folder: set its pretrained to one of {', '.join(tags)}.")
     if tag not in tags:
         raise unknown(f"pretrained tag of the judge {name}", tag, tags)
     wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)

@@ -79,6 +79,6 @@ def _unread(names: Sequence[str], folder: Path) -> list[str]:
     if not names:
         return []
     return [
-        f"{', '.join(names)}: left out, for only {KINDS} are read. Save photographs among them as .png or .jpg and add "
-        f"them to '{folder}' and its {CAPTIONS}."
+        f"{', '.join(names)}: left out, because only {KINDS} are read. Save photographs among them as .png or .jpg and "
+        f"add them to '{folder}' and its {CAPTIONS}."
     ]

@@ -67,12 +67,12 @@ def load_segmenter(model: str) -> Segmenter:
         network, report = CLIPSegForImageSegmentation.from_pretrained(model, output_loading_info=True)
     except Exception as error:  # configurations, weights, tokenizers, downloads: each fails in its own way
         raise UserError(
-            f"The segmentation model '{model}' cannot be had ({reason(error)}): go online, or give --model the folder "
-            "of a CLIPSeg with its processor."
+            f"The segmentation model '{model}' cannot be loaded ({reason(error)}): go online, or give --model the "
+            "folder of a CLIPSeg with its processor."
         ) from error
     if report["missing_keys"]:
         lacking = ", ".join(sorted(report["missing_keys"])[:3])
-        raise UserError(f"'{model}' is no whole CLIPSeg, for it lacks {lacking} and more: give --model another.")
+        raise UserError(f"'{model}' is not a complete CLIPSeg: it lacks {lacking} and more; give --model another.")
     return Segmenter(model, network, processor)
 
 

@@ -82,7 +82,7 @@ def _image_names(folder: Path, verdict: Verdict) -> list[str]:
     images = [path.name for path in pictures_in(folder)]
     for path in sorted(folder.iterdir()):
         if is_visible(path.name) and path.name not in (*images, CAPTIONS, MASKS, ENTRY):
-            verdict.warnings.append(f"{path.name} is no picture and not used: remove it.")
+            verdict.warnings.append(f"{path.name} is not a picture and is not used: remove it.")
     _check_masks(folder / MASKS, images, verdict)
     return images
 
@@ -93,7 +93,7 @@ def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
     for path in sorted(path for path in folder.glob("*") if is_visible(path.name)):
         if path.suffix != ".png" or path.stem not in stems:
             verdict.warnings.append(
-                f"{MASKS}/{path.name} is no picture's mask: name it as its picture, ending in .png."
+                f"{MASKS}/{path.name} belongs to no picture: name it as its picture, ending in .png."
             )
             continue
         if stems.count(path.stem) > 1:
@@ -210,7 +210,7 @@ def _check_duplicates(looks: Mapping[str, Look], settings: ValidateSettings, ver
 
     for first, second in itertools.combinations(looks, 2):
         if looks[first].digest == looks[second].digest:
-            verdict.errors.append(f"{second} shows the very picture {first} shows: remove one of the two.")
+            verdict.errors.append(f"{second} is an exact duplicate of {first}: remove one of the two.")
         elif np.abs(looks[first].thumbnail - looks[second].thumbnail).mean() <= settings.duplicate_difference:
             verdict.warnings.append(f"{second} is nearly the same picture as {first}: different scenes teach more.")
 

@@ -213,7 +213,7 @@ def test_an_archive_without_all_of_the_relation_is_refused_and_not_put_on_record
     (part / lost).unlink()
     server.content = zipped(part, tmp_path / "part.zip").read_bytes()
     source = from_("archive", f"{server.address}/benchmark.zip", tmp_path / "manifest")
-    with pytest.raises(UserError, match=rf"folder 'inside' in the archive '.*' is not whole: correct it\. .*{lost}\.$"):
+    with pytest.raises(UserError, match=rf"'inside' in the archive '.*' is incomplete: correct it\. .*{lost}\.$"):
         fetch(source, tmp_path)
     assert not (tmp_path / "data" / "inside").exists() and not (tmp_path / "manifest").exists()
     server.content = good

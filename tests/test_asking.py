@@ -116,7 +116,7 @@ def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeyp
         with pytest.raises(UserError, match=f"vision-language model (folder )?'{name}'"):
             check_asked(JudgeSettings(**values | {"asked": asked}))
     with pytest.raises(
-        UserError, match="The vision-language model 'some/model' is no folder, and the hub does not give"
+        UserError, match="The vision-language model 'some/model' is not a local folder and cannot be downloaded"
     ):
         load("some/model")
 

@@ -170,7 +170,7 @@ def test_a_missing_folder_is_refused(place: str) -> None:
 @pytest.mark.parametrize("first", [load_base, load_token_counter])
 def test_a_hub_id_that_cannot_be_had_is_refused(first: Callable[..., Any]) -> None:
     with pytest.raises(
-        UserError, match=r"'nobody/nothing' is no folder, and the hub .*: .*, run `relinv download` first"
+        UserError, match=r"'nobody/nothing' is not a local folder and .* from the hub: .*, run `relinv download` first"
     ):
         first(tiny_settings(Path("nobody/nothing")))
 
@@ -237,7 +237,7 @@ def test_a_damaged_configuration_is_refused(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("component", "change", "difference"),
     [
-        ("unet", {"in_channels": 9}, "its UNet takes 9 channels, which its latents have not"),  # inpainting
+        ("unet", {"in_channels": 9}, "its UNet takes 9 channels, unlike its latents"),  # inpainting
         ("unet", {"addition_embed_type": "text_time"}, "its UNet takes more than timesteps and a prompt"),  # XL
         ("unet", {"time_cond_proj_dim": 256}, "its UNet takes more than timesteps and a prompt"),  # latent consistency
         ("unet", {"num_class_embeds": 1000}, "its UNet takes more than timesteps and a prompt"),
@@ -265,7 +265,7 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
         return str(copied)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(UserError, match=f"is no Stable Diffusion 1 or 2 as this project runs them: {difference}"):
+    with pytest.raises(UserError, match=f"is not a Stable Diffusion 1 or 2 as this project runs them: {difference}"):
         load_base(tiny_settings(Path("some/model")))
     assert [pattern for (patterns,) in [fetched] for pattern in patterns if "safetensors" in pattern] == []
 
@@ -343,7 +343,7 @@ def test_too_little_memory_is_not_laid_to_the_folder(base: Base, monkeypatch: py
 def test_a_gated_model_says_how_to_get_access(first: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     refuse = MagicMock(side_effect=GatedRepoError("403 Forbidden", response=MagicMock(headers={})))
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(UserError, match=r"gated: accept its licence at https://huggingface\.co/some/model, then"):
+    with pytest.raises(UserError, match=r"gated; accept its licence at https://huggingface\.co/some/model, then"):
         first(tiny_settings(Path("some/model")))
 
 

@@ -54,7 +54,7 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
     printed = run("new", "leaning_on", "pictures")
     captions = checkout / "data/exemplars/own/leaning_on/text.json"
     assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
-    assert "IMG_4.HEIC, notes.txt, text.json: left out, for only .bmp, .jpeg, .jpg" in printed
+    assert "IMG_4.HEIC, notes.txt, text.json: left out, because only .bmp, .jpeg, .jpg" in printed
     assert "DS_Store" not in printed
     assert "still to be filled in" in printed and "4.png: its mode is L" in printed
     assert "relation.yaml: say what stands between" in printed
@@ -397,8 +397,8 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
         ("<> box", ("--use", "=inside/reversion"), r"a token that prompts cannot name"),
         ("<r> box", ("--use", "r> <k=inside/reversion"), r"a token that prompts cannot name"),
         ("caf\udce9 <r> box", INSIDE, r"The prompt is not UTF-8 text"),
-        ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is no option"),
-        ("<r> box", (*INSIDE, "--with", "perfusion.beta"), r"'perfusion\.beta' is no option"),
+        ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is not an option"),
+        ("<r> box", (*INSIDE, "--with", "perfusion.beta"), r"'perfusion\.beta' is not an option"),
         ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),
         (
             "<r> box",

@@ -115,11 +115,11 @@ def test_weights_that_cannot_be_taken_over_are_refused(base: Base, published: Pa
     for content, reason in (
         (learned | {query: weight}, "holds queries and outputs too"),
         (learned | {out: weight}, "holds queries and outputs too"),
-        (learned | {"down.attn1.processor": {"to_k": weight}}, r"holds a dict as down\.attn1\.processor, no tensor"),
+        (learned | {"down.attn1.processor": {"to_k": weight}}, r"holds a dict as down\.attn1\.processor, not a tensor"),
         ({key: tensor[:, 1:] for key, tensor in learned.items()}, "do not fit the base"),
         ({name: weight}, "is missing and should be"),
         (learned | {"other_blocks.attn2.processor.to_k_custom_diffusion.weight": weight}, "should be absent"),
-        (learned | {name: "weights"}, "holds a str as .*, no tensor"),
+        (learned | {name: "weights"}, "holds a str as .*, not a tensor"),
         (learned | {name: weight.detach().to_sparse()}, "in a form of its own .*sparse_coo"),
         (learned | {name: weight * torch.nan}, "not finite"),
     ):

@@ -306,7 +306,7 @@ def test_what_was_placed_and_is_no_longer_whole_is_told_and_not_replaced_by_the_
     place_exemplars("inside", exemplar_folder, source, tmp_path / "scratch")
     (placed,) = (tmp_path / "exemplars" / "placed").glob("*/inside")
     (placed / "2.png").unlink()
-    with pytest.raises(UserError, match=rf"^'{placed}' is not whole: complete it, or remove it\. .*2\.png"):
+    with pytest.raises(UserError, match=rf"^'{placed}' is incomplete: complete it, or remove it\. .*2\.png"):
         fetch(source, tmp_path)
 
 
@@ -321,7 +321,7 @@ def test_files_that_are_not_as_recorded_are_told_apart(exemplar_folder: Path, tm
         fetch(source, tmp_path)
     assert str(caught.value) == (
         f"The exemplars of 'inside' are not those on record in '{record}': 0.png (changed), 9.png (missing), notes.txt "
-        "(extra). Fetch them again, or set right where they come from; if it is so on purpose, delete "
+        "(extra). Fetch them again, or set right where they come from; if that is on purpose, delete "
         f"'{record}' and run this again."
     )
 
@@ -401,7 +401,7 @@ HUB = from_("hub", "someone/relations@v1")
 def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(hub: Hub, exemplar_folder: Path, tmp_path: Path) -> None:
     given = hub.folder / "data" / "inside"
     hub.refused, hub.status = "masks", 404
-    with pytest.raises(UserError, match="The hub does not give the dataset 'someone/relations@v1'"):
+    with pytest.raises(UserError, match="The dataset 'someone/relations@v1' cannot be downloaded"):
         fetch(HUB, tmp_path)
     hub.refused = "nothing"
     assert fingerprint(fetch(HUB, tmp_path)) == fingerprint(given)
@@ -419,17 +419,22 @@ def test_a_dataset_without_the_relation_is_named(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("refused", "code", "reason"),
     [
-        ("/api/", "RepoNotFound", "it has none of that name, or a private one: correct the name, or log in"),
-        ("/revision/v1", "RevisionNotFound", "it has no such revision: correct that"),
-        ("/resolve/", "GatedRepo", "it is gated: accept its licence at https://huggingface.co/datasets/someone/"),
+        ("/api/", "RepoNotFound", "no repository has that name, or it is private; correct the name, or log in"),
+        ("/revision/v1", "RevisionNotFound", "there is no such revision; correct the revision"),
+        (
+            "/resolve/",
+            "GatedRepo",
+            "the repository is gated; accept its licence at https://huggingface.co/datasets/someone/",
+        ),
     ],
 )
 def test_what_the_hub_refuses_is_told_as_it_is(refused: str, code: str, reason: str, hub: Hub, tmp_path: Path) -> None:
     hub.refused, hub.code = refused, code
-    with pytest.raises(UserError, match=f"^The hub does not give the dataset 'someone/relations@v1', for {reason}"):
+    told = f"^The dataset 'someone/relations@v1' cannot be downloaded from the hub: {reason}"
+    with pytest.raises(UserError, match=told):
         fetch(HUB, tmp_path)
 
 
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"does not give the dataset 'someone/relations@v1': .*offline mode is enabled"):
+    with pytest.raises(UserError, match=r"'someone/relations@v1' cannot be downloaded .*offline mode is enabled"):
         fetch(HUB, tmp_path)

@@ -198,7 +198,7 @@ def test_position_embeddings_are_never_stretched(broken: Path, tower: str, chang
         ("data/nowhere", None, "folder 'data/nowhere' does not exist"),
         ("ViT-B-23", "openai", "Unknown open_clip model 'ViT-B-23'. Did you mean 'ViT-B-32'"),
         ("ViT-B-32-quickgelu", "opnai", "Did you mean 'openai'"),
-        ("ViT-B-32-quickgelu", None, "is no folder: set its pretrained to one of .*openai"),
+        ("ViT-B-32-quickgelu", None, "is not a folder: set its pretrained to one of .*openai"),
         ("ViT-L-14", "openai", "trained with QuickGELU.*set the judge's model to 'ViT-L-14-quickgelu'"),
     ],
 )
@@ -212,7 +212,7 @@ def test_weights_that_are_not_here_are_told_before_anything_runs(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = r"'RN50-quickgelu/openai' is not here, and the hub does not give all of it: .*, run `relinv download` first"
+    said = r"'RN50-quickgelu/openai' is not in the local cache and cannot be .*: .*, run `relinv download` first"
     with pytest.raises(UserError, match=said):
         check_judge(JudgeSettings(model="RN50-quickgelu", pretrained="openai", device="cpu"))
     with pytest.raises(UserError, match=said):
@@ -225,7 +225,7 @@ def test_a_tokenizer_that_is_not_here_is_told_before_anything_runs(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("open_clip.download_pretrained", MagicMock())  # the weights are here
-    with pytest.raises(UserError, match=r"'ViT-B-16-SigLIP/webli' is not here, .*, run `relinv download` first"):
+    with pytest.raises(UserError, match=r"'ViT-B-16-SigLIP/webli' is not in the local .*, run `relinv download` first"):
         check_judge(JudgeSettings(model="ViT-B-16-SigLIP", pretrained="webli", device="cpu"))
 
 

@@ -121,4 +121,4 @@ def test_validation_names_masks_of_no_picture_and_damaged_ones(exemplar_folder: 
     settings = ValidateSettings(minimum_images=4, minimum_side=64, duplicate_difference=0)
     verdict = validate_folder(folder, settings, count_tokens=lambda text: 1, token_limit=24, resolution=64)
     assert [error for error in verdict.errors if "1.png" in error] and len(verdict.errors) == 1
-    assert verdict.warnings == ["masks/9.png is no picture's mask: name it as its picture, ending in .png."]
+    assert verdict.warnings == ["masks/9.png belongs to no picture: name it as its picture, ending in .png."]

@@ -122,8 +122,8 @@ def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_p
     file, token = tmp_path / "other.ckpt", content["embedding"]
     for change, reason in (
         ({"target_input": None}, "holds a NoneType as target_input"),
-        ({"embedding": {}}, "no checkpoint of Perfusion"),
-        ({"target_output": {"model.attn1.to_k": torch.zeros(3)}}, "no checkpoint of Perfusion"),
+        ({"embedding": {}}, "not a checkpoint of Perfusion"),
+        ({"target_output": {"model.attn1.to_k": torch.zeros(3)}}, "not a checkpoint of Perfusion"),
         ({"target_output": {}}, "do not fit the base"),
         ({"target_input": torch.ones(base.dim).to_sparse()}, "in a form of its own .*sparse_coo"),
         ({"C_inv": torch.eye(base.dim) * torch.inf}, "C_inv .* not finite"),
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused(base: Base, content: dict[str, Any], tmp_p
         ({"embedding": token | {"initializer_words": [" "]}}, "names no word"),
         ({"embedding": token | {"initializer_words": [7]}}, "names no word"),
         ({"embedding": token | {"initializer_words": "cat " * (base.tokenizer.model_max_length - 1)}}, "names no word"),
-        ({"embedding": token | {"string_to_param": {}}}, "no checkpoint of Perfusion"),
+        ({"embedding": token | {"string_to_param": {}}}, "not a checkpoint of Perfusion"),
         (
             {"embedding": token | {"string_to_param": {"*": torch.tensor(1.0)}}},
             r"\(\) numbers",

@@ -218,16 +218,16 @@ def test_folders_and_words_that_cannot_do_are_refused(
 
 
 def test_models_that_cannot_be_had_are_named(model: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'CIDAS/clipseg-rd64-refined' cannot be had .* go online"):
+    with pytest.raises(UserError, match=r"'CIDAS/clipseg-rd64-refined' cannot be loaded .* go online"):
         run("masks", str(folder), "cat")  # the hub is out of reach in tests
-    with pytest.raises(UserError, match=r"'.*nowhere' cannot be had"):
+    with pytest.raises(UserError, match=r"'.*nowhere' cannot be loaded"):
         run("masks", str(folder), "cat", "--model", str(tmp_path / "nowhere"))
     damaged = tmp_path / "damaged"
     shutil.copytree(model, damaged)
     (damaged / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"'.*damaged' cannot be had"):
+    with pytest.raises(UserError, match=r"'.*damaged' cannot be loaded"):
         run("masks", str(folder), "cat", "--model", str(damaged))
     CLIPTextModel(CLIPTextConfig(vocab_size=600, hidden_size=16, intermediate_size=16)).save_pretrained(damaged)
-    with pytest.raises(UserError, match=r"'.*damaged' (is no whole CLIPSeg, for it lacks|cannot be had)"):
+    with pytest.raises(UserError, match=r"'.*damaged' (is not a complete CLIPSeg: it lacks|cannot be loaded)"):
         run("masks", str(folder), "cat", "--model", str(damaged))
     assert not (folder / "masks").exists()

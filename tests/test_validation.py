@@ -84,7 +84,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged": (_truncate, "2.png' cannot be read"),
     "small": (lambda f: _resave(f, lambda p: p.resize((16, 40))), "0.png: its shorter side has 16 pixels"),
     "deep": (lambda f: _resave(f, lambda p: p.convert("I;16")), "0.png: its mode is I;16: save it in 8-bit RGB."),
-    "identical": (lambda f: _resave(f, lambda p: p, "0", "1"), "1.png shows the very picture 0.png shows: remove"),
+    "identical": (lambda f: _resave(f, lambda p: p, "0", "1"), "1.png is an exact duplicate of 0.png: remove"),
     "unlisted": (lambda f: edit_captions(f, p0=None), "0.png has no captions in text.json: add"),
     "absent": (lambda f: edit_captions(f, p9=["cat {} box"]), "names '9.png', which is not there: add"),
     "no slot": (lambda f: edit_captions(f, p0=["cat inside box"]), "'cat inside box' of 0.png has 0 '{}': write"),
@@ -110,7 +110,7 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "grey": (lambda f: _resave(f, lambda p: p.convert("L")), "0.png: its mode is L and is converted to RGB"),
     "transparent": (lambda f: _resave(f, lambda p: p.convert("RGBA")), "with transparency, which is laid on white"),
     "transparent mask": (lambda f: _mask(f, "RGBA"), "masks/0.png: what is transparent in it counts in full, as white"),
-    "unread mask": (lambda f: _mask(f, "L", ".jpg"), "masks/0.jpg is no picture's mask: name it as its picture"),
+    "unread mask": (lambda f: _mask(f, "L", ".jpg"), "masks/0.jpg belongs to no picture: name it as its picture"),
     "long picture": (lambda f: _resave(f, lambda p: p.resize((64, 160))), "more than twice as long as wide"),
     "moving": (_animate, "0.png: it holds 2 frames and only the first is used: save that one alone"),
     "enlarged": (lambda f: _resave(f, lambda p: p.resize((48, 48))), "has 48 pixels and is enlarged to 64"),
@@ -126,7 +126,7 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         "1.png is nearly the same picture as 0.png",
     ),
     "same caption": (lambda f: edit_captions(f, p0=["cat {} box"] * 2), "0.png has the same caption twice"),
-    "other file": (lambda f: (f / "notes.txt").write_text(""), "notes.txt is no picture and not used: remove it."),
+    "other file": (lambda f: (f / "notes.txt").write_text(""), "notes.txt is not a picture and is not used: remove"),
 }  # fmt: skip
 
 

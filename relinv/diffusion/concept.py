@@ -193,7 +193,7 @@ def _read_row(path: Path, token: str, remedy: str) -> torch.Tensor:
     tensors = _read(path, remedy)
     if list(tensors) != [token] or tensors[token].dim() != 1:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        raise UserError(f"'{path}' holds {shapes}, not one row named {token}: it is no concept of this project.")
+        raise UserError(f"'{path}' holds {shapes}, not one row named {token}: it is not a concept of this project.")
     return tensors[token].float()
 
 

@@ -35,8 +35,8 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     learned = {str(name): value for name, value in content.items() if not _is_empty(value)}
     if any(part in name for name in learned for part in UNUSED):
         raise UserError(
-            f"'{file}' holds queries and outputs too, for all of the cross-attention was trained: only keys and values "
-            "can be taken over, as `--freeze_model crossattn_kv` trains them."
+            f"'{file}' holds queries and outputs too, because all of the cross-attention was trained: only keys and "
+            "values can be imported, as `--freeze_model crossattn_kv` trains them."
         )
     tensors = {name: floats(value, name, file) for name, value in learned.items()}
     require_fit(base, tensors, pretrained(base))

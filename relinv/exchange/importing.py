@@ -104,7 +104,7 @@ def _require_free(folder: Path, method: str) -> None:
     """Raise UserError if a method of the project has that name, or `folder` holds anything not imported."""
     if method in plugin_names("relinv.methods"):
         raise UserError(
-            f"'{method}' is a method of this project, which makes what goes by its name: name another METHOD, such as "
+            f"'{method}' is a method of this project, whose results have that name: name another METHOD, such as "
             "published."
         )
     if folder.exists() and not _is_imported(folder):

@@ -39,7 +39,7 @@ def read_perfusion(content: Mapping[str, Any], file: Path, base: Base) -> Publis
         outputs = {diffusers_name(layer): floats(output, layer, file) for layer, output in learned}
         tensors = {INPUT: start, DIRECTION: inverse @ start, **outputs}
     except (LookupError, AttributeError, TypeError, RuntimeError, ValueError, StopIteration):
-        raise UserError(f"'{file}' is no checkpoint of Perfusion with {', '.join(sorted(KEYS))}.") from None
+        raise UserError(f"'{file}' is not a checkpoint of Perfusion with {', '.join(sorted(KEYS))}.") from None
     options = {"superclass": superclass, "beta": 0.7, "tau": 0.15, "locking": "local"}
     options["second_moment"] = hashlib.sha256(inverse.numpy().tobytes()).hexdigest()
     Adapter(base, None, tensors, options)  # raises UserError if it does not fit

@@ -45,12 +45,12 @@ def load_content(file: Path) -> Mapping[str, Any]:
         named_safe = file.suffix.lower() == ".safetensors" and not start.startswith(PICKLES)
         if isinstance(error, pickle.UnpicklingError) and not named_safe:
             raise UserError(
-                f"'{file}' is no plain file of tensors and might run code: it was not opened; ask for it as "
+                f"'{file}' is not a plain file of tensors and might run code, so it was not opened: ask for it as "
                 ".safetensors."
             ) from None
-        raise UserError(f"'{file}' is damaged, or no file of tensors that may be opened: fetch it again.") from None
+        raise UserError(f"'{file}' is damaged, or not a file of tensors that may be opened: fetch it again.") from None
     if not isinstance(content, Mapping):
-        raise UserError(f"'{file}' holds a {type(content).__name__}, no learned token.")
+        raise UserError(f"'{file}' holds a {type(content).__name__}, not a learned token.")
     return content
 
 
@@ -58,7 +58,7 @@ def _refuse_packed(file: Path) -> None:
     """Raise UserError if a zip unpacks to more than its own size, which torch's never do: it might fill the memory."""
     with zipfile.ZipFile(file) as opened:
         if sum(part.file_size for part in opened.infolist()) > file.stat().st_size:
-            raise UserError(f"'{file}' is packed, and torch never packs: ask for it as .safetensors.")
+            raise UserError(f"'{file}' is compressed, which torch's files never are: ask for it as .safetensors.")
 
 
 def _plain_dicts(value: Any) -> Any:
@@ -95,7 +95,7 @@ def _refuse_text(start: bytes, file: Path) -> None:
         )
     if start and len(start.translate(None, NOT_TEXT)) == len(start):
         raise UserError(
-            f"'{file}' is text, such as a web page, and no file of tensors: download the file itself, not the page "
+            f"'{file}' is text, such as a web page, not a file of tensors: download the file itself, not the page "
             "that shows it."
         )
 
@@ -126,7 +126,7 @@ def floats(value: Any, name: str, file: Path) -> torch.Tensor:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        raise UserError(f"'{file}' holds a {type(value).__name__} as {name}, no tensor: it cannot be imported.")
+        raise UserError(f"'{file}' holds a {type(value).__name__} as {name}, not a tensor: it cannot be imported.")
     kinds = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
     stored = value.dtype in kinds and value.layout == torch.strided and value.device.type == "cpu"
     # A tensor that repeats a few numbers through its strides may claim more than fits in memory.

@@ -50,7 +50,7 @@ def fetch_exemplars(
         with FileLock(cache / ".lock"):  # relations are fetched in parallel, but an archive of them all only once
             placed = PLACED / cache.name / relation
             if placed.is_dir() and (fault := fault_of(placed)):
-                raise UserError(f"'{placed}' is not whole: complete it, or remove it. {fault}")
+                raise UserError(f"'{placed}' is incomplete: complete it, or remove it. {fault}")
             kept = placed if placed.is_dir() else relation_folder(cache, relation)
             if kept is None:
                 plugin.fill(relation, folder, source, settings, scratch)
@@ -175,7 +175,7 @@ def _off_record(relation: str, source: ExemplarSource, wrong: dict[str, str], re
     if set(wrong.values()) == {"unreadable"}:
         return UserError(f"The exemplars of '{relation}' are damaged: {told}. {remedy}.")
     return UserError(
-        f"The exemplars of '{relation}' are not those on record in '{manifest}': {told}. {remedy}; if it is so on "
+        f"The exemplars of '{relation}' are not those on record in '{manifest}': {told}. {remedy}; if that is on "
         f"purpose, delete '{manifest}' and run this again."
     )
 

@@ -27,7 +27,7 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
                 "params.yaml."
             )
         if fault := fault_of(folder):
-            raise UserError(f"The folder '{relation}' in the archive '{archive}' is not whole: correct it. {fault}")
+            raise UserError(f"The folder '{relation}' in the archive '{archive}' is incomplete: correct it. {fault}")
     except UserError:
         if is_address(source.location()):
             archive.unlink(missing_ok=True)  # so that the next run fetches it again

@@ -16,13 +16,13 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 def fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
     """Download the relation's files and copy them into `folder`; `path` is "owner/name" or "owner/name@revision".
 
-    Raises UserError if the hub does not give the dataset, or if the dataset lacks the relation.
+    Raises UserError if the dataset cannot be downloaded or lacks the relation.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     cache = cache_folder(scratch, source)
     name, _, revision = source.location().partition("@")
-    with asking_hub(f"The hub does not give the dataset '{source.location()}'", f"datasets/{name}"):
+    with asking_hub(f"The dataset '{source.location()}' cannot be downloaded from the hub", f"datasets/{name}"):
         # asked first, because a snapshot that is refused looks complete if its folder already has files
         commit = HfApi().dataset_info(name, revision=revision or None, timeout=TIMEOUT).sha
         patterns = [f"{relation}/*", f"*/{relation}/*"]
