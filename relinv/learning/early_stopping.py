@@ -15,7 +15,10 @@ EVALUATIONS = 10  # per window; each costs a pass of the UNet without gradients
 
 @dataclass
 class EarlyStopping:
-    """Ends a training when the fixed loss has levelled off: `window` in steps, `threshold` the share of variance."""
+    """Ends a training when the fixed loss has levelled off.
+
+    window: in steps, at least EVALUATIONS. threshold: the share of variance below which the loss is level.
+    """
 
     window: int
     threshold: float
@@ -24,7 +27,7 @@ class EarlyStopping:
     @property
     def every(self) -> int:
         """Return the number of steps between two evaluations."""
-        return max(1, self.window // EVALUATIONS)
+        return self.window // EVALUATIONS
 
     def is_due(self, done: int) -> bool:
         """Return whether to evaluate the fixed loss after `done` steps."""

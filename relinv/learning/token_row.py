@@ -10,7 +10,7 @@ from pydantic import Field
 
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
-from relinv.learning.early_stopping import EarlyStopping
+from relinv.learning.early_stopping import EVALUATIONS, EarlyStopping
 from relinv.learning.losses import Term, anchor, weighted_denoising
 from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.timesteps import importance
@@ -42,7 +42,7 @@ class TokenRowSettings(Settings):
     denoise_weight: Weight
     anchor_weight: Weight  # pulls the row to a word's (Compositional Inversion); 0: not at all
     anchor_word: Annotated[str, Field(min_length=1)] | None  # which word's; null: the initializer_token
-    stop_window: Annotated[int, Field(ge=10)] | None  # steps over which the fixed loss must be level; null: no stop
+    stop_window: Annotated[int, Field(ge=EVALUATIONS)] | None  # steps of a level fixed loss; null: no stop
     stop_threshold: Annotated[float, Field(gt=0, lt=1)]  # the share of the loss's variance below which it is level
 
     def check_words(self, words: str, tokenizer: CLIPTokenizer) -> None:
