@@ -102,8 +102,8 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
         settings.fill_uninitialized_memory,
     )
     if device.type != "cpu":
-        # warn_only: fused attention is allowed, but its backward is not deterministic; without it PyTorch avoids
-        # cuDNN's attention.
+        # warn_only=True permits fused attention, whose forward is deterministic; without it PyTorch would avoid
+        # cuDNN's kernel. Training on CUDA uses the strict mode.
         torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not backward)
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:

@@ -61,7 +61,7 @@ def find_tokenizer(source: str, revision: str | None) -> Path | None:
     folder = Path(source)
     try:
         if not folder.is_dir():
-            # without patterns, the cache counts as incomplete until it holds every file of the model, run here or not
+            # without patterns, a cache that lacks any file of the model, needed here or not, counts as incomplete
             folder = Path(
                 snapshot_download(source, revision=revision, allow_patterns=list(TOKENIZER), local_files_only=True)
             )

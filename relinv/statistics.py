@@ -101,11 +101,11 @@ def paired_difference(
 
 
 class _Means(NamedTuple):
-    """The mean of all rows, those of the resamples (resamples,), and with how many degrees of freedom these spread."""
+    """A metric's mean over all rows, and over each resample of them."""
 
     of_all: float
-    resampled: np.ndarray
-    freedom: int
+    resampled: np.ndarray  # (resamples,)
+    freedom: int  # degrees of freedom of the Student's quantile by which the interval is widened
 
 
 def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float) -> _Means:
@@ -127,7 +127,7 @@ def _interval(means: _Means, bootstrap: Bootstrap) -> Interval:
     """Return the mean between the percentiles that leave out half of 1 - level at each end, moved as Student's are."""
     tail = (1 - bootstrap.level) / 2
     low, high = np.quantile(means.resampled, [tail, 1 - tail]) - means.of_all
-    wider = stdtrit(max(means.freedom, 1), tail) / ndtri(tail)  # without freedom there is no spread to widen
+    wider = stdtrit(max(means.freedom, 1), tail) / ndtri(tail)  # at 0, resamples do not vary
     return Interval(means.of_all, float(means.of_all + wider * low), float(means.of_all + wider * high))
 
 

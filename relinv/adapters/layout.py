@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
 
 Share = Annotated[float, Field(ge=0, le=1)]
-GRADIENT_SCALE = 1024.0  # of gradients on their way: fp16 would round small ones off; a power of two changes no digit
+# Gradients are computed this many times too large: fp16 would round small ones to 0, and a power of two rounds none.
+GRADIENT_SCALE = 1024.0
 COLOURS = {"head": "#c9506b", "tail": "#2b7bb9"}
 
 

@@ -188,7 +188,7 @@ def require_lockable(tokenizer: CLIPTokenizer, superclass: str, locking: str) ->
 def _require_distinct(concepts: Sequence[Adapter]) -> None:
     """Raise UserError if one concept cannot be told from another, or has another second moment."""
     if len(concepts) == 1:
-        return  # without a look at its numbers, for which a GPU would be waited for
+        return  # before any number is read, which would wait for a GPU
     if len({other.options["second_moment"] for other in concepts}) > 1:
         raise UserError(
             "Two of the concepts in use were learned with different second moments of the base's encodings: "

@@ -36,7 +36,8 @@ class ConceptAdapter:
     """
 
     FILE = "weights.safetensors"  # the file in a concept folder that holds `tensors`
-    shares_unet = False  # whether neither the UNet nor the encodings' width changes: trainings can then share passes
+    # True if it leaves the UNet and the encodings' width unchanged, so several trainings can share one forward pass
+    shares_unet = False
     Drawing: type[Settings] = Settings  # the options that can be changed each time the concept is drawn
     addable = False  # whether concepts that were learned without it can be drawn with it; it has no tensors then
     widens_encodings = False  # whether what `encode` returns may be wider than the base's, for its own hooks

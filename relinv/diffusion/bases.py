@@ -80,7 +80,7 @@ class Base:
     def scheduler(self) -> DDPMScheduler:
         """Return the noise schedule of training; samplers are made from its config.
 
-        Raises UserError if the config does not say by which betas: diffusers' own default is no Stable Diffusion's; or
+        Raises UserError if the config does not give the betas, since diffusers' defaults are not Stable Diffusion's, or
         if the UNet predicts neither noise nor velocity.
         """
         from diffusers import DDPMScheduler

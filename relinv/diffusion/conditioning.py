@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relinv.diffusion.concept import Concept
     from relinv.settings import Sampler
 
-PROMPTS_AT_ONCE = 100  # encoded together, whatever the sampling batch size, which therefore changes no encoding
+PROMPTS_AT_ONCE = 100  # encoded together: were it the sampling batch size, that would change encodings by rounding
 
 
 def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]], file: str = "params.yaml") -> Concept:

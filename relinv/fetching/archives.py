@@ -28,7 +28,9 @@ MAX_NAME = 255  # bytes in a file's name; no common file system allows more
 MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before a file; tarfile keeps them all in memory
 DRIVE = re.compile("[A-Za-z]:")
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by first bytes
-BY_CONTENT = (None, errno.EINVAL)  # errnos of damage: decompressors set none; a bad header seeks to before the start
+# The errno of an OSError if the archive is damaged: decompressors set none, and a bad header can make tarfile seek to a
+# negative position (EINVAL). Any other errno is the system's, such as that of a full disk.
+BY_CONTENT = (None, errno.EINVAL)
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
 
@@ -55,7 +57,7 @@ def unpack(archive: Path, relation: str, folder: Path) -> bool:
         return _write(archive, relation, folder)
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in BY_CONTENT:
-            raise  # the system's fault, such as a full disk
+            raise
         raise UserError(
             f"The archive '{archive}' is damaged or of an unknown kind ({reason(error)}): fetch it again."
         ) from None

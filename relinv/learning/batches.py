@@ -37,7 +37,7 @@ class Batch:
 class Batches:
     """The batches of one training; ask for them inside `method.attached()`, where the method's token is known.
 
-    Of the pictures it keeps latents, templates and masks alone: a thousand of 512 pixels a side take 0.8 GB.
+    It keeps only latents, captions and masks, not the pictures, which would take 0.8 GB for 1,000 of 512 px.
     """
 
     def __init__(self, method: InversionMethod, pictures: Sequence[TrainingPicture], seed: int) -> None:
