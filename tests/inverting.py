@@ -27,6 +27,7 @@ FORMS = {
     "custom_diffusion+rows": {"resolutions": 10},
     "dreambooth+full": {"weights": "full"},
     "dreambooth+rows": {"resolutions": 10},
+    "reversion+rows": {"resolutions": 10},
 }
 # anchor_word is not the initializer_token: a token that starts at its anchor has that loss's minimum behind it already.
 SMALL = {"steps": 6, "batch_size": 2, "learning_rate": 0.03, "anchor_word": "inside", "prior_images": 2,
