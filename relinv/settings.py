@@ -165,10 +165,15 @@ class ExemplarSource(Settings):
 
 
 class ExemplarSettings(Settings):
-    """Which exemplar pictures are rendered: `shared` has one backdrop and tint in all ten, `varied` does not."""
+    """Which exemplars there are. set, seed: how they are rendered from the miniature's world.
+
+    `shared` has one backdrop and tint in all ten, `varied` does not. count: how many pictures are kept, the first by
+    file name, of any source; null: all.
+    """
 
     set: Literal["shared", "varied"]
     seed: Seed
+    count: Positive | None
 
 
 class ValidateSettings(Settings):

@@ -18,7 +18,7 @@ from relinv.exemplars import read_exemplars
 from relinv.fetching.fetch import fetch_exemplars
 from relinv.settings import ExemplarSettings, ExemplarSource
 
-SETTINGS = ExemplarSettings(set="shared", seed=0)
+SETTINGS = ExemplarSettings(set="shared", seed=0, count=None)
 
 
 def fetch(source: ExemplarSource, root: Path, scratch: Path | None = None) -> Path:

@@ -18,7 +18,7 @@ from relinv.files import atomic_write_bytes, atomic_write_text, read_text
 from relinv.params import Params, load_params
 from stages.invert_together import invert_together
 
-NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16, lower its resolution or "
+NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16 if it is fp32, lower its "
 FOR_DEBUGGING = (  # what PyTorch 2.8 adds to every error of a GPU
     "CUDA kernel errors might be asynchronously reported at some other API call\n"
     "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"

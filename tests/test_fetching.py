@@ -110,7 +110,7 @@ def test_unknown_source_is_answered_with_the_closest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exemplar_set", ["shared", "varied"])
 def test_world_renders_ten_pictures_alike_each_time(tmp_path: Path, exemplar_set: str) -> None:
-    settings = ExemplarSettings.model_validate({"set": exemplar_set, "seed": 0})
+    settings = ExemplarSettings.model_validate({"set": exemplar_set, "seed": 0, "count": None})
     for name in ("first", "second"):
         fetch_exemplars("inside", tmp_path / name / "inside", from_("world", None), settings, tmp_path)
     first, second = (read_exemplars(tmp_path / name / "inside") for name in ("first", "second"))
@@ -121,7 +121,7 @@ def test_world_renders_ten_pictures_alike_each_time(tmp_path: Path, exemplar_set
 @pytest.mark.parametrize(("kind", "name"), [("world", "inside"), ("objects", "koala")])
 def test_another_seed_renders_other_exemplars(kind: str, name: str, tmp_path: Path) -> None:
     for seed in (0, 1):
-        settings = ExemplarSettings(set="shared", seed=seed)
+        settings = ExemplarSettings(set="shared", seed=seed, count=None)
         fetch_exemplars(name, tmp_path / str(seed) / name, from_(kind, None), settings, tmp_path)
     assert fingerprint(tmp_path / "0" / name) != fingerprint(tmp_path / "1" / name)
 
@@ -345,6 +345,41 @@ def test_a_relation_of_ones_own_comes_before_the_source_and_is_valid(
     assert fingerprint(Path("data/relations") / relation) == fingerprint(own)
     verdict = json.loads(Path(f"data/verdicts/{relation}.json").read_text())
     assert (verdict["valid"], verdict["images"], verdict["warnings"]) == (True, 4, [])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_so_many_exemplars_are_kept_as_the_parameters_count(
+    own: bool, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = masked(exemplar_folder, tmp_path)
+    if own:
+        monkeypatch.setattr("relinv.fetching.fetch.OWN", whole.parent)
+    source, record = from_("folder", whole.parent, tmp_path / "manifests"), tmp_path / "manifests" / "inside.json"
+    kept = {}
+    for count in (1, 3, 9, None):
+        settings = SETTINGS.model_copy(update={"count": count})
+        fetch_exemplars("inside", tmp_path / "kept", source, settings, tmp_path / "scratch")
+        kept[count] = read_exemplars(tmp_path / "kept")
+        names = [exemplar.path.name for exemplar in kept[count].exemplars]
+        assert sorted(path.name for path in (tmp_path / "kept").glob("*.png")) == names
+    every = read_exemplars(whole)
+    assert [len(some.exemplars) for some in kept.values()] == [1, 3, 4, 4]
+    for some in kept.values():
+        assert [one.templates for one in some.exemplars] == [one.templates for one in every.exemplars][
+            : len(some.exemplars)
+        ]
+    assert kept[None].fingerprint == every.fingerprint
+    assert own or "3.png" in json.loads(record.read_text())  # what is recorded is what the source has
+
+
+def test_a_mask_goes_with_its_picture(exemplar_folder: Path, tmp_path: Path) -> None:
+    whole = masked(exemplar_folder, tmp_path)
+    (whole / "masks" / "0.png").rename(whole / "masks" / "2.png")
+    source = from_("folder", whole.parent)
+    for count, masks in ((3, ["2.png"]), (2, [])):
+        settings = SETTINGS.model_copy(update={"count": count})
+        fetch_exemplars("inside", tmp_path / "kept", source, settings, tmp_path / "scratch")
+        assert [path.name for path in (tmp_path / "kept" / "masks").glob("*")] == masks
 
 
 def test_what_another_source_says_of_a_relations_grid_is_left_out(

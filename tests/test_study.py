@@ -314,7 +314,7 @@ def test_a_study_has_what_was_downloaded_before_it(
     (checkout / ".scratch/downloads/old").mkdir(parents=True)  # as studies once had it
     for attempt in ("first", "second"):
         monkeypatch.chdir(open_checkout(repository, checkout))
-        settings = ExemplarSettings(set="shared", seed=0)
+        settings = ExemplarSettings(set="shared", seed=0, count=None)
         fetch_exemplars("inside", Path("data/relations") / attempt, source, settings, Path(".scratch"))
         assert cache_folder(Path(".scratch"), source).samefile(kept.parent)  # so both use one lock
     runner(checkout)("git", "clean", "-ffdx")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock
 
 from relinv.benchmark import ENTRY
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, OWN, open_upright, read_exemplars
+from relinv.exemplars import CAPTIONS, MASKS, OWN, open_upright, read_captions, read_exemplars
 from relinv.fetching.archives import unpack
 from relinv.fetching.downloads import ARCHIVE, LISTING, cache_folder
 from relinv.fetching.relation_folders import (
@@ -38,32 +39,50 @@ def fetch_exemplars(
     A folder of the relation's name in data/exemplars/own, which `relinv new` lays out, comes before any source; then
     what `place_exemplars` stored in the source's place, then what an earlier download left below `scratch`. If `source`
     names a `manifest` folder, the relation's file there records each file's SHA-256: written if missing and all
-    pictures can be read, and enforced from then on. Raises UserError if the exemplars are unavailable, unreadable when
-    they are to be recorded, or differ from the record.
+    pictures can be read, and enforced from then on. If the settings name a `count`, only so many pictures are kept, in
+    file-name order. Raises UserError if the exemplars are unavailable, unreadable when they are to be recorded, or
+    differ from the record.
     """
-    plugin = find_plugin("relinv.sources", source.source)
     with atomic_folder(target) as folder:
         if (OWN / relation).is_dir():
             copy_files(OWN / relation, folder)
-            return
-        cache = cache_folder(scratch, source)
-        with FileLock(cache / ".lock"):  # relations are fetched in parallel, but an archive of them all only once
-            placed = PLACED / cache.name / relation
-            if placed.is_dir() and (fault := fault_of(placed)):
-                raise UserError(f"'{placed}' is incomplete: complete it, or remove it. {fault}")
-            kept = placed if placed.is_dir() else relation_folder(cache, relation)
-            if kept is None:
-                plugin.fill(relation, folder, source, settings, scratch)
-            else:
-                copy_files(kept, folder)
-            (folder / ENTRY).unlink(missing_ok=True)  # says something of the user's own relations alone
-            if wrong := _differences(relation, folder, source):
-                remedy = f"Place the right ones, or remove '{placed}'"
-                if kept != placed:
-                    _discard(relation, cache, wrong)
-                    remedy = "Fetch them again, or set right where they come from"
-                raise _off_record(relation, source, wrong, remedy)
-            _record(relation, folder, source)
+        else:
+            _fill(relation, folder, source, settings, scratch)
+        if settings.count is not None:
+            _keep_first(settings.count, folder)
+
+
+def _fill(relation: str, folder: Path, source: ExemplarSource, settings: ExemplarSettings, scratch: Path) -> None:
+    """Fill `folder` from a source, what was placed for it or what it left before, and compare it with its record."""
+    plugin = find_plugin("relinv.sources", source.source)
+    cache = cache_folder(scratch, source)
+    with FileLock(cache / ".lock"):  # relations are fetched in parallel, but an archive of them all only once
+        placed = PLACED / cache.name / relation
+        if placed.is_dir() and (fault := fault_of(placed)):
+            raise UserError(f"'{placed}' is incomplete: complete it, or remove it. {fault}")
+        kept = placed if placed.is_dir() else relation_folder(cache, relation)
+        if kept is None:
+            plugin.fill(relation, folder, source, settings, scratch)
+        else:
+            copy_files(kept, folder)
+        (folder / ENTRY).unlink(missing_ok=True)  # says something of the user's own relations alone
+        if wrong := _differences(relation, folder, source):
+            remedy = f"Place the right ones, or remove '{placed}'"
+            if kept != placed:
+                _discard(relation, cache, wrong)
+                remedy = "Fetch them again, or set right where they come from"
+            raise _off_record(relation, source, wrong, remedy)
+        _record(relation, folder, source)
+
+
+def _keep_first(count: int, folder: Path) -> None:
+    """Remove all but the first `count` of a relation's pictures, in file-name order, with their captions and masks."""
+    captions = read_captions(folder)
+    kept = dict(islice(captions.items(), count))
+    for name in captions.keys() - kept.keys():
+        (folder / name).unlink(missing_ok=True)
+        (folder / MASKS / f"{Path(name).stem}.png").unlink(missing_ok=True)
+    write_json(folder / CAPTIONS, kept)
 
 
 def place_exemplars(relation: str, given: Path, source: ExemplarSource, scratch: Path) -> None:
