@@ -93,8 +93,9 @@ def explain(error: Exception) -> str | None:
         )
     if is_out_of_memory(error):  # code that knows its batch gives a better message itself
         return (
-            "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16 if it is fp32, lower its resolution "
-            "or the batch_size of what ran (bases.NAME.sampling, invert.METHOD, score), or set the device to cpu."
+            "The memory ran out: in params.yaml set bases.NAME.model.precision to bf16 if it is fp32, lower its "
+            "resolution or the batch_size of what ran (bases.NAME.sampling, invert.METHOD, score), or set the device "
+            "to cpu."
         )
     said = str(error).partition("\n")[0]  # PyTorch adds lines on debugging, which speak of asserts too
     if "no kernel image is available" in said:

@@ -162,7 +162,7 @@ def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPat
     invert_together("reversion", 4)
     problems = [problem for batch in trained for problem in batch]
     assert len(trained) > 1 and [problem.exemplars.name for problem in problems] == relations
-    assert loaded == [load_params().model()]
+    assert [settings.source for settings in loaded] == [load_params().model().source]
     assert all(problem.base is problems[0].base for problem in problems)
 
 
