@@ -199,6 +199,11 @@ def test_a_terminal_shows_means_and_differences_beside_each_other() -> None:
     ]
 
 
+def test_a_figure_that_rounds_to_zero_has_no_minus() -> None:
+    assert [figure(value) for value in (-0.0004, -0.0006, 0.5)] == ["0.000", "−0.001", "0.500"]
+    assert [figure(value, signed=True) for value in (-0.0004, -0.5, 0.5)] == ["+0.000", "−0.500", "+0.500"]
+
+
 def test_lower_leakage_is_better(rows: pd.DataFrame) -> None:
     plain, *learned = by_method(rows, METHODS, ["leakage"], FEW, "all").lines
     assert plain.cells == [None] and plain.bold == [False]
