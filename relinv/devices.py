@@ -61,8 +61,7 @@ def require_precision(device: torch.device, precision: str) -> None:
     if torch.cuda.get_device_capability(device) < (8, 0):
         raise UserError(
             f"The GPU '{torch.cuda.get_device_name(device)}' is too old for bf16, which NVIDIA's have from Ampere on: "
-            "set the base's model.precision to fp32, and its sampling.precision, or that of a model its judge asks, "
-            "to fp16."
+            "set the base's model.precision to fp32, and its sampling.precision, or its judge.vqa.precision, to fp16."
         )
 
 

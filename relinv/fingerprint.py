@@ -25,12 +25,12 @@ def fingerprint(folder: Path, files: Sequence[Path]) -> str:
 def judge_fingerprint(judge: JudgeSettings, root: Path = Path()) -> str:
     """Return what tells a judge from others: a hash of its folder's (below `root`) files, or its name and tag.
 
-    If it also asks another model, that one's hash follows, or its hub id and revision.
+    If it names a vision-language model, that one's hash follows, or its hub id and revision.
     """
-    own, asked = _of_folder(root / judge.model, f"{judge.model}/{judge.pretrained}"), judge.asked
-    if asked is None:
+    own, vqa = _of_folder(root / judge.model, f"{judge.model}/{judge.pretrained}"), judge.vqa
+    if vqa is None:
         return own
-    other = _of_folder(root / asked.model, f"{asked.model}@{asked.revision or 'main'}")
+    other = _of_folder(root / vqa.model, f"{vqa.model}@{vqa.revision or 'main'}")
     return f"{own} + {other}"
 
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from relinv.asking import RESOLUTION
 from relinv.exemplars import load_image
 from relinv.results import Judged
+from relinv.vqa import RESOLUTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from relinv.asking import AskedModel
     from relinv.benchmark import Benchmark
     from relinv.exemplars import ExemplarSet
     from relinv.judge import Judge
+    from relinv.vqa import VqaModel
 
 
 def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) -> None:
@@ -28,9 +28,9 @@ def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) ->
 
 
 def ask_of_exemplars(
-    judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int, asked: AskedModel | None = None
+    judge: Judge, exemplars: ExemplarSet, benchmark: Benchmark, batch_size: int, vqa: VqaModel | None = None
 ) -> Judged:
-    """Return in how many of a relation's pictures a judge, and the model it asks, find the relation they show.
+    """Return in how many of a relation's pictures a judge, and its vision-language model, find the one they show.
 
     A picture's caption is the shortest it has.
     """
@@ -43,17 +43,17 @@ def ask_of_exemplars(
         texts = [caption.replace("{}", each) for each in words]
         if all(judge.reads(texts)):
             captions[exemplar.path] = texts
-    right, asked_right = 0, None if asked is None else 0
+    right, vqa_right = 0, None if vqa is None else 0
     if captions:
         right = _count_first(_cosines(judge, captions, batch_size))
-    if captions and asked is not None:
-        asked_right = _count_first(_yes(asked, captions, batch_size))
+    if captions and vqa is not None:
+        vqa_right = _count_first(_yes(vqa, captions, batch_size))
     return Judged(
         pictures=len(captions),
         right=right,
         choices=len(words),
         unread=len(exemplars.exemplars) - len(captions),
-        asked_right=asked_right,
+        vqa_right=vqa_right,
         judge=judge.fingerprint,
     )
 
@@ -66,12 +66,12 @@ def _cosines(judge: Judge, captions: Mapping[Path, Sequence[str]], batch_size: i
     return np.einsum("pd,pwd->pw", images, read.reshape(len(captions), -1, images.shape[1]))
 
 
-def _yes(asked: AskedModel, captions: Mapping[Path, Sequence[str]], batch_size: int) -> np.ndarray:
+def _yes(vqa: VqaModel, captions: Mapping[Path, Sequence[str]], batch_size: int) -> np.ndarray:
     """Return the probability of yes for each picture with each of its captions, (pictures, words)."""
     pictures = [load_image(path, RESOLUTION) for path in captions]
     pairs = [(picture, text) for picture, texts in zip(pictures, captions.values(), strict=True) for text in texts]
-    shown, asked_of = zip(*pairs, strict=True)
-    return asked.ask(shown, asked_of, batch_size).reshape(len(pictures), -1)
+    shown, texts = zip(*pairs, strict=True)
+    return vqa.ask(shown, texts, batch_size).reshape(len(pictures), -1)
 
 
 def _count_first(scores: np.ndarray) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from relinv.asking import check_asked
 from relinv.benchmark import load_benchmark
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
@@ -22,6 +21,7 @@ from relinv.settings import (
     Seed,
     ValidateSettings,
 )
+from relinv.vqa import check_vqa
 
 SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert.seed": Seed,
             "invert.preview": PreviewSettings, "score": ScoreSettings, "report": ReportSettings}  # fmt: skip
@@ -43,7 +43,7 @@ def check_params(params: Params) -> None:
     if (judge := params.judge()).device != "cpu":
         find_device(judge.device)
     check_judge(judge)
-    check_asked(judge)
+    check_vqa(judge)
     for adapter, options in params.generation().adapters.items():
         drawing_adapter(adapter, options)
     words = [benchmark.relation(relation).words for relation in params.relations()]

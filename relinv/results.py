@@ -51,13 +51,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """In how many of a relation's exemplars a judge, and the model it asks, find the relation they show."""
+    """In how many of a relation's exemplars a judge, and its vision-language model, find the relation they show."""
 
     pictures: int  # how many it was shown
     right: int  # how many of these are more like their caption in the relation's words than in any other's
     choices: int  # how many relations of the benchmark compete
     unread: int  # how many it was not shown, because it cannot read their caption whole
-    asked_right: int | None  # to how many the asked model says yes most probably with that caption; None: none is asked
+    vqa_right: int | None  # for how many VQAScore is highest with that caption; None: the judge names no model for it
     judge: str  # its fingerprint
 
 

@@ -22,8 +22,8 @@ from relinv.plugins import find_plugin, plugin_names
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from relinv.asking import AskedModel
     from relinv.judge import Judge
+    from relinv.vqa import VqaModel
 
 METRICS = "relinv.metrics"
 KEYS = ["relation", "method", "index", "head", "tail", "held_out", "seed", "file"]
@@ -44,8 +44,8 @@ class Context:
     # for metrics of pixels, or with a model of their own, all RGB:
     pictures: Sequence[Image] = ()  # as they were drawn
     exemplar_pictures: Sequence[Image] = ()  # their centre squares, of the judge's resolution
-    # P(yes) that each image shows its own text, (images,), if the judge names a model to ask
-    ask: Callable[[Sequence[str]], np.ndarray] | None = None
+    # VQAScore of each image with its own text, (images,), if the judge names a model for it
+    vqa: Callable[[Sequence[str]], np.ndarray] | None = None
 
     def similarity(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """Return each image's cosine to each of its own texts, (images, texts); all have equally many texts."""
@@ -113,11 +113,11 @@ def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
 
 
 def score_drawn(
-    drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int, asked: AskedModel | None = None
+    drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int, vqa: VqaModel | None = None
 ) -> pd.DataFrame:
     """Return one row per image: what it shows, then every metric there is, then which judge scored.
 
-    asked: the vision-language model; without it, the metric `asked` is NaN.
+    vqa: the vision-language model; without it, the metric `vqa_score` is NaN.
 
     Raises UserError if the benchmark lacks the relation or the records' entities.
     """
@@ -134,7 +134,7 @@ def score_drawn(
         encode_texts=judge.encode_texts,
         pictures=drawn.pictures,
         exemplar_pictures=exemplars,
-        ask=None if asked is None else partial(asked.ask, drawn.pictures, batch_size=batch_size),
+        vqa=None if vqa is None else partial(vqa.ask, drawn.pictures, batch_size=batch_size),
     )
     return score_rows(records, context).assign(**{JUDGE: judge.fingerprint})
 

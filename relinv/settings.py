@@ -117,8 +117,8 @@ class ModelSettings(NetworkSettings, TrainingSettings):
     precision: Precision  # type: ignore[assignment]  # wider than a network's: drawing may be in fp16
 
 
-class AskedSettings(Settings):
-    """The vision-language model that a judge also asks: a folder or hub id of one that transformers loads.
+class VqaSettings(Settings):
+    """The vision-language model of a judge, for VQAScore: a folder or hub id of one that transformers loads.
 
     revision: for a hub id, a commit; for a folder, any word, to be changed when its weights change.
     """
@@ -131,7 +131,7 @@ class AskedSettings(Settings):
 class JudgeSettings(Settings):
     """The CLIP model that scores: a local open_clip folder, or an open_clip name with its pretrained tag.
 
-    revision: for a folder, any word, to be changed when its weights change: the scores are then made anew. asked: a
+    revision: for a folder, any word, to be changed when its weights change: the scores are then made anew. vqa: a
     second judge, which answers questions about a picture, on the same device.
     """
 
@@ -139,7 +139,7 @@ class JudgeSettings(Settings):
     pretrained: str | None
     revision: str | None = None
     device: Device
-    asked: AskedSettings | None = None
+    vqa: VqaSettings | None = None
 
     @property
     def name(self) -> str:

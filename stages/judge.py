@@ -28,13 +28,13 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     benchmark = find_benchmark(params, relation)
     exemplars = read_exemplars(FOLDERS["fetch"] / relation)
 
-    from relinv.asking import load_asked  # these import torch, so they come after the checks of the files
-    from relinv.judge import load_judge
+    from relinv.judge import load_judge  # these import torch, so they come after the checks of the files
     from relinv.judging import ask_of_exemplars, require_scenarios_read
+    from relinv.vqa import load_vqa_model
 
     loaded = load_judge(params.judge())
     require_scenarios_read(loaded, relation, benchmark)  # now, rather than when all is learned and drawn
-    found = ask_of_exemplars(loaded, exemplars, benchmark, settings.batch_size, load_asked(params.judge()))
+    found = ask_of_exemplars(loaded, exemplars, benchmark, settings.batch_size, load_vqa_model(params.judge()))
     write_json(FOLDERS["judge"] / f"{relation}.json", asdict(found))
     params.require_unchanged()
 

@@ -29,11 +29,11 @@ def score(
 
     drawn = read_drawn(images, FOLDERS["fetch"] / relation)
 
-    from relinv.asking import load_asked  # these import torch, so they come after the checks of the files
-    from relinv.judge import load_judge
+    from relinv.judge import load_judge  # these import torch, so they come after the checks of the files
+    from relinv.vqa import load_vqa_model
 
     judge = params.judge()
-    rows = score_drawn(drawn, benchmark, load_judge(judge), settings.batch_size, load_asked(judge))
+    rows = score_drawn(drawn, benchmark, load_judge(judge), settings.batch_size, load_vqa_model(judge))
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)
     params.require_unchanged()
 

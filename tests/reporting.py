@@ -46,7 +46,7 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
             "right": 4 - (relation == "hug"),
             "choices": len(relations),
             "unread": 0,
-            "asked_right": None,
+            "vqa_right": None,
         }
         _dump(root / f"data/judged/{relation}.json", reading | {"judge": ""})
         warnings = ["3.png is nearly the same picture as 1.png.", "2.png shows <nothing>."] if relation == "hug" else []

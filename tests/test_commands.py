@@ -316,8 +316,8 @@ def test_a_model_and_a_judge_are_downloaded_where_there_is_no_gpu(
     monkeypatch.setattr("huggingface_hub.snapshot_download", from_hub)
     assert "some/model and " in run("download")
     assert "unet/*.safetensors" in from_hub.call_args.kwargs["allow_patterns"]
-    asked = "{model: some/other, revision: abc, precision: bf16}"
-    apply_overrides(Path("params.yaml"), [f"bases.miniature.judge.asked={asked}"])
+    vqa = "{model: some/other, revision: abc, precision: bf16}"
+    apply_overrides(Path("params.yaml"), [f"bases.miniature.judge.vqa={vqa}"])
     assert "judge and some/other are here" in run("download")
     assert from_hub.call_args.args == ("some/other",) and from_hub.call_args.kwargs["revision"] == "abc"
 

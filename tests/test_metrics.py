@@ -19,7 +19,7 @@ HUG = Relation("hug", "hugging", False, ("cat", "dog"), ("cat", "dog"))
 ON = Relation("on", "on", True, ("cat",), ("box", "cat"))
 ALONE = Relation("alone", "on", True, ("cat",), ("box",))
 RELATIONS = (INSIDE, HUG, ON)
-MAY_BE_UNDEFINED = {"asked", "direction", "same_grid_accuracy"}  # in a benchmark of several relations and entities
+MAY_BE_UNDEFINED = {"direction", "same_grid_accuracy", "vqa_score"}  # in a benchmark of several relations and entities
 NAMES = plugin_names(METRICS)
 
 
@@ -129,12 +129,12 @@ def test_image_similarity_is_the_mean_over_the_exemplars() -> None:
     assert value("image_similarity", context) == pytest.approx([0.5, 0.4])  # cosines 1 and 0, 0.8 and 0
 
 
-def test_what_a_model_answers_is_asked_of_each_image_with_its_own_words() -> None:
+def test_vqa_score_is_of_each_image_with_its_own_words() -> None:
     context = hand_made(INSIDE, [("cat", "box"), ("dog", "cup")], [{}, {}])
-    assert np.isnan(value("asked", context)).all()
+    assert np.isnan(value("vqa_score", context)).all()
     answers = {"cat inside box": 0.75, "dog inside cup": 0.125}
-    asked = replace(context, ask=lambda texts: np.array([answers[text] for text in texts], dtype=np.float32))
-    assert value("asked", asked) == [0.75, 0.125]
+    answering = replace(context, vqa=lambda texts: np.array([answers[text] for text in texts], dtype=np.float32))
+    assert value("vqa_score", answering) == [0.75, 0.125]
 
 
 def test_relation_score_and_margin() -> None:

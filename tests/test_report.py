@@ -936,35 +936,32 @@ def test_the_page_says_how_well_the_judge_reads_what_is_known(tmp_path: Path) ->
         assert "It does not find" not in text and "It was not shown 2 more, whose captions are too long for it." in text
 
 
-def test_the_page_says_how_well_the_asked_model_reads_what_is_known(tmp_path: Path) -> None:
+def test_the_page_says_how_well_vqa_score_reads_what_is_known(tmp_path: Path) -> None:
     params = write_run(tmp_path)
-    asked = "{model: some/model, precision: bf16}"
-    assert tell(collect(tmp_path, params)).judge["asked_right"] is None  # no model is asked
-    apply_overrides(params.file, [f"bases.miniature.judge.asked={asked}"])
+    vqa = "{model: some/model, precision: bf16}"
+    assert tell(collect(tmp_path, params)).judge["vqa_right"] is None  # no model is named
+    apply_overrides(params.file, [f"bases.miniature.judge.vqa={vqa}"])
     for right, relation in enumerate(RELATIONS, 2):
         reading = tmp_path / f"data/judged/{relation}.json"
-        reading.write_text(json.dumps(json.loads(reading.read_text()) | {"asked_right": right}))
+        reading.write_text(json.dumps(json.loads(reading.read_text()) | {"vqa_right": right}))
     write_report(tmp_path, load_params(params.file))
     for page, name in (("report.md", "`some/model`"), ("report.html", "<code>some/model</code>")):
         text = " ".join((tmp_path / "reports" / page).read_text().split())
-        told = (
-            "asked whether these pictures show what their captions say, gives yes the highest probability for the right"
-        )
-        assert f"{name}, {told} relation in 5. If many are missed" in text
-        assert "answered yes" in text and "+ some/model@main" in text
+        assert f"The VQAScore by {name} is highest for the right relation in 5. If many are missed" in text
+        assert "VQAScore ↑" in text and "+ some/model@main" in text
 
 
 def test_what_nothing_defines_is_in_no_table(tmp_path: Path) -> None:
     params = write_run(tmp_path, methods=METHODS[1:])  # so that leakage is not defined either
     for path in (tmp_path / "data/scores").rglob("*.csv"):
-        parse_rows(path.read_bytes(), str(path)).assign(asked=float("nan")).to_csv(path, index=False)
+        parse_rows(path.read_bytes(), str(path)).assign(vqa_score=float("nan")).to_csv(path, index=False)
     story = tell(collect(tmp_path, params))
     for table in (story.headline, story.metrics, *story.leads, *story.groups):
-        assert {"answered yes\u00a0↑", "leakage\u00a0↓"} & {*table.headings} == set()
+        assert {"VQAScore\u00a0↑", "leakage\u00a0↓"} & {*table.headings} == set()
         assert all(any(line.cells[place] for line in table.lines) for place in range(len(table.headings)))
-    assert "Answered yes" not in {metric.TITLE for metric in story.metric_files}
+    assert "VQAScore" not in {metric.TITLE for metric in story.metric_files}
     write_report(tmp_path, params)
-    assert json.loads((tmp_path / "reports/metrics.json").read_text())["reversion"]["asked"] is None
+    assert json.loads((tmp_path / "reports/metrics.json").read_text())["reversion"]["vqa_score"] is None
 
 
 def test_a_damaged_concept_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from PIL import ImageOps
 from typer.testing import CliRunner
 
 from relinv import cli
-from relinv.asking import load_asked
 from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
@@ -32,12 +31,13 @@ from relinv.plugins import plugin_names
 from relinv.results import Judged, read_judged
 from relinv.scoring import JUDGE, KEYS, METRICS, Context, load_metric, read_drawn, score_drawn, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
+from relinv.vqa import load_vqa_model
 from stages import generate, score
 from stages import judge as judge_stage
 from tests.concepts import keep, made
 from tests.records import record
-from tests.tiny_asked import build_tiny_asked
 from tests.tiny_judge import build_tiny_judge
+from tests.tiny_vqa import build_tiny_vqa
 
 TINY_MODEL = {"revision": None, "device": "cpu", "precision": "fp32", "resolution": 64}
 BENCHMARK = {
@@ -218,14 +218,14 @@ def test_a_judge_is_asked_which_relation_each_picture_shows(exemplar_folder: Pat
     def found(benchmark: Benchmark, exemplars: ExemplarSet = exemplars) -> Judged:
         return ask_of_exemplars(Reader(), exemplars, benchmark, 2)  # type: ignore[arg-type]
 
-    unasked: Any = {"asked_right": None, "judge": "reader"}
-    assert found(asked) == Judged(pictures=4, right=2, choices=3, unread=0, **unasked)
+    without_vqa: Any = {"vqa_right": None, "judge": "reader"}
+    assert found(asked) == Judged(pictures=4, right=2, choices=3, unread=0, **without_vqa)
     turned = tuple(replace(each, templates=each.templates[::-1]) for each in exemplars.exemplars)
     assert found(asked, replace(exemplars, exemplars=turned)) == found(asked)  # by the shortest caption, wherever it is
     long = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under, far")})
-    assert found(long) == Judged(pictures=2, right=1, choices=4, unread=2, **unasked)
+    assert found(long) == Judged(pictures=2, right=1, choices=4, unread=2, **without_vqa)
     longer = replace(asked, relations=asked.relations | {"far": replace_words(benchmark, "under it all, not inside")})
-    assert found(longer) == Judged(pictures=0, right=0, choices=4, unread=4, **unasked)
+    assert found(longer) == Judged(pictures=0, right=0, choices=4, unread=4, **without_vqa)
     assert found(replace(benchmark, relations={"inside": benchmark.relation("inside")})).choices == 1
 
 
@@ -241,14 +241,12 @@ class Answerer:
         return np.array([answers[shown.index(id(picture))]["hugging" in text] for picture, text in pairs])
 
 
-def test_the_model_that_a_judge_asks_is_asked_about_the_same_pictures(
-    exemplar_folder: Path, benchmark: Benchmark
-) -> None:
+def test_vqa_score_is_judged_by_the_same_pictures(exemplar_folder: Path, benchmark: Benchmark) -> None:
     shown: Any = (Reader(), read_exemplars(exemplar_folder), benchmark, 2, Answerer())
-    assert ask_of_exemplars(*shown).asked_right == 2
+    assert ask_of_exemplars(*shown).vqa_right == 2
     far = replace(benchmark, relations=benchmark.relations | {"far": replace_words(benchmark, "not inside " * 3)})
     found = ask_of_exemplars(*shown[:2], far, *shown[3:])
-    assert (found.pictures, found.asked_right) == (0, 0)
+    assert (found.pictures, found.vqa_right) == (0, 0)
 
 
 def replace_words(benchmark: Benchmark, words: str) -> Relation:
@@ -309,23 +307,23 @@ def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     assert list((project / ".scratch").glob("*/")) == []
 
 
-def test_the_stages_ask_the_model_that_the_judge_names(project: Path, tmp_path: Path) -> None:
-    asked = {"model": str(build_tiny_asked(tmp_path / "asked")), "revision": None, "precision": "fp32"}
+def test_the_stages_score_by_the_vision_language_model_that_the_judge_names(project: Path, tmp_path: Path) -> None:
+    vqa = {"model": str(build_tiny_vqa(tmp_path / "vqa")), "revision": None, "precision": "fp32"}
     params = json.loads((project / "params.yaml").read_text())
-    params["bases"]["tiny"]["judge"]["asked"] = asked
+    params["bases"]["tiny"]["judge"]["vqa"] = vqa
     (project / "params.yaml").write_text(json.dumps(params))
     for command in ([judge_stage, "inside"], [generate, "inside", "reversion"], [score, "inside", "reversion"]):
         result = CliRunner().invoke(command[0].app, command[1:])
         assert result.exception is None, result.output
     found = read_judged(project / "data/judged/inside.json", "make it")
-    assert found.asked_right is not None and 0 <= found.asked_right <= found.pictures == 4
+    assert found.vqa_right is not None and 0 <= found.vqa_right <= found.pictures == 4
     table = pd.read_csv(project / "data/scores/inside/reversion.csv")
-    model, images = load_asked(load_params().judge()), project / "data/images/inside/reversion"
+    model, images = load_vqa_model(load_params().judge()), project / "data/images/inside/reversion"
     assert model is not None
     shown = [load_image(images / name, 64) for name in table["file"]]
     texts = [f"{head} inside {tail}" for head, tail in zip(table["head"], table["tail"], strict=True)]
-    np.testing.assert_allclose(table["asked"], model.ask(shown, texts, 4), rtol=1e-4)
-    assert table["asked"].nunique() == 4
+    np.testing.assert_allclose(table["vqa_score"], model.ask(shown, texts, 4), rtol=1e-4)
+    assert table["vqa_score"].nunique() == 4
     assert set(table[JUDGE]) == {found.judge} == {judge_fingerprint(load_params().judge())}
 
 

@@ -78,17 +78,17 @@ def test_lists_of_relations_and_methods_hold_each_name_once(names: list[str], re
 
 
 def test_a_fault_in_a_section_that_may_be_null_is_named_like_any_other() -> None:
-    asked = {"model": "some/model", "precision": "bf16"}
+    vqa = {"model": "some/model", "precision": "bf16"}
     judge = {"model": "ViT-B-32", "pretrained": "openai", "device": "cpu"}
-    assert parse(JudgeSettings, {**judge, "asked": None}, "judge").asked is None
-    assert refusal(JudgeSettings, {**judge, "asked": {**asked, "precision": "int8"}}, "judge") == (
-        "Parameter 'judge.asked.precision' is 'int8' in params.yaml: it must be one of fp32, bf16, fp16."
+    assert parse(JudgeSettings, {**judge, "vqa": None}, "judge").vqa is None
+    assert refusal(JudgeSettings, {**judge, "vqa": {**vqa, "precision": "int8"}}, "judge") == (
+        "Parameter 'judge.vqa.precision' is 'int8' in params.yaml: it must be one of fp32, bf16, fp16."
     )
-    assert refusal(JudgeSettings, {**judge, "asked": {**asked, "modell": "x"}}, "judge").startswith(
+    assert refusal(JudgeSettings, {**judge, "vqa": {**vqa, "modell": "x"}}, "judge").startswith(
         "Unknown parameter 'modell'. Did you mean 'model'? Available: model, precision, revision."
     )
-    assert refusal(JudgeSettings, {**judge, "asked": "some/model"}, "judge") == (
-        "Parameter 'judge.asked' is 'some/model' in params.yaml: it must be a section of named values or null."
+    assert refusal(JudgeSettings, {**judge, "vqa": "some/model"}, "judge") == (
+        "Parameter 'judge.vqa' is 'some/model' in params.yaml: it must be a section of named values or null."
     )
 
 
@@ -404,7 +404,7 @@ def test_a_report_about_an_unknown_method_is_told_before_the_first_stage() -> No
         check_params(Params(values, Path("params.yaml")))
 
 
-ASKED = {"model": "data/not/here", "revision": None, "precision": "fp32"}
+VQA = {"model": "data/not/here", "revision": None, "precision": "fp32"}
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ ASKED = {"model": "data/not/here", "revision": None, "precision": "fp32"}
     [
         ("judge", "model", "data/nowhere", "The judge's folder 'data/nowhere' does not exist"),
         ("judge", "device", "cuda:99", "The device 'cuda:99' is not available"),
-        ("judge", "asked", ASKED, "There is no vision-language model folder 'data/not/here'"),
+        ("judge", "vqa", VQA, "There is no vision-language model folder 'data/not/here'"),
         ("model", "device", "cuda:99", "The device 'cuda:99' is not available"),
     ],
 )

@@ -18,15 +18,15 @@ def download() -> None:
     They come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
     checked: dvc repro --glob 'validate@*'
     """
-    from relinv.asking import find_asked
     from relinv.judge import load_judge
+    from relinv.vqa import find_vqa_model
 
     base = base_on_cpu()  # loaded as the stages do, which shows that all is there
     settings = load_params().judge()
     here = [base.id, load_judge(settings.model_copy(update=ON_CPU)).name]
-    if settings.asked:
-        find_asked(settings.asked)
-        here.append(settings.asked.model)
+    if settings.vqa:
+        find_vqa_model(settings.vqa)
+        here.append(settings.vqa.model)
     print(f"{' and '.join(here)} are here: with HF_HUB_OFFLINE=1, the hub is not asked for them.")
 
 

@@ -46,7 +46,7 @@ class Run:
     concepts: dict[Arm, Mapping[str, Any]]
     losses: dict[Arm, pd.DataFrame]  # arms that trained: step, then one column per loss term
     images: Path
-    judge: dict[str, Any]  # name, asked (the model it asks, or None), fingerprint, scenes, accuracy ({} if unknown)
+    judge: dict[str, Any]  # name, vqa (the model for VQAScore, or None), fingerprint, scenes, accuracy ({} if unknown)
     judged: dict[str, Judged]  # how well it reads each relation's exemplars
 
     @property
@@ -129,7 +129,7 @@ def judge_facts(root: Path, settings: JudgeSettings) -> dict[str, Any]:
     accuracy = parse(dict[str, NonNegative], read_json(file, "judge's accuracy"), "", file) if file.is_file() else {}
     return {
         "name": settings.name,
-        "asked": settings.asked and settings.asked.model,
+        "vqa": settings.vqa and settings.vqa.model,
         "fingerprint": judge_fingerprint(settings, root),
         "scenes": int(accuracy.pop("scenes", 0)) or None,
         "accuracy": accuracy,

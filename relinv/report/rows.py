@@ -35,7 +35,8 @@ FURTHER = [name for name in plugin_names(METRICS) if name not in REQUIRED]  # fi
 
 def _reading(name: str) -> Reading:
     metric = load_metric(name)
-    return Reading(metric.TITLE.lower(), metric.HIGHER_IS_BETTER)
+    title = metric.TITLE if metric.TITLE[:2].isupper() else metric.TITLE.lower()  # VQAScore keeps its capitals
+    return Reading(title, metric.HIGHER_IS_BETTER)
 
 
 BOUNDS = {name: load_metric(name).BOUNDS for name in [*REQUIRED, *FURTHER]}

@@ -120,13 +120,13 @@ def _judge_reading(run: Run) -> dict[str, Any]:
     """Return in how many exemplars the judge finds the relation they show, and where it misses some."""
     found = run.judged.values()
     missed = {name: of for name, of in run.judged.items() if of.right < of.pictures}
-    asked = [of.asked_right for of in found if of.asked_right is not None]
+    vqa_right = [of.vqa_right for of in found if of.vqa_right is not None]
     return {
         "pictures": sum(of.pictures for of in found),
         "right": sum(of.right for of in found),
         "by_chance": sum(of.pictures / of.choices for of in found),
         "unread": sum(of.unread for of in found),
-        "asked_right": sum(asked) if len(asked) == len(found) else None,
+        "vqa_right": sum(vqa_right) if len(vqa_right) == len(found) else None,
         "missed": [f"{label(name)} ({of.right} of {of.pictures})" for name, of in missed.items()],
     }
 

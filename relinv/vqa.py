@@ -1,6 +1,6 @@
-"""A vision-language model as a second judge: how probably it says yes when asked whether a picture shows a text.
+"""VQAScore: how probably a vision-language model says yes when asked whether a picture shows a text.
 
-This is VQAScore (Lin et al., ECCV 2024, arXiv 2404.01291), which agrees better with people about composition than CLIP.
+A second judge (Lin et al., ECCV 2024, arXiv 2404.01291), which agrees better with people about composition than CLIP.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from relinv.settings import AskedSettings, JudgeSettings
+    from relinv.settings import JudgeSettings, VqaSettings
 
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # the paper's
 YES = ("Yes", " Yes", "yes", " yes")  # how answers start; which are one token depends on the tokenizer
@@ -28,7 +28,7 @@ FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")  # of a hub m
 RESOLUTION = 512  # pixels a side of the exemplars it is shown: as Stable Diffusion 1.5 draws
 
 
-class AskedModel:
+class VqaModel:
     """A loaded vision-language model and its processor, which makes its inputs from pictures and questions."""
 
     def __init__(self, name: str, network: Any, processor: Any, yes: list[int]) -> None:
@@ -44,17 +44,17 @@ class AskedModel:
         """
         import torch
 
-        asked, parts = list(zip(pictures, texts, strict=True)), []
+        pairs, parts = list(zip(pictures, texts, strict=True)), []
         # backward=False: a kernel without a deterministic form, as such models may have, is then no error
         with torch.inference_mode(), deterministic(self._network.device, backward=False), _enough_memory(self.name):
-            for start in range(0, len(asked), batch_size):
-                parts.append(self._probabilities(asked[start : start + batch_size]).cpu().numpy())
+            for start in range(0, len(pairs), batch_size):
+                parts.append(self._probabilities(pairs[start : start + batch_size]).cpu().numpy())
         return np.concatenate(parts)
 
-    def _probabilities(self, asked: Sequence[tuple[Image, str]]) -> torch.Tensor:
+    def _probabilities(self, pairs: Sequence[tuple[Image, str]]) -> torch.Tensor:
         """Return the probability of yes for pictures with their texts, (pictures,) float32."""
         inputs = self._processor.apply_chat_template(
-            [_chat(picture, text) for picture, text in asked],
+            [_chat(picture, text) for picture, text in pairs],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -68,23 +68,23 @@ class AskedModel:
         return answer.logits[0].float().softmax(dim=-1)[:, self._yes].sum(dim=-1)
 
 
-def load_asked(judge: JudgeSettings) -> AskedModel | None:
-    """Return the model that a judge's settings say to ask, on the judge's device, or None if they name none.
+def load_vqa_model(judge: JudgeSettings) -> VqaModel | None:
+    """Return the vision-language model that a judge's settings name, on the judge's device, or None if they name none.
 
     Raises UserError if it cannot be had, is damaged or incomplete, has no chat template, no token for yes, or does not
     fit into memory.
     """
-    asked = judge.asked
-    if asked is None:
+    vqa = judge.vqa
+    if vqa is None:
         return None
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     device = find_device(judge.device)
-    require_precision(device, asked.precision)
-    folder = find_asked(asked)
+    require_precision(device, vqa.precision)
+    folder = find_vqa_model(vqa)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    weights = {"dtype": float_type(asked.precision), "use_safetensors": True, "output_loading_info": True}
-    with _enough_memory(asked.model):
+    weights = {"dtype": float_type(vqa.precision), "use_safetensors": True, "output_loading_info": True}
+    with _enough_memory(vqa.model):
         try:
             processor = AutoProcessor.from_pretrained(folder, **local)
             network, report = AutoModelForImageTextToText.from_pretrained(folder, **weights, **local)
@@ -92,30 +92,30 @@ def load_asked(judge: JudgeSettings) -> AskedModel | None:
         except Exception as error:  # configurations, weights, tokenizers: each fails in its own way
             if is_out_of_memory(error):
                 raise
-            raise _refusal(asked, f"cannot be loaded ({reason(error)})") from error
+            raise _refusal(vqa, f"cannot be loaded ({reason(error)})") from error
     if report["missing_keys"]:
-        raise _refusal(asked, f"lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}")
+        raise _refusal(vqa, f"lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}")
     if not getattr(processor, "chat_template", None):
-        raise _refusal(asked, "has no chat template, so it is not known how to ask it")
+        raise _refusal(vqa, "has no chat template, so it is not known how to ask it")
     yes = _one_token_spellings(processor.tokenizer)
     if not yes:
-        raise _refusal(asked, 'has no single token for "Yes"')
-    return AskedModel(asked.model, network, processor, yes)
+        raise _refusal(vqa, 'has no single token for "Yes"')
+    return VqaModel(vqa.model, network, processor, yes)
 
 
-def check_asked(judge: JudgeSettings) -> None:
-    """Raise UserError if the model to ask cannot be had here, or not in its precision; loads and downloads nothing."""
+def check_vqa(judge: JudgeSettings) -> None:
+    """Raise UserError if the judge's `vqa` cannot be had here, or not in its precision; loads and downloads nothing."""
     from huggingface_hub import constants
 
-    if asked := judge.asked:
-        require_precision(find_device(judge.device), asked.precision)
-        if constants.HF_HUB_OFFLINE or len(Path(asked.model).parts) != 2:  # else it is a hub id, to be downloaded later
-            find_asked(asked)
+    if vqa := judge.vqa:
+        require_precision(find_device(judge.device), vqa.precision)
+        if constants.HF_HUB_OFFLINE or len(Path(vqa.model).parts) != 2:  # else it is a hub id, to be downloaded later
+            find_vqa_model(vqa)
 
 
-def find_asked(asked: AskedSettings) -> Path:
+def find_vqa_model(vqa: VqaSettings) -> Path:
     """Return the model's folder, downloaded if it is a hub id; UserError if it can be had from neither."""
-    return find_model(asked.model, asked.revision, FILES, "vision-language model")
+    return find_model(vqa.model, vqa.revision, FILES, "vision-language model")
 
 
 def _one_token_spellings(tokenizer: Any) -> list[int]:
@@ -130,10 +130,10 @@ def _chat(picture: Image, text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def _refusal(asked: AskedSettings, fault: str) -> UserError:
+def _refusal(vqa: VqaSettings, fault: str) -> UserError:
     """Return the error for a model that has a fault."""
     return UserError(
-        f"The vision-language model '{asked.model}' {fault}: restore it, or name another as the judge's asked.model in "
+        f"The vision-language model '{vqa.model}' {fault}: restore it, or name another as the judge's vqa.model in "
         "params.yaml."
     )
 
@@ -148,5 +148,5 @@ def _enough_memory(name: str) -> Iterator[None]:
             raise
         raise UserError(
             f"The memory is too small for the vision-language model '{name}': in params.yaml, lower score.batch_size, "
-            "set the precision in the judge's asked to bf16 or fp16, or name a smaller model there."
+            "set the precision in the judge's vqa to bf16 or fp16, or name a smaller model there."
         ) from error

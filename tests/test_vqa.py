@@ -1,4 +1,4 @@
-"""The model that a judge asks: its probability of yes, computed by hand too, and what it refuses to load."""
+"""VQAScore: the model's probability of yes, computed by hand too, and what it refuses to load."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from relinv.asking import AskedModel, check_asked, find_asked, load_asked
 from relinv.errors import UserError
 from relinv.fingerprint import judge_fingerprint
-from relinv.settings import AskedSettings, JudgeSettings
-from tests.tiny_asked import TEMPLATE, WORDS, build_tiny_asked
+from relinv.settings import JudgeSettings, VqaSettings
+from relinv.vqa import VqaModel, check_vqa, find_vqa_model, load_vqa_model
+from tests.tiny_vqa import TEMPLATE, WORDS, build_tiny_vqa
 
 WEIGHTS = "model.safetensors"
 TEXTS = ["cat", "cat inside box", "dog hugging cat inside cup", "box inside cat", "cup"]
@@ -26,23 +26,23 @@ TEXTS = ["cat", "cat inside box", "dog hugging cat inside cup", "box inside cat"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_asked(tmp_path_factory.mktemp("asked"))
+    return build_tiny_vqa(tmp_path_factory.mktemp("vqa"))
 
 
 @pytest.fixture(scope="module")
-def asked(folder: Path) -> AskedModel:
+def vqa(folder: Path) -> VqaModel:
     return load(folder)
 
 
 @pytest.fixture
 def broken(folder: Path, tmp_path: Path) -> Path:
     """A copy of the model's folder, to be damaged."""
-    return Path(shutil.copytree(folder, tmp_path / "asked"))
+    return Path(shutil.copytree(folder, tmp_path / "vqa"))
 
 
-def load(folder: Path | str, precision: str = "fp32", device: str = "cpu") -> AskedModel:
-    asked = AskedSettings(model=str(folder), precision=precision)  # type: ignore[arg-type]
-    found = load_asked(JudgeSettings(model="a judge", pretrained=None, device=device, asked=asked))
+def load(folder: Path | str, precision: str = "fp32", device: str = "cpu") -> VqaModel:
+    vqa = VqaSettings(model=str(folder), precision=precision)  # type: ignore[arg-type]
+    found = load_vqa_model(JudgeSettings(model="a judge", pretrained=None, device=device, vqa=vqa))
     assert found is not None
     return found
 
@@ -65,15 +65,15 @@ def by_hand(folder: Path, picture: Image.Image, text: str) -> float:
     return float(weights[yes].sum() / weights.sum())
 
 
-def test_the_probability_of_yes_is_that_of_the_first_token_of_the_answer(folder: Path, asked: AskedModel) -> None:
-    found = asked.ask(pictures(), TEXTS, 2)
+def test_the_probability_of_yes_is_that_of_the_first_token_of_the_answer(folder: Path, vqa: VqaModel) -> None:
+    found = vqa.ask(pictures(), TEXTS, 2)
     assert found.shape == (5,) and found.dtype == np.float32
     np.testing.assert_allclose(
         found, [by_hand(folder, *pair) for pair in zip(pictures(), TEXTS, strict=True)], rtol=1e-4
     )
 
 
-def test_answers_follow_picture_words_and_their_order(asked: AskedModel) -> None:
+def test_answers_follow_picture_words_and_their_order(vqa: VqaModel) -> None:
     first, second, *_ = pictures()
     cases = [
         (first, "cat inside box"),
@@ -81,26 +81,26 @@ def test_answers_follow_picture_words_and_their_order(asked: AskedModel) -> None
         (first, "box inside cat"),
         (first, "dog inside box"),
     ]
-    found = asked.ask(*zip(*cases, strict=True), batch_size=4)  # type: ignore[arg-type,misc]
+    found = vqa.ask(*zip(*cases, strict=True), batch_size=4)  # type: ignore[arg-type,misc]
     assert np.diff(np.sort(found)).min() > 1e-4
 
 
-def test_neither_batches_nor_their_order_change_an_answer(asked: AskedModel) -> None:
-    together = asked.ask(pictures(), TEXTS, 5)  # questions of several lengths
+def test_neither_batches_nor_their_order_change_an_answer(vqa: VqaModel) -> None:
+    together = vqa.ask(pictures(), TEXTS, 5)  # questions of several lengths
     for batch_size in (1, 2, 100):
-        np.testing.assert_allclose(asked.ask(pictures(), TEXTS, batch_size), together, rtol=1e-4)
-    np.testing.assert_allclose(asked.ask(pictures()[::-1], TEXTS[::-1], 2)[::-1], together, rtol=1e-4)
-    np.testing.assert_array_equal(asked.ask(pictures(), TEXTS, 5), together)
+        np.testing.assert_allclose(vqa.ask(pictures(), TEXTS, batch_size), together, rtol=1e-4)
+    np.testing.assert_allclose(vqa.ask(pictures()[::-1], TEXTS[::-1], 2)[::-1], together, rtol=1e-4)
+    np.testing.assert_array_equal(vqa.ask(pictures(), TEXTS, 5), together)
 
 
-def test_bf16_answers_nearly_the_same(folder: Path, asked: AskedModel) -> None:
+def test_bf16_answers_nearly_the_same(folder: Path, vqa: VqaModel) -> None:
     rounded = load(folder, "bf16").ask(pictures(), TEXTS, 5)
-    assert not np.array_equal(rounded, asked.ask(pictures(), TEXTS, 5))
-    np.testing.assert_allclose(rounded, asked.ask(pictures(), TEXTS, 5), rtol=0.3)
+    assert not np.array_equal(rounded, vqa.ask(pictures(), TEXTS, 5))
+    np.testing.assert_allclose(rounded, vqa.ask(pictures(), TEXTS, 5), rtol=0.3)
 
 
-def test_no_model_is_asked_unless_one_is_named() -> None:
-    assert load_asked(JudgeSettings(model="a judge", pretrained=None, device="cuda:99")) is None
+def test_no_model_is_loaded_unless_one_is_named() -> None:
+    assert load_vqa_model(JudgeSettings(model="a judge", pretrained=None, device="cuda:99")) is None
 
 
 def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,11 +110,11 @@ def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeyp
     ):
         load("data/some/where")
     values = {"model": "a judge", "pretrained": None, "device": "cpu"}
-    check_asked(JudgeSettings(**values))
+    check_vqa(JudgeSettings(**values))
     for name in ("data/some/where", "some/model"):  # a hub id, while the hub is not to be asked
-        asked = AskedSettings(model=name, precision="bf16")
+        vqa = VqaSettings(model=name, precision="bf16")
         with pytest.raises(UserError, match=f"vision-language model (folder )?'{name}'"):
-            check_asked(JudgeSettings(**values | {"asked": asked}))
+            check_vqa(JudgeSettings(**values | {"vqa": vqa}))
     with pytest.raises(
         UserError, match="The vision-language model 'some/model' is not a local folder and cannot be downloaded"
     ):
@@ -124,7 +124,7 @@ def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeyp
 def test_only_files_that_are_loaded_come_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from_hub = MagicMock(return_value=str(folder))
     monkeypatch.setattr("huggingface_hub.snapshot_download", from_hub)
-    assert find_asked(AskedSettings(model="some/model", revision="abc", precision="bf16")) == folder
+    assert find_vqa_model(VqaSettings(model="some/model", revision="abc", precision="bf16")) == folder
     assert from_hub.call_args.args == ("some/model",) and from_hub.call_args.kwargs["revision"] == "abc"
     assert not {"*.bin", "*.py"} & {*from_hub.call_args.kwargs["allow_patterns"]}
 
@@ -141,7 +141,7 @@ def test_only_files_that_are_loaded_come_from_the_hub(folder: Path, monkeypatch:
         (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "cannot be loaded"),
         (lambda folder: drop_weight(folder), r"lacks the weights .*lm_head"),
         (
-            lambda folder: build_tiny_asked(folder, WORDS.replace("yes", "").replace("Yes", "")),
+            lambda folder: build_tiny_vqa(folder, WORDS.replace("yes", "").replace("Yes", "")),
             'no single token for "Yes"',
         ),
     ],
@@ -158,16 +158,16 @@ def drop_weight(folder: Path) -> None:
     save_file({other: tensor for other, tensor in weights.items() if other != name}, folder / WEIGHTS, {"format": "pt"})
 
 
-def test_too_little_memory_is_told(folder: Path, asked: AskedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_told(folder: Path, vqa: VqaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     full = MagicMock(side_effect=torch.OutOfMemoryError)
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UserError, match=r"too small for .*'.*asked.*': .* lower score\.batch"),
+        pytest.raises(UserError, match=r"too small for .*'.*vqa.*': .* lower score\.batch"),
     ):
-        patch.setattr(asked._network, "generate", full)
-        asked.ask(pictures(), TEXTS, 5)
+        patch.setattr(vqa._network, "generate", full)
+        vqa.ask(pictures(), TEXTS, 5)
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
-    with pytest.raises(UserError, match=r"memory is too small for .* set the precision in the judge's asked to bf16"):
+    with pytest.raises(UserError, match=r"memory is too small for .* set the precision in the judge's vqa to bf16"):
         load(folder)
 
 
@@ -176,16 +176,16 @@ def test_a_device_this_machine_lacks_is_refused(folder: Path) -> None:
         load(folder, device="cuda:99")
 
 
-def test_the_judges_fingerprint_tells_whether_and_whom_it_asked(broken: Path) -> None:
+def test_the_judges_fingerprint_tells_the_vision_language_model_it_names(broken: Path) -> None:
     judge = JudgeSettings(model="ViT-L-14-quickgelu", pretrained="openai", device="cpu")
 
-    def asking(model: str, revision: str | None = None) -> str:
-        asked = AskedSettings(model=model, revision=revision, precision="bf16")
-        return judge_fingerprint(judge.model_copy(update={"asked": asked}))
+    def naming(model: str, revision: str | None = None) -> str:
+        vqa = VqaSettings(model=model, revision=revision, precision="bf16")
+        return judge_fingerprint(judge.model_copy(update={"vqa": vqa}))
 
     assert judge_fingerprint(judge) == "ViT-L-14-quickgelu/openai"
-    assert asking("some/model") == "ViT-L-14-quickgelu/openai + some/model@main"
-    assert asking("some/model", "abc") == "ViT-L-14-quickgelu/openai + some/model@abc"
-    before = asking(str(broken))
+    assert naming("some/model") == "ViT-L-14-quickgelu/openai + some/model@main"
+    assert naming("some/model", "abc") == "ViT-L-14-quickgelu/openai + some/model@abc"
+    before = naming(str(broken))
     (broken / "chat_template.jinja").write_text(TEMPLATE + " ")
-    assert before != asking(str(broken))
+    assert before != naming(str(broken))

@@ -28,7 +28,7 @@ TEMPLATE = (
 )
 
 
-def build_tiny_asked(folder: Path, words: str = WORDS, template: str | None = TEMPLATE) -> Path:
+def build_tiny_vqa(folder: Path, words: str = WORDS, template: str | None = TEMPLATE) -> Path:
     """Save the model, its processor and, if any, its chat template into `folder`; return `folder`.
 
     The weights are the same each time, and so large that answers depend on pictures and words.
