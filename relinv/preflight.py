@@ -37,6 +37,12 @@ def check_params(params: Params) -> None:
     params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
         params.section(section, kind)
+    count = params.section("exemplars", ExemplarSettings).count
+    least = params.section("validate", ValidateSettings).minimum_images
+    if count is not None and count < least:
+        raise UserError(
+            f"exemplars.count is {count} and validate.minimum_images {least}: raise the one or lower the other."
+        )
     for model in (params.model(), params.drawing_model()):
         if model.device != "cpu":
             require_precision(find_device(model.device), model.precision)

@@ -75,9 +75,8 @@ def _read(kind: type[T], path: Path, what: str, remedy: str) -> T:
     content = read_json(path, what, remedy)
     try:
         return parse(kind, content, "", path)
-    except UserError as error:
-        problem = str(error).splitlines()[0]
-        raise UserError(f"The {what} '{path}' is damaged: delete it, and {remedy}. {problem}") from None
+    except UserError:
+        raise UserError(f"The {what} '{path}' is damaged: delete it, and {remedy}.") from None
 
 
 def find_benchmark(params: Params, relation: str) -> Benchmark:

@@ -92,7 +92,7 @@ class Sampler(Settings):
 
     steps: SamplingSteps
     guidance_scale: GuidanceScale
-    scheduler: Scheduler = "ddim"
+    scheduler: Scheduler
 
 
 class TrainingSettings(Settings):
@@ -108,7 +108,7 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     samples_per_pass: Positive | None = None
     deterministic: bool = True
-    preview: Sampler = Sampler(steps=30, guidance_scale=7.5)
+    preview: Sampler = Sampler(steps=30, guidance_scale=7.5, scheduler="ddim")
 
 
 class ModelSettings(NetworkSettings, TrainingSettings):
@@ -216,7 +216,6 @@ class ScenarioSettings(Settings):
 class SamplingSettings(Sampler):
     """How a base draws; batch_size counts images and affects an image only by rounding."""
 
-    scheduler: Scheduler  # without a default: a base's images depend on it
     batch_size: Positive
 
 

@@ -85,11 +85,12 @@ def paired_difference(
 ) -> Interval | None:
     """Return the mean of `metric` for `method_a` minus that for `method_b`, with its paired interval.
 
-    Only scenarios, of a study's rows under each seed, that have the metric under both methods count; None if there are
-    none.
+    Only images that have the metric under both methods count, those of a scenario (of a study's rows, under each seed)
+    paired in their order; None if there are none.
     """
-    rows = rows.dropna(subset=[metric])
     pair = [*CLUSTER, "trial"] if "trial" in rows else CLUSTER
+    rows = rows.assign(image=rows.groupby(["method", *pair]).cumcount()).dropna(subset=[metric])
+    pair = [*pair, "image"]
     a, b = (rows[rows["method"] == method].set_index(pair, drop=False) for method in (method_a, method_b))
     shared = a.index.intersection(b.index)
     if shared.empty:

@@ -72,7 +72,7 @@ def tiny_settings(folder: Path) -> ModelSettings:
     """Return how the base in `folder` is run in tests."""
     from relinv.settings import ModelSettings, Sampler
 
-    preview = Sampler(steps=2, guidance_scale=5.0)
+    preview = Sampler(steps=2, guidance_scale=5.0, scheduler="ddim")
     run = {"device": "cpu", "precision": "fp32", "resolution": SIDE, "preview": preview}
     return ModelSettings(source=str(folder), revision=None, **run)
 

@@ -228,24 +228,23 @@ def test_the_bases_own_pictures_are_drawn_as_images_are(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(prior, "deterministic", lambda device, backward: nullcontext(asked.append(backward)))
-    prior_pictures(base, ["cat in box"], Sampler(steps=1, guidance_scale=5.0), tmp_path)
+    prior_pictures(base, ["cat in box"], Sampler(steps=1, guidance_scale=5.0, scheduler="ddim"), tmp_path)
     assert asked == [False]  # whatever the training around them says, which their cache does not know
 
 
 def test_the_bases_own_pictures_show_their_prompts(base: Base, tmp_path: Path) -> None:
     """From the same noise, another prompt is another picture."""
-    pictures = [
-        prior_pictures(base, [prompt], Sampler(steps=1, guidance_scale=5.0), tmp_path)[0].image.tobytes()
-        for prompt in ("cat in box", "a stone wall")
-    ]
-    assert pictures[0] != pictures[1]
+    sampler = Sampler(steps=1, guidance_scale=5.0, scheduler="ddim")
+    (one,), (other,) = (prior_pictures(base, [prompt], sampler, tmp_path) for prompt in ("cat in box", "a stone wall"))
+    assert one.image.tobytes() != other.image.tobytes()
 
 
 def test_the_bases_own_pictures_of_one_prompt_differ_from_batch_to_batch(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
-    first, second = prior_pictures(base, ["cat in box"] * 2, Sampler(steps=1, guidance_scale=5.0), tmp_path)
+    sampler = Sampler(steps=1, guidance_scale=5.0, scheduler="ddim")
+    first, second = prior_pictures(base, ["cat in box"] * 2, sampler, tmp_path)
     assert first.image.tobytes() != second.image.tobytes()
 
 
@@ -261,7 +260,8 @@ def test_the_bases_own_pictures_are_kept_by_batches(
 
     def pictures(**changes: Any) -> list[bytes]:
         drawn.clear()
-        prompts, sampler = ["cat in box", "dog on wood", "a stone"], Sampler(steps=1, guidance_scale=2.0)
+        prompts = ["cat in box", "dog on wood", "a stone"]
+        sampler = Sampler(steps=1, guidance_scale=2.0, scheduler="ddim")
         arguments = {"base": base, "prompts": prompts, "sampler": sampler}
         shown = prior_pictures(**arguments | {"scratch": tmp_path} | changes)
         return [picture.image.tobytes() for picture in shown]
@@ -277,8 +277,8 @@ def test_the_bases_own_pictures_are_kept_by_batches(
     alone = Base(base.settings.model_copy(update={"samples_per_pass": 1}), base._folder, base.fingerprint)
     another = Base(base.settings, base._folder, "another")
     for change in (
-        {"sampler": Sampler(steps=2, guidance_scale=2.0)},
-        {"sampler": Sampler(steps=1, guidance_scale=3.0)},
+        {"sampler": Sampler(steps=2, guidance_scale=2.0, scheduler="ddim")},
+        {"sampler": Sampler(steps=1, guidance_scale=3.0, scheduler="ddim")},
         {"prompts": ["cat in box", "dog on wood", "a stone wall"]},
         {"base": alone},
         {"base": rounded},

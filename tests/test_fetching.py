@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -368,8 +369,36 @@ def test_so_many_exemplars_are_kept_as_the_parameters_count(
         assert [one.templates for one in some.exemplars] == [one.templates for one in every.exemplars][
             : len(some.exemplars)
         ]
-    assert kept[None].fingerprint == every.fingerprint
+    assert kept[None].fingerprint == kept[9].fingerprint == every.fingerprint
     assert own or "3.png" in json.loads(record.read_text())  # what is recorded is what the source has
+
+
+@pytest.mark.parametrize("name", ["{root}/mine.txt", "../mine.txt"])
+def test_a_strangers_captions_remove_nothing_outside_the_folder(
+    name: str, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    captions = json.loads((given / "text.json").read_text())
+    for mine in (tmp_path / "mine.txt", given.parent / "mine.txt", tmp_path / "data" / "mine.txt"):
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+    captions[name.format(root=tmp_path)] = ["cat {} box"]
+    (given / "text.json").write_text(json.dumps(captions))
+    settings = SETTINGS.model_copy(update={"count": 2})
+    with suppress(UserError):
+        fetch_exemplars("inside", tmp_path / "data" / "inside", from_("folder", given.parent), settings, tmp_path)
+    assert len(list(tmp_path.rglob("mine.txt"))) == 3
+
+
+def test_a_flawed_folder_of_ones_own_is_left_to_validation(
+    exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(exemplar_folder, tmp_path / "own" / "inside"))
+    (own / "text.json").unlink()
+    monkeypatch.setattr("relinv.fetching.fetch.OWN", own.parent)
+    settings = SETTINGS.model_copy(update={"count": 2})
+    fetch_exemplars("inside", tmp_path / "kept", from_("folder", None), settings, tmp_path)
+    assert len(list((tmp_path / "kept").glob("*.png"))) == 4
 
 
 def test_a_mask_goes_with_its_picture(exemplar_folder: Path, tmp_path: Path) -> None:

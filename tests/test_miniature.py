@@ -321,5 +321,5 @@ def test_the_committed_judge_sees_that_a_look_was_copied_and_the_relation_far_mo
         ]
         likeness.append([(encoded @ exemplars.T).max(axis=1).mean() for encoded in images])
     of_relation, of_look = np.diff(np.mean(likeness, axis=0))
-    assert of_look == pytest.approx(0.02, abs=0.005)  # as reports/README.md says
-    assert of_relation > 5 * of_look
+    assert of_look == pytest.approx(0.017, abs=0.003)  # as reports/README.md says
+    assert of_relation == pytest.approx(0.22, abs=0.03)

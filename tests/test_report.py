@@ -33,7 +33,7 @@ from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, used_parameters
 from relinv.report.pages import data_uri, html
-from relinv.report.rows import FURTHER, READINGS, format_rows, means, parse_rows, shows, with_leakage
+from relinv.report.rows import FURTHER, READINGS, Reading, format_rows, means, parse_rows, shows, with_leakage
 from relinv.report.sheets import CELL, RIGHT, WRONG, Panel, Sheet, Shot, build, render, spread
 from relinv.report.sheets import Line as SheetLine
 from relinv.report.story import _mean, _smooth, tell
@@ -79,6 +79,11 @@ def test_leakage_is_the_similarity_beyond_plain_words_where_both_have_the_relati
     assert 0 < both_right.sum() < len(right)
     pd.testing.assert_series_equal(leakage["reversion"].dropna(), expected, check_names=False)
     assert leakage["relation_words"].isna().all()
+
+
+def test_leakage_stays_with_its_row_whatever_the_rows_order(rows: pd.DataFrame) -> None:
+    mixed = rows.drop(columns="leakage").sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(with_leakage(mixed).sort_index(), rows)
 
 
 def test_leakage_is_defined_where_a_relation_stands_alone(rows: pd.DataFrame) -> None:
@@ -172,7 +177,7 @@ def test_tables_mark_the_best_and_leave_out_the_undefined(rows: pd.DataFrame) ->
     expected = [rows.loc[rows["method"] == method, "scene_accuracy"].mean() for method in METHODS]
     assert [line.cells[0].mean for line in table.lines] == pytest.approx(expected)
     assert [line.bold[0] for line in table.lines] == [value == max(expected) for value in expected]
-    assert table.headings == ["scene accuracy\N{NO-BREAK SPACE}↑", "leakage\N{NO-BREAK SPACE}↓"]
+    assert table.headings == ["scene accuracy\N{NO-BREAK SPACE}↑", "leakage"]
     (only,) = by_method(rows, ["reversion"], ["scene_accuracy"], FEW, "all").lines
     assert only.bold == [False]  # there is nothing it is better than
     alone = by_method(rows[rows["relation"] == "hug"], METHODS, ["direction"], FEW, "hug")
@@ -199,20 +204,27 @@ def test_a_terminal_shows_means_and_differences_beside_each_other() -> None:
     ]
 
 
-def test_a_figure_that_rounds_to_zero_has_no_minus() -> None:
+def test_a_mean_that_rounds_to_zero_has_no_minus_and_a_difference_shows_its_sign() -> None:
     assert [figure(value) for value in (-0.0004, -0.0006, 0.5)] == ["0.000", "−0.001", "0.500"]
-    assert [figure(value, signed=True) for value in (-0.0004, -0.5, 0.5)] == ["+0.000", "−0.500", "+0.500"]
+    assert [figure(value, signed=True) for value in (-0.0004, 0.0, 0.5)] == ["−0.000", "+0.000", "+0.500"]
 
 
-def test_lower_leakage_is_better(rows: pd.DataFrame) -> None:
+def test_no_leakage_is_the_best(rows: pd.DataFrame) -> None:
+    """Below zero, pictures are less like the exemplars than plain words' are: drawn worse, as likely as not."""
+    table = by_method(rows, METHODS, ["leakage"], FEW, "all")
+    assert table.lines[0].cells == [None] and [line.bold for line in table.lines] == [[False]] * 3
+
+
+def test_the_lowest_is_the_best_of_a_metric_that_says_so(rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(READINGS, "leakage", Reading("leakage", higher_is_better=False))
     plain, *learned = by_method(rows, METHODS, ["leakage"], FEW, "all").lines
-    assert plain.cells == [None] and plain.bold == [False]
     lowest, other = sorted(learned, key=lambda line: line.cells[0].mean)
-    assert lowest.bold == [True] and other.bold == [False]
+    assert lowest.bold == [True] and other.bold == plain.bold == [False]
 
 
 @pytest.mark.parametrize("metric", ["scene_accuracy", "leakage"])
-def test_all_that_tie_for_the_best_are_marked(rows: pd.DataFrame, metric: str) -> None:
+def test_all_that_tie_for_the_best_are_marked(rows: pd.DataFrame, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(READINGS, "leakage", Reading("leakage", higher_is_better=False))
     best = rows[rows["method"] == "reversion"]
     worse = best.assign(scene_accuracy=best["scene_accuracy"] - 0.1, leakage=best["leakage"] + 0.1)
     tied = pd.concat(arm.assign(method=name) for arm, name in zip((worse, best, best), METHODS, strict=True))
@@ -557,7 +569,7 @@ def test_the_report_writes_its_five_results(tmp_path: Path) -> None:
     for method, values in metrics.items():
         own = scores[scores["method"] == method]
         for name, value in values.items():
-            mean = own[name].sum() / own[name].count() if own[name].any() else None
+            mean = own[name].sum() / own[name].count() if own[name].notna().any() else None
             assert value == pytest.approx(mean, abs=1e-5), (method, name)
 
 
@@ -836,7 +848,8 @@ def test_both_pages_show_all_of_the_story(tmp_path: Path) -> None:
         for cell, bold in (
             (cell, bold) for line in table.lines for cell, bold in zip(line.cells, line.bold, strict=True)
         ):
-            if cell is None:
+            if cell is None:  # the plain words' leakage
+                assert '<td class="quiet">–</td>' in page and "| – |" in text
                 continue
             mean, low, high = (figure(value, table.signed) for value in cell)
             best, strong = (' class="best"', "**") if bold else ("", "")
@@ -957,7 +970,7 @@ def test_what_nothing_defines_is_in_no_table(tmp_path: Path) -> None:
         parse_rows(path.read_bytes(), str(path)).assign(vqa_score=float("nan")).to_csv(path, index=False)
     story = tell(collect(tmp_path, params))
     for table in (story.headline, story.metrics, *story.leads, *story.groups):
-        assert {"VQAScore\u00a0↑", "leakage\u00a0↓"} & {*table.headings} == set()
+        assert {"VQAScore\u00a0↑", "leakage"} & {*table.headings} == set()
         assert all(any(line.cells[place] for line in table.lines) for place in range(len(table.headings)))
     assert "VQAScore" not in {metric.TITLE for metric in story.metric_files}
     write_report(tmp_path, params)

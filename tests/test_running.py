@@ -48,7 +48,7 @@ def learned(
 def drawn(base: Base) -> torch.Tensor:
     """Return two pictures of nothing in particular."""
     prompts = ["cat inside box"] * 2
-    return Drawer(base, [], prompts, Sampler(steps=3, guidance_scale=4.0)).draw(prompts, [1, 2])
+    return Drawer(base, [], prompts, Sampler(steps=3, guidance_scale=4.0, scheduler="ddim")).draw(prompts, [1, 2])
 
 
 def test_attention_computed_otherwise_draws_the_same(tiny_base: Path, base: Base) -> None:
@@ -187,7 +187,7 @@ def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> Non
         {"samples_per_pass": 1},
         {"precision": "bf16"},
         {"deterministic": False},
-        {"preview": Sampler(steps=3, guidance_scale=5.0)},
+        {"preview": Sampler(steps=3, guidance_scale=5.0, scheduler="ddim")},
     ],
 )
 def test_a_run_is_never_finished_in_another_way(

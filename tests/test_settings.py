@@ -105,8 +105,7 @@ def test_choices_are_listed() -> None:
     assert message.endswith("one of fp32, bf16.")  # in fp16 training would lose small gradients
 
 
-def test_previews_are_drawn_by_ddim_unless_told_otherwise_and_images_as_told() -> None:
-    assert parse(Sampler, {"steps": 3, "guidance_scale": 6.0}, "preview").scheduler == "ddim"
+def test_a_sampler_without_a_scheduler_is_refused() -> None:
     unsaid = {name: value for name, value in SAMPLING.items() if name != "scheduler"}
     assert refusal(SamplingSettings, unsaid) == (
         "Parameter 'sampling.scheduler' is missing from params.yaml: add it; it must be one of ddim, pndm, dpmpp."
@@ -211,13 +210,13 @@ def test_a_base_is_trained_as_its_training_section_says_and_drawn_without() -> N
         "gradient_checkpointing": True,
         "samples_per_pass": 2,
         "deterministic": False,
-        "preview": {"steps": 3, "guidance_scale": 6.0},
+        "preview": {"steps": 3, "guidance_scale": 6.0, "scheduler": "ddim"},
     }
     params = Params(values, Path("params.yaml"))
     trained, drawing = params.trained_model(), params.drawing_model()
     assert (trained.gradient_checkpointing, trained.samples_per_pass, trained.deterministic) == (True, 2, False)
     assert (drawing.gradient_checkpointing, drawing.samples_per_pass, drawing.deterministic) == (False, None, True)
-    assert trained.preview == Sampler(steps=3, guidance_scale=6.0)
+    assert trained.preview == Sampler(steps=3, guidance_scale=6.0, scheduler="ddim")
 
 
 class Sectioned(Settings):
@@ -395,6 +394,17 @@ def test_a_wrong_setting_of_a_late_stage_is_found_before_the_first(section: str,
     values[section][name] = value
     with pytest.raises(UserError, match=rf"'{section}\.{name}' is {value!r} in params\.yaml"):
         check_params(Params(values, Path("params.yaml")))
+
+
+def test_fewer_exemplars_than_validation_asks_for_are_told_before_the_first_stage() -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["exemplars"]["count"] = 2
+    with pytest.raises(
+        UserError, match=r"^exemplars\.count is 2 and validate\.minimum_images 4: raise the one or lower"
+    ):
+        check_params(Params(values, Path("params.yaml")))
+    values["validate"]["minimum_images"] = 2
+    check_params(Params(values, Path("params.yaml")))
 
 
 def test_a_report_about_an_unknown_method_is_told_before_the_first_stage() -> None:

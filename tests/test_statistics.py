@@ -131,6 +131,16 @@ def test_intervals_are_wide_where_scenarios_vary_as_in_the_lead_over_textual_inv
     assert "and it held in 98." in " ".join(Path("reports/README.md").read_text().split())
 
 
+def test_images_of_a_scenario_are_paired_one_by_one() -> None:
+    """A metric that each method has in another image of the same scenario says nothing of their difference."""
+    values = np.random.default_rng(0).normal(size=(2, 10, 2))
+    ours, theirs = rows_of(values, "a"), rows_of(values, "b")
+    ours.loc[ours["seed"] == 1, "score"] = np.nan
+    assert paired_difference(pd.concat([ours, theirs]), "a", "b", "score", QUICK).mean == 0
+    theirs.loc[theirs["seed"] == 0, "score"] = np.nan
+    assert paired_difference(pd.concat([ours, theirs]), "a", "b", "score", QUICK) is None
+
+
 def test_drawn_trainings_vary_as_much_as_their_mean() -> None:
     generator = np.random.default_rng(0)
     values = np.repeat(generator.normal(size=(2, 1, 3)), 10, axis=1)  # only trainings vary

@@ -29,7 +29,7 @@ from relinv.params import flatten
 from relinv.report.compare import as_html, as_lines, compare, require_html
 from relinv.report.pages import INTERVALS
 from relinv.report.revisions import params_at, scores_at
-from relinv.report.rows import parse_rows, with_leakage
+from relinv.report.rows import READINGS, Reading, format_rows, parse_rows, with_leakage
 from relinv.report.tables import DIFFERENCES
 from relinv.settings import ExemplarSettings, ExemplarSource
 from relinv.statistics import Bootstrap
@@ -603,7 +603,11 @@ def test_a_value_of_another_kind_is_told_in_a_sentence(text: str, told: str, tmp
         check_trials(HERE, trials(HERE, load_plan(tmp_path / "study.yaml")))
 
 
-def test_a_search_by_a_metric_that_a_method_lacks_names_no_best_of_it(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("higher", [False, None])
+def test_a_search_names_no_best_by_a_metric_that_a_method_lacks_or_that_has_no_better_end(
+    higher: bool | None, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READINGS, "leakage", Reading("leakage", higher))
     arms = {"a": {"invert.reversion.skill": 1}, "b": {"presets.yaml:dreambooth.long.skill": 1}}
     changes = {"arms": arms, "contrasts": [], "metrics": ["leakage"]}
     plan = load_plan(repository / "study.yaml").model_copy(update=changes)
@@ -613,7 +617,7 @@ def test_a_search_by_a_metric_that_a_method_lacks_names_no_best_of_it(repository
     rows.loc[rows["method"] == "reversion", "leakage"] = float("nan")
     write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     best = (tmp_path / "study.md").read_text(encoding="utf-8").partition("best arm")[2].partition("## Arm")[0]
-    assert "- dreambooth: b, leakage 0.125" in best and "reversion" not in best
+    assert ("- dreambooth: b, leakage 0.125" in best) == (higher is False) and "reversion" not in best
 
 
 @pytest.mark.parametrize("file", sorted((HERE / "plans").iterdir()), ids=lambda path: path.stem)
@@ -788,6 +792,15 @@ def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
     finally:
         (repository / "params.yaml").write_text(PARAMS)
         (repository / "presets.yaml").unlink()
+
+
+def test_leakage_of_another_revision_is_measured_as_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [score_table("hug", method) for method in ("relation_words", "reversion")]
+    rows = with_leakage(pd.concat(tables, ignore_index=True))
+    stored = format_rows(rows.assign(leakage=1.0)).encode()  # by an earlier definition
+    monkeypatch.setattr("relinv.report.revisions.read_at", lambda *place: stored)
+    measured = scores_at(HERE, "HEAD")["leakage"]
+    pd.testing.assert_series_equal(measured, rows["leakage"], atol=2e-6)
 
 
 def test_missing_revisions_and_scores_are_named(repository: Path) -> None:

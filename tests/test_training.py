@@ -330,10 +330,10 @@ def test_previews_are_drawn_as_the_base_says(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path / "scratch")
-    own = {"preview": Sampler(steps=3, guidance_scale=7.5)}
+    own = {"preview": Sampler(steps=3, guidance_scale=7.5, scheduler="ddim")}
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update=own))
     with loop.method.attached():
-        assert loop._drawer()._sampler == Sampler(steps=3, guidance_scale=7.5)
+        assert loop._drawer()._sampler == Sampler(steps=3, guidance_scale=7.5, scheduler="ddim")
 
 
 def test_trainings_say_where_their_losses_and_previews_so_far_are(

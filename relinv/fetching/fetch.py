@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from relinv.benchmark import ENTRY
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, MASKS, OWN, open_upright, read_captions, read_exemplars
+from relinv.exemplars import CAPTIONS, MASKS, OWN, open_upright, pictures_in, read_captions, read_exemplars
 from relinv.fetching.archives import unpack
 from relinv.fetching.downloads import ARCHIVE, LISTING, cache_folder
 from relinv.fetching.relation_folders import (
@@ -48,7 +48,7 @@ def fetch_exemplars(
             copy_files(OWN / relation, folder)
         else:
             _fill(relation, folder, source, settings, scratch)
-        if settings.count is not None:
+        if settings.count is not None and not fault_of(folder):  # of a flawed folder, validation tells all
             _keep_first(settings.count, folder)
 
 
@@ -79,9 +79,13 @@ def _keep_first(count: int, folder: Path) -> None:
     """Remove all but the first `count` of a relation's pictures, in file-name order, with their captions and masks."""
     captions = read_captions(folder)
     kept = dict(islice(captions.items(), count))
-    for name in captions.keys() - kept.keys():
-        (folder / name).unlink(missing_ok=True)
-        (folder / MASKS / f"{Path(name).stem}.png").unlink(missing_ok=True)
+    if len(kept) == len(captions):
+        return
+    stems = {Path(name).stem for name in kept}
+    masks = [path for path in (folder / MASKS).glob("*.png") if path.stem not in stems]
+    # only what lies in the folder: text.json may be a stranger's, and name files elsewhere
+    for path in (*(path for path in pictures_in(folder) if path.name not in kept), *masks):
+        path.unlink()
     write_json(folder / CAPTIONS, kept)
 
 

@@ -11,7 +11,7 @@ from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import parse_yaml
 from relinv.params import PRESETS, flatten, preset_in_use
-from relinv.report.rows import parse_rows
+from relinv.report.rows import parse_rows, with_leakage
 
 WORKSPACE = "workspace"  # the name for the files as they are here now
 SCORES = "reports/scores.csv"
@@ -46,8 +46,8 @@ def read_at(root: Path, revision: str, path: str) -> bytes:
 
 
 def scores_at(root: Path, revision: str) -> pd.DataFrame:
-    """Return the report's score rows of a revision, leakage included."""
-    return parse_rows(read_at(root, revision, SCORES), f"{SCORES} of {revision}")
+    """Return the report's score rows of a revision, with leakage as it is measured now, whatever stands there."""
+    return with_leakage(parse_rows(read_at(root, revision, SCORES), f"{SCORES} of {revision}"))
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:

@@ -40,8 +40,8 @@ class Table:
 
 
 def figure(value: float, signed: bool = False) -> str:
-    """Return a figure with three decimals, a true minus sign unless all are zero, and if `signed` a plus sign too."""
-    return f"{value:{'+' if signed else ''}z.3f}".replace("-", "−")
+    """Return a figure with three decimals and a true minus sign; if `signed`, a plus sign too, and one on zero."""
+    return f"{value:{'+' if signed else 'z'}.3f}".replace("-", "−")
 
 
 def percent(share: float) -> str:

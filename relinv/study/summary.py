@@ -95,12 +95,15 @@ def _verdicts(plan: Plan, table: Table, bootstrap: Bootstrap) -> list[str]:
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
     """Return in words, for each method whose settings the arms change, the arm with the best first metric.
 
-    Of equal arms, it is the first in the plan. A method of which no arm defines the metric is left out.
+    Of equal arms, it is the first in the plan. A method of which no arm defines the metric is left out, and all are if
+    neither end of it is better.
     """
     reading = READINGS[plan.metrics[0]]
     means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean().dropna()
     changed = {part for arm in plan.arms.values() for name in arm for part in re.split("[.:]", name)}
-    told = []
+    told: list[str] = []
+    if reading.higher_is_better is None:
+        return told
     for method in means.index.unique("method"):
         if method in changed:
             best = means[method].idxmin() if reading.higher_is_better is False else means[method].idxmax()
