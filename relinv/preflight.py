@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from relinv.benchmark import load_benchmark
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
@@ -15,6 +18,7 @@ from relinv.plugins import find_plugin
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
+    ModelSettings,
     PreviewSettings,
     ReportSettings,
     ScoreSettings,
@@ -63,13 +67,18 @@ def check_params(params: Params) -> None:
         if method not in params.presets:  # DVC would tell only when it has to be learned
             file = params.file.with_name(PRESETS)
             raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
-    model = params.model()
-    if folder := find_tokenizer(model.source, model.revision):
-        tokenizer = load_tokenizer(folder)
-        for method, of_method in settings.items():
-            if isinstance(of_method, TokenRowSettings):
-                for of_relation in words:
-                    try:
-                        of_method.check_words(of_relation, tokenizer)
-                    except UserError as error:
-                        raise UserError(f"Method '{method}': {error}") from None
+    _check_words(params.model(), settings, words)
+
+
+def _check_words(model: ModelSettings, settings: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Raise UserError if a method cannot take the row of a word it names, or of one of the relations' `words`."""
+    if not (folder := find_tokenizer(model.source, model.revision)):
+        return
+    tokenizer = load_tokenizer(folder)
+    for method, of_method in settings.items():
+        if isinstance(of_method, TokenRowSettings):
+            for of_relation in words:
+                try:
+                    of_method.check_words(of_relation, tokenizer)
+                except UserError as error:
+                    raise UserError(f"Method '{method}': {error}") from None
