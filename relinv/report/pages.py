@@ -28,9 +28,9 @@ TITLES = {
     "reproduce": "How to reproduce this page",
 }
 HEADLINE_NOTE = (
-    "Scene accuracy is the share of images in which the judge finds both the relation and the two entities. Leakage is "
-    "how much more an image resembles the exemplars than one drawn from the plain words does. “Relation words” are "
-    "these plain words: nothing is learned for them."
+    "Scene accuracy is the share of images in which the judge finds both the relation and the two entities. The method "
+    "“relation words” draws from the relation’s plain words and learns nothing. Leakage is how much more an image "
+    "resembles the exemplars than the image of the plain words does, where both have the relation."
 )
 TRAININGS = (
     "Each method learned each relation once. The intervals do not say how much other exemplars or noise would change "

@@ -41,7 +41,7 @@ def _reading(name: str) -> Reading:
 
 BOUNDS = {name: load_metric(name).BOUNDS for name in [*REQUIRED, *FURTHER]}
 READINGS = {name: _reading(name) for name in [*STANDARD, *FURTHER]}
-READINGS["leakage"] = Reading("leakage", higher_is_better=None)  # 0 is none; below, pictures are drawn worse
+READINGS["leakage"] = Reading("leakage", higher_is_better=None)  # 0 is none; below may mean drawn worse
 BOUNDS["leakage"] = (-2.0, 2.0)  # a difference of cosines
 
 
