@@ -55,7 +55,7 @@ def generate_folder(
     """
     records = plan(base, concept, scenarios, settings)
     label = f"{records[0].relation} by {records[0].method}"
-    with workspace(scratch, records, code_hash(Path(__file__).parent, CODE)) as made:
+    with workspace(scratch, records, code_hash(Path(__file__).parent, CODE), base.processor) as made:
 
         def is_done(batch: Sequence[ImageRecord]) -> bool:
             """Return whether a batch's files are there; each appears only when complete."""

@@ -143,14 +143,15 @@ def require_png(path: Path) -> None:
 
 
 @contextmanager
-def workspace(scratch: Path, records: Sequence[ImageRecord], code: str) -> Iterator[Path]:
+def workspace(scratch: Path, records: Sequence[ImageRecord], *further: str) -> Iterator[Path]:
     """Yield a folder below `scratch` in which an image folder grows, so that a killed run can resume where it stopped.
 
     DVC deletes the output folder before each run; this one lies elsewhere, named by a hash of everything that
-    determines the images, so that a run that would draw others never resumes it; `code` is a hash of the code that
-    draws them. It belongs to one run: a second waits, because a killed run may have left its stage running.
+    determines the images, so that a run that would draw others never resumes it; `further` is what no record says,
+    such as a hash of the code that draws them. It belongs to one run: a second waits, because a killed run may have
+    left its stage running.
     """
-    folder = scratch / f"generate-{sha256_json([code, *map(asdict, records)])[:16]}"
+    folder = scratch / f"generate-{sha256_json([*further, *map(asdict, records)])[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(exist_ok=True)

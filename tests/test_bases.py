@@ -298,7 +298,13 @@ def test_a_gpu_is_named_in_what_results_depend_on(base: Base, monkeypatch: pytes
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU as {device}")
     other = Base(base.settings.model_copy(update={"device": "cuda:1"}), base._folder, base.fingerprint)
     vars(other)["device"] = torch.device("cuda:1")  # as found, for there is none here
-    assert other.gpu == other.numerics["gpu"] == "a GPU as cuda:1"
+    assert other.gpu == other.numerics["gpu"] == other.processor == "a GPU as cuda:1"
+
+
+def test_processors_are_told_apart_by_instructions_and_threads(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    assert base.processor == "AVX2, threads: 3" and base.processor not in base.numerics.values()
 
 
 def test_a_home_folder_is_found_by_its_short_name(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,8 @@ def test_the_bases_own_pictures_are_kept_by_batches(
         assert drawn == []
     monkeypatch.setattr(prior, "code_hash", lambda root, parts: "of other code")
     assert pictures() == first and sum(map(len, drawn)) == 3
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another's")
+    assert pictures() == first and sum(map(len, drawn)) == 3
 
 
 @pytest.mark.parametrize("name", ["dreambooth", "custom_diffusion"])

@@ -176,6 +176,20 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert list((tmp_path / "scratch").glob("*/")) == []
 
 
+def test_a_run_begun_on_another_processor_is_not_gone_on_with(
+    base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another's")
+    monkeypatch.setattr(generation, "publish", lambda *arguments: None)  # as if killed before it
+    generate_folder(base, concept, SCENARIOS[1:], SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    (begun,) = (tmp_path / "scratch").glob("*/")
+    monkeypatch.undo()
+    for picture in begun.glob("*.png"):
+        picture.write_bytes(b"rounded otherwise")
+    generate_folder(base, concept, SCENARIOS[1:], SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    assert len(read_pictures(tmp_path / "images", read_records(tmp_path / "images"))) == 4
+
+
 def test_seeds_belong_to_seed_relation_and_scenario_on_every_machine() -> None:
     assert image_seed(0, "inside", 0) == 611771291
     seeds = {image_seed(seed, relation, i) for seed in (0, 1) for relation in ("inside", "on") for i in range(100)}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -47,6 +50,12 @@ def test_plain_words_make_a_concept_without_a_tensor(project: dict[str, Any]) ->
     folder = Path("data/concepts/inside/relation_words")
     assert [path.name for path in folder.iterdir()] == ["concept.json"]
     assert json.loads((folder / "concept.json").read_text())["template"] == "{head} inside {tail}"
+
+
+def test_plain_words_need_no_pytorch(project: dict[str, Any]) -> None:  # whose import takes seconds
+    code = "import sys; from stages.invert import invert; invert('inside', 'relation_words'); "
+    code += "sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
 
 
 def test_an_experiments_change_that_the_preset_undoes_is_refused_before_anything_is_learned(

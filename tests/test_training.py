@@ -124,6 +124,19 @@ def test_checkpoints_of_another_identity_are_not_taken_up(tmp_path: Path) -> Non
     assert Checkpoints(tmp_path, "run", {"seed": 1}).load() is None
 
 
+def test_a_training_begun_on_another_processor_is_not_gone_on_with(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = problem(base, exemplar_folder, "reversion")
+    invert_together([task], tmp_path)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another's")
+    monkeypatch.setattr(training, "take_step", stopping(training.take_step, after=0))
+    with pytest.raises(KeyboardInterrupt):  # where it would have taken a step
+        invert_relation(task, tmp_path / "concept", tmp_path)
+    monkeypatch.undo()
+    invert_relation(task, tmp_path / "concept", tmp_path)
+
+
 def test_saves_that_take_long_are_far_between_unless_each_step_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,16 @@ class Base:
 
         return torch.cuda.get_device_name(self.device)
 
+    @property
+    def processor(self) -> str:
+        """Return what the networks run on: the GPU's name, or the CPU's vector instructions and how many threads.
+
+        Another rounds otherwise, so what was begun on one is not gone on with on another.
+        """
+        import torch
+
+        return self.gpu or f"{torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+
     @cached_property
     def numerics(self) -> dict[str, Any]:
         """Return what results depend on to the last bit, besides weights: libraries, GPU, how the networks run."""

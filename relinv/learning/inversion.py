@@ -44,7 +44,8 @@ def _task(problem: Problem, scratch: Path) -> Task:
     kind = find_plugin("relinv.methods", problem.method).Method
     method = kind(problem.base, problem.words, problem.settings, problem.exemplars)
     name = f"invert-{problem.exemplars.relation}-{problem.method}"
-    return Task(problem, method, Checkpoints(scratch, name, identity(problem)))
+    decides = identity(problem) if method.steps else {}  # without steps nothing is kept, nor PyTorch needed
+    return Task(problem, method, Checkpoints(scratch, name, decides))
 
 
 def learn(task: Task, folder: Path) -> None:
@@ -77,7 +78,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "preview": problem.preview.model_dump(mode="json"),
         "base": problem.base.fingerprint,
         "run": problem.base.settings.model_dump(exclude={"source", "revision"}),
-        "gpu": problem.base.gpu,
+        "processor": problem.base.processor,
         "versions": versions(),
         "code": code_hash(Path(__file__).parents[1], [*CODE, f"methods/{problem.method}.py"]),
     }

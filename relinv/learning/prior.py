@@ -50,7 +50,7 @@ def prior_pictures(base: Base, prompts: Sequence[str], sampler: Sampler, scratch
 
 def _identity(base: Base, prompts: Sequence[str], sampler: Sampler, batch_size: int) -> str:
     """Return a hash of everything that determines the pictures to the last bit, code included."""
-    facts = [base.fingerprint, base.numerics, list(prompts), sampler.model_dump(), batch_size]
+    facts = [base.fingerprint, base.numerics, base.processor, list(prompts), sampler.model_dump(), batch_size]
     facts.append(code_hash(Path(__file__).parents[1], CODE))
     return sha256_json(facts)[:16]
 
