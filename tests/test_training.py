@@ -374,6 +374,17 @@ def test_trainings_say_where_their_losses_and_previews_so_far_are(
     assert "so far" not in capsys.readouterr().err
 
 
+def test_the_loss_shown_is_the_mean_since_it_was_last_shown(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[float] = []
+    monkeypatch.setattr(training, "SHOWN_EVERY", 3)
+    monkeypatch.setattr(training.tqdm, "set_postfix", lambda self, loss: shown.append(float(loss)))
+    invert_relation(problem(base, exemplar_folder, "reversion", steps=7), tmp_path / "concept", tmp_path / "scratch")
+    losses = np.loadtxt(tmp_path / "concept/losses.csv", delimiter=",", skiprows=1)[:, -1]  # the totals
+    assert shown == pytest.approx([losses[0], losses[1:4].mean(), losses[4:7].mean()], abs=1e-4)
+
+
 def test_too_little_memory_says_what_to_lower(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
             except torch.OutOfMemoryError:
                 raise too_little_memory(active) from None
             if step % SHOWN_EVERY == 0:
-                bar.set_postfix(loss=f"{sum(loop.log.losses[-1][-1].item() for loop in active) / len(active):.4f}")
+                bar.set_postfix(loss=f"{recent_loss(active):.4f}")
         for loop in loops:
             loop.attempt(partial(loop.finish, keep))
     if failures := [str(loop.failure) for loop in loops if loop.failure]:
@@ -83,6 +83,12 @@ def numerics(base: Base) -> AbstractContextManager[None]:
     Without it, torch.compile and convolutions choose their kernels by speed alone, and sums may be in any order.
     """
     return deterministic(base.device) if base.settings.deterministic else full_fp32(base.device)
+
+
+def recent_loss(loops: Sequence[Loop]) -> float:
+    """Return the mean of the trainings' losses in the steps since it was last shown, since a single one is noisy."""
+    totals = [losses[-1] for loop in loops for losses in loop.log.losses[-SHOWN_EVERY:]]
+    return torch.stack(totals).mean().item()  # read from a GPU once
 
 
 def too_little_memory(loops: Sequence[Loop]) -> UserError:
