@@ -106,7 +106,7 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
         torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not backward)
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:
-        with full_fp32(device):
+        with convolutions(device, by_speed=False):
             yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
@@ -114,16 +114,20 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
 
 
 @contextmanager
-def full_fp32(device: torch.device) -> Iterator[None]:
-    """Inside the block a GPU's convolutions do not round fp32 to TF32, as PyTorch lets them by default."""
+def convolutions(device: torch.device, by_speed: bool) -> Iterator[None]:
+    """Inside the block a GPU's convolutions do not round fp32 to TF32, as PyTorch lets them by default.
+
+    by_speed: whether each takes the kernel that proves the fastest at its first run, which may be another each time.
+    """
     if device.type == "cpu":  # where it does not matter: PyTorch refuses to read its flag if its newer one was set
         yield
         return
     import torch
 
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, cudnn.benchmark = False, by_speed
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+        cudnn.allow_tf32, cudnn.benchmark = before

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import deterministic as settings
 
 from relinv.benchmark import load_benchmark
-from relinv.devices import deterministic, find_device, full_fp32, require_precision
+from relinv.devices import convolutions, deterministic, find_device, require_precision
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.sampling import SCHEDULERS, decode, denoise, initial_latents
@@ -35,22 +35,26 @@ from tests.tiny_judge import build_tiny_judge
 DRAWING = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, scheduler="dpmpp", batch_size=2)
 
 
-def flags() -> tuple[bool, bool, bool, bool]:
-    """Return whether algorithms must be deterministic, may not be with a warning, fill memory, and round to TF32."""
+def flags() -> tuple[bool, ...]:
+    """Return whether algorithms must be deterministic, may not be with a warning, fill memory, and round to TF32.
+
+    And whether convolutions choose their kernels by speed.
+    """
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         settings.fill_uninitialized_memory,
         torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
     )
 
 
 @pytest.mark.parametrize(
     ("device", "backward", "inside"),
     [
-        ("cuda", True, (True, False, False, False)),
-        ("cuda", False, (True, True, False, False)),  # cuDNN's attention may be used, whose forward is deterministic
-        ("mps", True, (True, True, False, False)),
+        ("cuda", True, (True, False, False, False, False)),
+        ("cuda", False, (True, True, False, False, False)),  # cuDNN's attention may be used: its forward is so
+        ("mps", True, (True, True, False, False, False)),
     ],
 )
 def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
@@ -67,27 +71,31 @@ def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
 
 def test_a_cpu_is_left_as_it_is() -> None:
     before = flags()
-    with deterministic(torch.device("cpu")), full_fp32(torch.device("cpu")):
+    with deterministic(torch.device("cpu")), convolutions(torch.device("cpu"), by_speed=True):
         assert flags() == before
 
 
 def test_on_a_cpu_it_does_not_matter_how_tf32_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends, "fp32_precision", "ieee", raising=False)  # a read of the old flag then fails
-    with deterministic(torch.device("cpu")), full_fp32(torch.device("cpu")):
+    with deterministic(torch.device("cpu")), convolutions(torch.device("cpu"), by_speed=True):
         pass
 
 
 @pytest.mark.parametrize(
-    ("fixed", "inside"), [(True, (True, False, False, False)), (False, (False, False, True, False))]
+    ("fixed", "inside"), [(True, (True, False, False, False, False)), (False, (False, False, True, False, True))]
 )
 def test_training_leaves_kernels_to_the_gpu_only_if_told(
     fixed: bool, inside: tuple[bool, ...], tiny_base: Path
 ) -> None:
     base = load_base(tiny_settings(tiny_base).model_copy(update={"deterministic": fixed}))
     base.device = torch.device("cuda")
+    before = flags()
     with numerics(base):
         assert flags() == inside
         assert torch._inductor.config.deterministic is fixed  # which keeps torch.compile from choosing by speed
+        with deterministic(base.device, backward=False):  # as a method's own pictures are drawn
+            assert not torch.backends.cudnn.benchmark
+    assert flags() == before
 
 
 def test_a_cpu_is_found_without_a_look_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:  # it would set up CUDA

@@ -230,8 +230,8 @@ def test_gradients_are_deterministic_unless_the_base_says_otherwise(
     kept: bool, tiny_base: Path, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    for name, fixed in (("deterministic", True), ("full_fp32", False)):
-        block = partial(lambda fixed, device: nullcontext(asked.append(fixed)), fixed)
+    for name, fixed in (("deterministic", True), ("convolutions", False)):
+        block = partial(lambda fixed, device, **_: nullcontext(asked.append(fixed)), fixed)
         monkeypatch.setattr(f"relinv.learning.training.{name}", block)
     learned(run(tiny_base, deterministic=kept), exemplar_folder, tmp_path)
     assert asked == [kept]

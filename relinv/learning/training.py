@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from relinv.devices import deterministic, full_fp32
+from relinv.devices import convolutions, deterministic
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import encode_png, to_pictures
@@ -82,7 +82,7 @@ def numerics(base: Base) -> AbstractContextManager[None]:
 
     Without it, torch.compile and convolutions choose their kernels by speed alone, and sums may be in any order.
     """
-    return deterministic(base.device) if base.settings.deterministic else full_fp32(base.device)
+    return deterministic(base.device) if base.settings.deterministic else convolutions(base.device, by_speed=True)
 
 
 def recent_loss(loops: Sequence[Loop]) -> float:
