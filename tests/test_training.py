@@ -22,12 +22,12 @@ from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.learning import training
 from relinv.learning.batches import visits
-from relinv.learning.checkpoints import Checkpoints, save_state
+from relinv.learning.checkpoints import Checkpoints, load_state, save_state
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import identity, invert_relation, invert_together
 from relinv.learning.losses import Term
 from relinv.learning.problem import Task
-from relinv.learning.training import Loop
+from relinv.learning.training import Loop, optimizer_of
 from relinv.learning.training_log import TrainingLog
 from relinv.settings import Sampler
 from tests.inverting import LEARNING, build, looping, problem, stopping
@@ -109,6 +109,31 @@ def test_two_updates_are_adamws_by_hand(base: Base, exemplar_folder: Path, tmp_p
     once = 0.95 * start - 0.1 * first.sign()
     mean, square = (0.09 * first + 0.1 * second) / 0.19, (0.999 * first**2 + second**2) / 1.999
     torch.testing.assert_close(row.detach(), 0.95 * once - 0.1 * mean / square.sqrt())
+
+
+def test_on_cuda_adamw_is_one_kernel_and_resumes_from_a_checkpoint(tmp_path: Path) -> None:
+    """PyTorch has that kernel for CPUs too, where this runs it."""
+
+    def optimizer(row: torch.nn.Parameter) -> torch.optim.Optimizer:
+        base = SimpleNamespace(device=torch.device("cuda:0"))
+        return optimizer_of(SimpleNamespace(groups=lambda: [{"params": [row], "lr": 0.1}], base=base))
+
+    def step(row: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        row.grad = row.detach().cos()
+        optimizer.step()
+
+    row = torch.nn.Parameter(torch.linspace(-1, 1, 9))
+    straight = optimizer(row)
+    assert straight.param_groups[0]["fused"] is True
+    step(row, straight)
+    save_state(tmp_path / "state.pt", {"row": row.detach(), "optimizer": straight.state_dict()})
+    saved = load_state(tmp_path / "state.pt")
+    again = torch.nn.Parameter(saved["row"])
+    resumed = optimizer(again)
+    resumed.load_state_dict(saved["optimizer"])
+    for each in ((row, straight), (again, resumed)):
+        step(*each)
+    assert torch.equal(row, again) and resumed.param_groups[0]["fused"] is True
 
 
 def test_a_learned_row_lies_on_the_sphere_of_the_vocabulary(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:

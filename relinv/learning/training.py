@@ -29,6 +29,7 @@ from relinv.learning.training_log import LOSSES, TrainingLog
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
+    from relinv.learning.method import InversionMethod
     from relinv.learning.problem import Task
 
 SHOWN_EVERY = 20  # steps between reading the loss, to show it and to detect divergence: each read stalls a GPU
@@ -91,6 +92,11 @@ def recent_loss(loops: Sequence[Loop]) -> float:
     return torch.stack(totals).mean().item()  # read from a GPU once
 
 
+def optimizer_of(method: InversionMethod) -> torch.optim.Optimizer:
+    """Return AdamW for what a method learns; on CUDA as one kernel, which needs no copies of all of it meanwhile."""
+    return torch.optim.AdamW(method.groups(), fused=method.base.device.type == "cuda")
+
+
 def too_little_memory(loops: Sequence[Loop]) -> UserError:
     """Return the error to raise if memory is too small for a step of these trainings, or for their fixed loss."""
     samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
@@ -132,7 +138,7 @@ class Loop:
         self.base, self.attached = self.method.base, attached
         pictures = self.method.training_pictures(self.checkpoints.scratch)
         self.batches = Batches(self.method, pictures, self.problem.seed)
-        self.optimizer = torch.optim.AdamW(self.method.groups())
+        self.optimizer = optimizer_of(self.method)
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
