@@ -40,6 +40,16 @@ def test_another_row_or_another_word_of_metadata_is_another_concept(base: Base) 
     assert len({concept.fingerprint, moved.fingerprint, made(base, seed=1).fingerprint}) == 3
 
 
+def test_weights_in_bf16_are_read_as_the_same_numbers_in_fp32(base: Base, tmp_path: Path) -> None:
+    adapter = {"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}
+    weights = torch.linspace(-1, 1, 9, dtype=torch.bfloat16)
+    plain = made(base, adapters=[adapter])
+    save_concept(tmp_path, Concept("<r>", plain.embedding, plain.metadata, {"custom_diffusion": {"w": weights}}))
+    read = load_concept(tmp_path, base)
+    assert torch.equal(read.weights["custom_diffusion"]["w"], weights.float())
+    assert read.fingerprint == Concept("<r>", plain.embedding, plain.metadata, read.weights).fingerprint
+
+
 def test_the_tensor_file_is_what_other_programs_read(base: Base, folder: Path) -> None:
     with safe_open(folder / EMBEDDING, "pt") as file:
         assert list(file.keys()) == ["<r>"]

@@ -194,11 +194,11 @@ def _read_row(path: Path, token: str, remedy: str) -> torch.Tensor:
     if list(tensors) != [token] or tensors[token].dim() != 1:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise UserError(f"'{path}' holds {shapes}, not one row named {token}: it is not a concept of this project.")
-    return tensors[token].float()
+    return tensors[token]
 
 
 def _read(path: Path, remedy: str) -> dict[str, torch.Tensor]:
-    """Return the tensors in a concept's file, floating-point numbers all.
+    """Return the tensors in a concept's file as float32, whatever their precision there.
 
     Raises UserError, with the remedy, if it is missing or damaged, or if its numbers are of another kind or not finite.
     """
@@ -214,4 +214,4 @@ def _read(path: Path, remedy: str) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.float().isfinite().all():
             raise UserError(f"The numbers of {name} in '{path}' are not finite floating-point ones: {remedy}.")
-    return tensors
+    return {name: tensor.float() for name, tensor in tensors.items()}
