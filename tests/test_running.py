@@ -218,11 +218,11 @@ def test_a_run_is_never_finished_as_another(
     known = inversion.identity(task)
     assert inversion.identity(problem(base, exemplar_folder, "reversion")) == known
     assert [name for name, other in others.items() if inversion.identity(other) == known] == []
-    monkeypatch.setattr(inversion, "versions", lambda: {"torch": "another"})
-    another_version = inversion.identity(task)
+    monkeypatch.setattr(torch, "__version__", f"{torch.__version__.partition('+')[0]}+another.build")
+    another_build = inversion.identity(replace(task, base=Base(base.settings, base._folder, base.fingerprint)))
     monkeypatch.undo()
     monkeypatch.setattr(inversion, "code_hash", lambda root, parts: "another")
-    assert known not in (another_version, inversion.identity(task))
+    assert known not in (another_build, inversion.identity(task))
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from relinv.settings import ModelSettings
 
+LIBRARIES = ("torch", "diffusers", "transformers")  # on which results depend
 PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet may answer: the noise or the velocity
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
@@ -73,11 +75,7 @@ class Base:
     @cached_property
     def numerics(self) -> dict[str, Any]:
         """Return what results depend on to the last bit, besides weights: libraries, GPU, how the networks run."""
-        import diffusers
-        import torch
-        import transformers
-
-        versions = {library.__name__: library.__version__ for library in (torch, diffusers, transformers)}
+        versions = {name: import_module(name).__version__ for name in LIBRARIES}  # with PyTorch's build, +cpu or +cu130
         gpu = {"gpu": self.gpu} if self.gpu else {}
         return versions | gpu | self.settings.model_dump(exclude={"source", "revision", *TrainingSettings.model_fields})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from relinv.files import atomic_folder, atomic_write_bytes, code_hash, sha256_file
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.learned import to_concept, versions
+from relinv.learning.learned import to_concept
 from relinv.learning.problem import Problem, Task
 from relinv.plugins import find_plugin
 
@@ -78,7 +78,7 @@ def identity(problem: Problem) -> Mapping[str, Any]:
         "preview": problem.preview.model_dump(mode="json"),
         "base": problem.base.fingerprint,
         "run": problem.base.settings.model_dump(exclude={"source", "revision"}),
+        "numerics": problem.base.numerics,
         "processor": problem.base.processor,
-        "versions": versions(),
         "code": code_hash(Path(__file__).parents[1], [*CODE, f"methods/{problem.method}.py"]),
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from relinv.diffusion.bases import LIBRARIES
 from relinv.diffusion.concept import Concept, embedding_bytes
 
 if TYPE_CHECKING:
     from relinv.learning.method import InversionMethod
     from relinv.learning.problem import Problem
-
-LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def token_file(problem: Problem, method: InversionMethod, steps: int) -> bytes | None:
@@ -52,12 +52,5 @@ def metadata(problem: Problem, method: InversionMethod, steps: int) -> dict[str,
         "resolution": problem.base.resolution,
         "precision": problem.base.settings.precision,
         "exemplars_hash": problem.exemplars.fingerprint,
-        "versions": versions(),
+        "versions": {name: version(name) for name in LIBRARIES},  # without PyTorch's build, which is the machine's
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that the numbers depend on."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in LIBRARIES}
