@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from relinv.adapters.custom_diffusion import Adapter
+from relinv.commands.tokens import as_change
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept, load_concept, save_concept
 from relinv.errors import UserError
-from relinv.exchange.importing import as_change, import_concept
+from relinv.exchange.importing import import_concept
 from relinv.files import sha256_file
 from relinv.imagining import imagine
 from relinv.settings import GenerateSettings

@@ -190,6 +190,11 @@ def test_an_inversion_depends_on_all_code_of_its_method(method: str, stages: dic
     assert [path for path in sorted(used) if not any(Path(path).is_relative_to(dep) for dep in named | others)] == []
 
 
+def test_methods_need_no_git() -> None:
+    methods = {method: imported(Path(f"relinv/methods/{method}.py")) for method in plugin_names("relinv.methods")}
+    assert {method for method, used in methods.items() if "relinv/pipeline/repository.py" in used} == set()
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_a_stage_depends_on_the_plugins_that_it_finds_by_name(name: str, stages: dict[str, Any]) -> None:
     texts = [Path(path).read_text() for path in imported(Path(f"stages/{name.partition('@')[0]}.py")) - PLUMBING]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from relinv import cli
 from relinv.commands.common import Method, Relation, base_on_cpu
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
+
+if TYPE_CHECKING:
+    from relinv.diffusion.concept import Concept
 
 app = cli.stage_app()
 CONCEPTS = FOLDERS["invert"]
@@ -38,7 +41,7 @@ def import_(
     """
     import shlex
 
-    from relinv.exchange.importing import as_change, import_concept
+    from relinv.exchange.importing import import_concept
 
     folder = CONCEPTS / relation / method
     concept = import_concept(file, relation, method, base_on_cpu(), folder, token)
@@ -50,6 +53,19 @@ def import_(
     if file.resolve().is_relative_to(CONCEPTS.resolve()):
         print(f"Copy {file} out of {CONCEPTS} first, and name the copy: DVC removes it when that is learned again.")
     print(f"Leave '{method}' itself out of the methods in params.yaml: DVC would remove its folder.")
+
+
+def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
+    """Return the change of params.yaml, as DVC's -S takes it, that has the pipeline use the file `concept` is from."""
+    from relinv.exchange.importing import sha256_of
+    from relinv.overrides import as_override
+
+    relation, beside = concept.metadata["relation"], concept.metadata["imported"].get("token_file")
+    token_file = token_file or (file.with_name(beside) if beside else None)
+    named = {"file": str(file.absolute()), "sha256": sha256_of(file, token_file)}
+    if token_file:
+        named["token"] = str(token_file.absolute())
+    return as_override(f"invert.imported.tokens.{relation}", named)
 
 
 @app.command(epilog="Example: relinv export inside reversion --for webui --to ~/embeddings")

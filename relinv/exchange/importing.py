@@ -16,7 +16,6 @@ from relinv.exchange.tensor_files import load_content
 from relinv.exchange.token_files import Published, token_in
 from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
 from relinv.learning.token_row import TOKEN
-from relinv.overrides import as_override
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import require_name
 
@@ -46,16 +45,6 @@ def import_concept(
     with atomic_folder(folder) as new:
         save_concept(new, concept)
     return concept
-
-
-def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
-    """Return the change of params.yaml, as DVC's -S takes it, that has the pipeline use the file `concept` is from."""
-    relation, beside = concept.metadata["relation"], concept.metadata["imported"].get("token_file")
-    token_file = token_file or (file.with_name(beside) if beside else None)
-    named = {"file": str(file.absolute()), "sha256": sha256_of(file, token_file)}
-    if token_file:
-        named["token"] = str(token_file.absolute())
-    return as_override(f"invert.imported.tokens.{relation}", named)
 
 
 def _require_fit(published: Published, file: Path, base: Base) -> None:
