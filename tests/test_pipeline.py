@@ -195,6 +195,10 @@ def test_methods_need_no_git() -> None:
     assert {method for method, used in methods.items() if "relinv/pipeline/repository.py" in used} == set()
 
 
+def test_the_pipeline_needs_no_command_line() -> None:
+    assert "relinv/cli.py" not in imported(Path("relinv/pipeline/reproducing.py"))
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_a_stage_depends_on_the_plugins_that_it_finds_by_name(name: str, stages: dict[str, Any]) -> None:
     texts = [Path(path).read_text() for path in imported(Path(f"stages/{name.partition('@')[0]}.py")) - PLUMBING]

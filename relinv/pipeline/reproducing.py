@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from relinv.cli import explain
-from relinv.errors import UserError, reason
+from relinv.errors import UserError, explain, reason
 from relinv.params import Params
 from relinv.pipeline.logged import FAILED, run_logged
 from relinv.pipeline.repository import DVC
