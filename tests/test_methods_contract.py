@@ -193,7 +193,7 @@ def test_a_prompt_is_encoded_for_drawing_as_for_training(
     for tensor in (tensor for group in method.groups() for tensor in group["params"]):
         tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)  # no two rows or layers are equal then
     with method.attached(), torch.no_grad():
-        caption = method.caption("cat {} box", timestep, generator)
+        caption = method.caption("cat {} box", timestep)
         trained = method.conditioning(base.tokenize([caption]))
         prompt = method.template.format(head="cat", tail="box")
         drawn = Encodings(base, method.adapters, [prompt], [timestep]).of([prompt])(timestep)

@@ -53,9 +53,8 @@ class Batches:
 
     def check_captions(self) -> None:
         """Raise UserError for a caption that is too long, as one with a prefix for its picture's scale may be."""
-        source = generator(self.seed, "checked captions", 0)
         for template in dict.fromkeys(template for templates in self.templates for template in templates):
-            self._ids_of(self.method.caption(template, 0, source))
+            self._ids_of(self.method.caption(template, 0))
 
     def of_step(self, step: int) -> Batch:
         """Return a step's batch: some of the pictures, each with freshly sampled latents."""
@@ -91,7 +90,7 @@ class Batches:
         for picture, timestep in zip(pictures, timesteps.tolist(), strict=True):
             templates = self.templates[picture]
             template = templates[int(torch.randint(len(templates), (1,), generator=source))]
-            prompts.append(self.method.caption(template, timestep, source))
+            prompts.append(self.method.caption(template, timestep))
         return prompts
 
     def _noised(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion.adapter import in_place
+from relinv.diffusion.conditioning import prompt_at
 from relinv.exemplars import load_image, load_mask
 from relinv.learning.losses import Term, denoising
 from relinv.learning.timesteps import importance
@@ -119,9 +120,9 @@ class InversionMethod:
         """Return the probabilities of the timesteps 0..total-1, (total,) float64. Default: uniform."""
         return importance(total, alpha=0.0)
 
-    def caption(self, template: str, timestep: int, generator: torch.Generator) -> str:
-        """Return the prompt for a caption template; it may depend on the timestep, which is drawn first."""
-        return template.replace("{}", self.token or self.words)
+    def caption(self, template: str, timestep: int) -> str:
+        """Return the prompt for a caption template at a timestep, as the adapters rewrite it when drawing, too."""
+        return prompt_at(self.adapters, template.replace("{}", self.token or self.words), timestep)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -141,7 +142,7 @@ class InversionMethod:
 
         A prompt that several samples of a batch share is encoded once, so anything that depends on the timestep must be
         in the caption: equal prompts always have equal conditionings. Drawing does not call this: what its adapters'
-        `prompt_at` and `encode` make of a prompt must be the same, as the contract test checks.
+        `encode` makes of a prompt must be the same, as the contract test checks.
         """
         return self.base.encode(ids)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from relinv.adapters.multires import Adapter, Timesteps, resolution
-from relinv.diffusion.token_rows import ROWS, row_token
+from relinv.adapters.multires import Adapter, resolution
+from relinv.diffusion.token_rows import ROWS
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
@@ -37,22 +37,13 @@ class ResolutionRowsMethod(TokenRowMethod):
         self.adapters = [*self.adapters, rows]
         return rows.tensors[ROWS], nullcontext
 
-    def caption(self, template: str, timestep: int, generator: torch.Generator) -> str:
-        """Return the prompt with the row that is learned at this timestep."""
-        if self.settings.resolutions == 1:
-            return super().caption(template, timestep, generator)
-        return template.replace("{}", row_token(TOKEN, self._resolution(timestep)))
-
     def rows_of(self, visit: Visit) -> torch.Tensor:
         """Return the rows that a visit's captions use, (batch, dim), or the only one, (dim,)."""
         if self.settings.resolutions == 1:
             return super().rows_of(visit)
-        return self._learned[self._resolution(visit.timesteps)]
+        total = self.base.scheduler.config.num_train_timesteps
+        return self._learned[resolution(visit.timesteps, self.settings.resolutions, total)]
 
     def embedding(self) -> torch.Tensor | None:
         """Return the only row, (dim,), or None if there are several, which the adapter's file holds."""
         return super().embedding() if self.settings.resolutions == 1 else None
-
-    def _resolution(self, timesteps: Timesteps) -> Timesteps:
-        total = self.base.scheduler.config.num_train_timesteps
-        return resolution(timesteps, self.settings.resolutions, total)
