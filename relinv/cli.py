@@ -16,7 +16,9 @@ import typer
 from relinv.errors import UserError, explain
 from relinv.forking import run_forked
 
-CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time and in how many, such as docker's --cpus sets
+# A container's limit, such as docker's --cpus sets: microseconds of CPU time, and in how many. The first file has both
+# in today's control groups, the others have one each in the former ones, still those of Red Hat 8.
+CPU_LIMIT = tuple(Path("/sys/fs/cgroup", name) for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 
 
 def stage_app() -> typer.Typer:
@@ -34,11 +36,10 @@ def path(text: str) -> Path:
 def cores() -> int:
     """Return how many cores this process may use, or as many as its container may keep busy if those are fewer."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = map(int, CPU_LIMIT.read_text().split())
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return bound
-    return min(bound, math.ceil(quota / period))
+    match "".join(file.read_text() for file in CPU_LIMIT if file.is_file()).split():
+        case [quota, period] if quota.isdecimal():  # neither "max" nor -1, which are no limit
+            return min(bound, math.ceil(int(quota) / int(period)))
+    return bound
 
 
 def run(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ import typer
 from relinv import cli
 from relinv.overrides import changed_params, require_edits_take_effect
 from relinv.params import flatten, load_params
+from stages import THREADS_CHOSEN
 
 app = cli.stage_app()
 
@@ -21,7 +22,10 @@ def reproduce(
         typer.Option("--set-param", "-S", metavar="[FILE:]NAME=VALUE", help="Change a parameter first, as DVC does."),
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="How many stages run at a time; default: one per core, or one per GPU.")
+        int | None,
+        typer.Option(
+            min=1, help="How many stages run at a time; default: as many as keep the cores, or the GPUs, busy."
+        ),
     ] = None,
 ) -> None:
     """Rebuild every result that is out of date, several stages at a time. If stopped and run again, it resumes."""
@@ -38,10 +42,20 @@ def reproduce(
     devices = {params.model().device, params.judge().device}
     on_cpu = devices == {"cpu"}
     gpus = visible_gpus() if "cuda" in devices and devices <= {"cpu", "cuda"} else []  # "cuda:1" already names one
-    slots = slots or (cli.cores() if on_cpu else max(1, len(gpus)))
+    slots = slots or (_slots_on_cpu() if on_cpu else max(1, len(gpus)))
     with fork_server(Path.cwd()):
         reproduce(Path.cwd(), slots, gpus)
     print("Every result is up to date: open reports/report.html")
+
+
+def _slots_on_cpu() -> int:
+    """Return how many stages keep all cores busy, each with as many threads as the environment gives it."""
+    if not THREADS_CHOSEN:
+        return cli.cores()
+
+    import torch
+
+    return max(1, cli.cores() // torch.get_num_threads())
 
 
 if __name__ == "__main__":

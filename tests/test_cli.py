@@ -136,16 +136,27 @@ def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
 
 def test_a_process_bound_to_some_cores_counts_those(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 7}, raising=False)
-    monkeypatch.setattr("relinv.cli.CPU_LIMIT", Path("missing"))
+    monkeypatch.setattr("relinv.cli.CPU_LIMIT", ())
     assert cli.cores() == 2
 
 
-@pytest.mark.parametrize(("limit", "expected"), [("150000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 8)])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (["150000 100000\n"], 2),
+        (["50000 100000\n"], 1),
+        (["max 100000\n"], 8),
+        (["150000\n", "100000\n"], 2),  # in the former control groups
+        (["-1\n", "100000\n"], 8),
+    ],
+)
 def test_a_container_with_less_time_than_cores_counts_that(
-    limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limits: list[str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu.max").write_text(limit)
-    monkeypatch.setattr("relinv.cli.CPU_LIMIT", tmp_path / "cpu.max")
+    files = [tmp_path / str(number) for number in range(3)]  # of which the last is missing
+    for file, limit in zip(files, limits, strict=False):
+        file.write_text(limit)
+    monkeypatch.setattr("relinv.cli.CPU_LIMIT", files)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert cli.cores() == expected
 

@@ -16,7 +16,7 @@ import pytest
 from relinv import forking
 from relinv.cli import cores
 from relinv.forking import ADDRESS, can_serve, fork_server
-from stages.reproduce import reproduce
+from stages.reproduce import _slots_on_cpu, reproduce
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="processes have no handles here: no Linux, or an old one")
@@ -253,11 +253,22 @@ def test_stages_share_what_there_is(
     params.model().device, params.judge().device = devices
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr("stages.reproduce.THREADS_CHOSEN", False)
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
     monkeypatch.setattr("relinv.preflight.check_params", lambda params: None)
     monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda root, *arguments: seen.append(arguments))
     reproduce(slots=given)
     assert seen == [expected]
+
+
+@pytest.mark.parametrize(("threads", "slots"), [(1, 6), (2, 3), (4, 1), (8, 1)])
+def test_stages_told_to_compute_on_several_threads_do_not_outnumber_the_cores(
+    threads: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.reproduce.THREADS_CHOSEN", True)  # as where Slurm sets OMP_NUM_THREADS
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("relinv.cli.cores", lambda: 6)
+    assert _slots_on_cpu() == slots
 
 
 def test_what_is_imported_beforehand_is_there() -> None:
