@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relinv.errors import UserError
 
@@ -21,13 +21,6 @@ def _distinct(items: list[Item]) -> list[Item]:
     return items
 
 
-def _no_boolean(value: Any) -> Any:
-    """Refuse true and false, which pydantic would take for the numbers 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("true and false are no numbers")
-    return value
-
-
 Distinct = Annotated[
     list[Item], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
 ]
@@ -39,8 +32,9 @@ MOST_STEPS = 500  # of sampling: with nearly as many as the 1,000 of training, s
 HIGHEST_GUIDANCE = 50
 SamplingSteps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 GuidanceScale = Annotated[float, Field(ge=0, le=HIGHEST_GUIDANCE)]
-Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_no_boolean)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, with ~ expanded, or an id
+File = Annotated[Path, Field(strict=False)]  # named by text
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 Pairs = Literal["all", "validation", "test"]
@@ -59,15 +53,10 @@ def require_name(name: str, what: str) -> None:
 class Settings(BaseModel):
     """A section of parameters: no key is unknown, none without a default is missing, every value is in range.
 
-    None changes later.
+    None changes later. Text, true and false are no numbers, and 120.0 is no integer.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_for_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
-        return value if cls.model_fields[str(info.field_name)].annotation is bool else _no_boolean(value)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class NetworkSettings(Settings):
@@ -155,7 +144,7 @@ class ExemplarSource(Settings):
 
     source: Name
     path: Place | None
-    manifest: Path | None
+    manifest: File | None
 
     def location(self) -> str:
         """Return the folder or address; UserError if there is none."""
@@ -231,7 +220,7 @@ class BaseSettings(Settings):
     preset: the one in presets.yaml that applies if `invert.preset` names none.
     """
 
-    benchmark: Path
+    benchmark: File
     exemplars: ExemplarSource
     preset: Name | None
     model: NetworkSettings

@@ -11,6 +11,7 @@ import pytest
 import torch
 from dvc.utils.hydra import apply_overrides
 
+from relinv.adapters.layout import Layout
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import read_yaml
@@ -58,6 +59,20 @@ def test_true_is_no_number() -> None:
     assert refusal(Seed, True, "invert.seed").startswith("Parameter 'invert.seed' is True in params.yaml: it must be ")
     assert "fp16 or null" in refusal(DrawingSettings, {**SAMPLING, "precision": False})
     assert parse(NetworkSettings, {**MODEL, "compile": True}, "model").compile
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", "25"), ("steps", 25.0), ("guidance_scale", "5")])
+def test_text_is_no_number_and_a_number_with_a_point_no_integer(name: str, value: object) -> None:
+    assert refusal(SamplingSettings, SAMPLING | {name: value}).startswith(
+        f"Parameter 'sampling.{name}' is {value!r} in params.yaml: "
+    )
+    assert parse(SamplingSettings, SAMPLING | {"guidance_scale": 5}, "sampling").guidance_scale == 5.0
+
+
+def test_true_is_no_number_in_a_list_either() -> None:
+    boxes = {"head": [0.0, 0.1, 0.5, True], "tail": [0, 0, 1, 1]}
+    layout = {"scale": 1.0, "threshold": 0.2, "iterations": 1, "fraction": 0.2}
+    assert refusal(Layout, layout | boxes, "layout").startswith("Parameter 'layout.head.3' is True in params.yaml: ")
 
 
 def test_unknown_key_is_answered_with_the_closest() -> None:

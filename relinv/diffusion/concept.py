@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import atomic_file, atomic_write_bytes, read_json, write_json
@@ -52,7 +54,7 @@ class _Metadata(Settings, extra="ignore"):
     seed: int | None
     steps: int | None
     versions: dict[str, Any]
-    adapters: tuple[_Described, ...] = ()
+    adapters: tuple[_Described, ...] = Field((), strict=False)  # in JSON, a list
 
 
 REQUIRED = tuple(name for name, field in _Metadata.model_fields.items() if field.is_required())

@@ -18,6 +18,7 @@ from relinv.diffusion.cross_attention import projections
 from relinv.errors import UserError
 from relinv.learning.second_moment import read_captions, second_moment
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+from relinv.settings import File
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ def _is_watched(path: Path) -> Path:
     return path
 
 
-Captions = Annotated[Path, AfterValidator(_is_watched), Field(json_schema_extra={"rule": f"of a file in {WATCHED}"})]
+Captions = Annotated[File, AfterValidator(_is_watched), Field(json_schema_extra={"rule": f"of a file in {WATCHED}"})]
 
 
 class Settings(TokenRowSettings, Drawing):
