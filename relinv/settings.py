@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from relinv.errors import UserError
+from relinv.checking import UNKNOWN
+from relinv.errors import UserError, unknown
 
 Item = TypeVar("Item")
 
@@ -17,13 +19,11 @@ Item = TypeVar("Item")
 def _distinct(items: list[Item]) -> list[Item]:
     """Refuse items that are equal, or differ only in case: neither tokenizers nor some disks tell these apart."""
     if len({item.casefold() if isinstance(item, str) else item for item in items}) < len(items):
-        raise ValueError("an item stands twice")
+        raise ValueError("each item may stand there only once")
     return items
 
 
-Distinct = Annotated[
-    list[Item], Field(min_length=1), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
-]
+Distinct = Annotated[list[Item], Field(min_length=1), AfterValidator(_distinct)]
 NAME = r"^[a-z0-9_]{1,100}$"  # of relations and methods: they name folders, and DVC joins them with "-"
 Name = Annotated[str, Field(pattern=NAME)]
 Names = Distinct[Name]
@@ -57,6 +57,17 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_the_names(cls, values: Any) -> Any:
+        """Refuse an unknown name, as pydantic itself does, but with the closest known one."""
+        if isinstance(values, dict) and cls.model_config["extra"] == "forbid":
+            for name in values:
+                if name not in cls.model_fields:
+                    said = str(unknown("parameter", str(name), cls.model_fields))
+                    raise PydanticCustomError(UNKNOWN, "{said}", {"said": said, "name": name})
+        return values
 
 
 class NetworkSettings(Settings):

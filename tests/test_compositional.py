@@ -374,9 +374,9 @@ def test_other_ways_to_run_a_base_are_guided_alike(way: dict[str, Any], base: Ba
 
 def test_boxes_outside_the_picture_or_without_area_are_refused() -> None:
     for box, message in (
-        ([0.5, 0.2, 0.1, 0.8], r"layout.head' is \[0.5, .* with left < right and top < bottom"),
-        ([0.5, 0.2, 0.5, 0.8], r"layout.head' is \[0.5, .* with left < right and top < bottom"),
-        ([0.1, 0.2, 0.5, 1.8], r"layout.head.3' is 1.8 in params.yaml: it must be a number at least 0 and at most 1"),
+        ([0.5, 0.2, 0.1, 0.8], r"layout.head' is \[0.5, .* with left < right, top < bottom"),
+        ([0.5, 0.2, 0.5, 0.8], r"layout.head' is \[0.5, .* with left < right, top < bottom"),
+        ([0.1, 0.2, 0.5, 1.8], r"layout.head.3' is 1.8 in params.yaml: it must be less than or equal to 1"),
         ([0.1, 0.2, 0.5], r"layout.head' is .* in the order left, top, right, bottom"),
     ):
         with pytest.raises(UserError, match=message):

@@ -124,10 +124,10 @@ def test_a_concept_that_is_no_mapping_is_damaged(base: Base, folder: Path) -> No
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"template": 5}, r"'template' is 5 in .*: it must be text"),
-        ({"method": None}, r"'method' is None in .*: it must be text"),
+        ({"template": 5}, r"'template' is 5 in .*: it must be a valid string"),
+        ({"method": None}, r"'method' is None in .*: it must be a valid string"),
         ({"base_hash": ["b"]}, r"'base_hash' is \['b'\] in"),
-        ({"adapters": {}}, r"'adapters' is \{\} in .*: it must be a list"),
+        ({"adapters": {}}, r"'adapters' is \{\} in .*: it must be a valid list"),
         ({"adapters": [{}]}, r"'adapters\.0\.name' is missing from"),
         ({"adapters": [{"name": "layout", "file": 5, "options": {}}]}, r"'adapters\.0\.file' is 5 in"),
     ],

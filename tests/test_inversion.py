@@ -117,9 +117,9 @@ def test_unknown_names_are_answered_with_the_closest(project: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("steer_weight", -1.0, r"'invert\.reversion\.steer_weight' is -1\.0 .* at least 0"),
+        ("steer_weight", -1.0, r"'invert\.reversion\.steer_weight' is -1\.0 .* greater than or equal to 0"),
         ("steer_wieght", 1.0, "Did you mean 'steer_weight'"),
-        ("norm", "long", "one of free, vocabulary"),
+        ("norm", "long", "it must be 'free' or 'vocabulary'"),
     ],
 )
 def test_a_bad_parameter_is_named(project: dict[str, Any], name: str, value: Any, message: str) -> None:

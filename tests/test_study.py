@@ -566,8 +566,12 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("was", "wrong", "told"),
     [
-        ("seeds: [0]", "seeds: [0, 0]", r"'seeds' is \[0, 0\] in .*study\.yaml: it must be a list .*each item once"),
-        ("seeds:", "metrics: [entity, entity]\nseeds:", r"'metrics' is \['entity', 'entity'\] in .*each item once"),
+        ("seeds: [0]", "seeds: [0, 0]", r"'seeds' is \[0, 0\] in .*study\.yaml: each item may stand there only once"),
+        (
+            "seeds:",
+            "metrics: [entity, entity]\nseeds:",
+            r"'metrics' is \['entity', 'entity'\] in .*each item may stand there only once",
+        ),
         ("Over plain words", "What skill adds", r"Two contrasts of .*study\.yaml are titled 'What skill adds': rename"),
         (
             "{score.skill: 0.9}",
@@ -587,13 +591,16 @@ def test_what_a_plan_says_twice_is_refused(was: str, wrong: str, told: str, tmp_
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("methods:", "'methods' is None in params.yaml: it must be a list"),
-        ("methods: 3", "'methods' is 3 in params.yaml: it must be a list"),
-        ("methods: [reversion, 3]", r"'methods\.1' is 3 in params.yaml: it must be text"),
-        ("relations:", "'relations' is None in params.yaml: it must be a list"),
-        ("base: [miniature]", r"'base' is \['miniature'\] in params.yaml: it must be text"),
-        ("invert.preset: [official]", r"'invert\.preset' is \['official'\] in .*params.yaml: it must be text"),
-        ("invert.reversion.steps: 2026-01-31", r"'invert\.reversion\.steps' is .*date.* it must be an integer"),
+        ("methods:", "'methods' is None in params.yaml: it must be a valid list"),
+        ("methods: 3", "'methods' is 3 in params.yaml: it must be a valid list"),
+        ("methods: [reversion, 3]", r"'methods\.1' is 3 in params.yaml: it must be a valid string"),
+        ("relations:", "'relations' is None in params.yaml: it must be a valid list"),
+        ("base: [miniature]", r"'base' is \['miniature'\] in params.yaml: it must be a valid string"),
+        (
+            "invert.preset: [official]",
+            r"'invert\.preset' is \['official'\] in .*params.yaml: it must be a valid string",
+        ),
+        ("invert.reversion.steps: 2026-01-31", r"'invert\.reversion\.steps' is .*date.* it must be a valid integer"),
     ],
 )
 def test_a_value_of_another_kind_is_told_in_a_sentence(text: str, told: str, tmp_path: Path) -> None:

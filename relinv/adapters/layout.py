@@ -38,18 +38,13 @@ COLOURS = {"head": "#c9506b", "tail": "#2b7bb9"}
 
 
 def _has_area(box: list[float]) -> list[float]:
-    left, top, right, bottom = box
-    if left >= right or top >= bottom:
-        raise ValueError("a box without area")
-    return box
+    match box:
+        case [left, top, right, bottom] if left < right and top < bottom:
+            return box
+    raise ValueError("it must hold four numbers in the order left, top, right, bottom, with left < right, top < bottom")
 
 
-Box = Annotated[
-    list[Share],
-    Field(min_length=4, max_length=4),
-    AfterValidator(_has_area),
-    Field(json_schema_extra={"rule": "in the order left, top, right, bottom, with left < right and top < bottom"}),
-]
+Box = Annotated[list[Share], AfterValidator(_has_area)]
 
 
 class Layout(Settings):

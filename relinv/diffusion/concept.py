@@ -54,7 +54,7 @@ class _Metadata(Settings, extra="ignore"):
     seed: int | None
     steps: int | None
     versions: dict[str, Any]
-    adapters: tuple[_Described, ...] = Field((), strict=False)  # in JSON, a list
+    adapters: list[_Described] = Field(default_factory=list)
 
 
 REQUIRED = tuple(name for name, field in _Metadata.model_fields.items() if field.is_required())

@@ -32,11 +32,11 @@ WATCHED = Path("data/benchmark")  # a dependency of the stage, so that DVC notic
 
 def _is_watched(path: Path) -> Path:
     if path.parent != WATCHED:
-        raise ValueError("a file elsewhere")
+        raise ValueError(f"it must be a file in {WATCHED}")
     return path
 
 
-Captions = Annotated[File, AfterValidator(_is_watched), Field(json_schema_extra={"rule": f"of a file in {WATCHED}"})]
+Captions = Annotated[File, AfterValidator(_is_watched)]
 
 
 class Settings(TokenRowSettings, Drawing):
