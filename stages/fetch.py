@@ -11,6 +11,7 @@ from relinv import cli
 from relinv.benchmark import load_benchmark
 from relinv.exemplars import OWN
 from relinv.fetching.fetch import fetch_exemplars, place_exemplars
+from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
 from relinv.results import FOLDERS, SCRATCH
 from relinv.settings import ExemplarSettings
@@ -36,7 +37,8 @@ def fetch(
     archive, or downloaded. Files given with --from are kept in data/exemplars/placed, and used instead until they are
     removed there.
     """
-    params = load_params()
+    params, edited = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
+    require_edits_take_effect(edited, edited.methods())  # now, rather than when all is fetched
     load_benchmark(params.benchmark(), OWN / relation).relation(relation)
     settings = params.section("exemplars", ExemplarSettings)
     source = params.exemplar_source()

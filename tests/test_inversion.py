@@ -25,6 +25,7 @@ from relinv.params import load_params
 from relinv.pipeline.repository import git
 from relinv.report.story import as_yaml
 from relinv.results import Verdict
+from stages.fetch import fetch
 from stages.invert import invert
 from stages.invert_together import invert_together
 from tests.checkouts import ROOT, lay_out_checkout
@@ -58,7 +59,7 @@ def test_plain_words_need_no_pytorch(project: dict[str, Any]) -> None:  # whose 
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
 
 
-def test_an_experiments_change_that_the_preset_undoes_is_refused_before_anything_is_learned(
+def test_an_experiments_change_that_the_preset_undoes_is_refused_before_anything_is_fetched_or_learned(
     project: dict[str, Any],
 ) -> None:
     shutil.copy(ROOT / "presets.yaml", ".")
@@ -69,7 +70,8 @@ def test_an_experiments_change_that_the_preset_undoes_is_refused_before_anything
     told = (
         r"^'invert\.reversion\.steer_weight' would change nothing: .* write presets\.yaml:reversion\.official\.steer_w"
     )
-    for command in (partial(invert, "inside", "reversion"), partial(invert_together, "reversion", 2)):
+    invertings = partial(invert, "inside", "reversion"), partial(invert_together, "reversion", 2)
+    for command in (partial(fetch, "inside"), *invertings):
         with pytest.raises(UserError, match=told):
             command()
     require_edits_take_effect(load_params(), ["relation_words", "textual_inversion"])
