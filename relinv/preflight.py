@@ -41,12 +41,27 @@ def check_params(params: Params) -> None:
     params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
         params.section(section, kind)
+    _check_count(params)
+    _check_devices(params)
+    for adapter, options in params.generation().adapters.items():
+        drawing_adapter(adapter, options)
+    words = [benchmark.relation(relation).words for relation in params.relations()]
+    settings = _check_methods(params)
+    _check_words(params.model(), settings, words)
+
+
+def _check_count(params: Params) -> None:
+    """Raise UserError if fewer exemplars are kept than validation asks for."""
     count = params.section("exemplars", ExemplarSettings).count
     least = params.section("validate", ValidateSettings).minimum_images
     if count is not None and count < least:
         raise UserError(
             f"exemplars.count is {count} and validate.minimum_images {least}: raise the one or lower the other."
         )
+
+
+def _check_devices(params: Params) -> None:
+    """Raise UserError for a device that this machine lacks, a precision it is too old for, or a judge there is not."""
     for model in (params.model(), params.drawing_model()):
         if model.device != "cpu":
             require_precision(find_device(model.device), model.precision)
@@ -54,9 +69,10 @@ def check_params(params: Params) -> None:
         find_device(judge.device)
     check_judge(judge)
     check_vqa(judge)
-    for adapter, options in params.generation().adapters.items():
-        drawing_adapter(adapter, options)
-    words = [benchmark.relation(relation).words for relation in params.relations()]
+
+
+def _check_methods(params: Params) -> dict[str, Any]:
+    """Return each method's settings; UserError for an unknown method, and for settings that it cannot run with."""
     plugins = {name: find_plugin("relinv.methods", name) for name in params.methods()}
     settings = {name: params.method(name, plugin.Settings) for name, plugin in plugins.items()}
     for name, plugin in plugins.items():
@@ -67,7 +83,7 @@ def check_params(params: Params) -> None:
         if method not in params.presets:  # DVC would tell only when it has to be learned
             file = params.file.with_name(PRESETS)
             raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
-    _check_words(params.model(), settings, words)
+    return settings
 
 
 def _check_words(model: ModelSettings, settings: Mapping[str, Any], words: Sequence[str]) -> None:
