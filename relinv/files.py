@@ -29,7 +29,6 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     A reader sees the old file or the whole new one. If writing fails, an OSError that names `path` is raised, even
     if a library's own error hid it.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # with the process id: writers never share it
     try:
@@ -92,7 +91,6 @@ def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it"
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that replaces it and its content when the block succeeds."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     new, old = workspace / "new", workspace / "old"
@@ -121,13 +119,12 @@ def sha256_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
 
 def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_folder(path: Path) -> str:
     """Return one hex SHA-256 over the relative names and bytes of all files below `path`, in name order."""
-    path = Path(path)
     return sha256_files(path, sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
 
 
@@ -142,7 +139,6 @@ def sha256_files(root: Path, names: Iterable[str], hash_of: Callable[[Path], str
 
 def code_hash(root: Path, parts: Iterable[str]) -> str:
     """Return one hex SHA-256 over the code at `parts` of `root`: Python and YAML files, and all those below folders."""
-    root = Path(root)
     files = [path for part in parts for path in ((root / part).rglob("*") if (root / part).is_dir() else [root / part])]
     names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix in {".py", ".yaml"})
     return sha256_files(root, names)
@@ -155,7 +151,7 @@ def read_text(path: Path, what: str = "file", remedy: str = "") -> str:
     `remedy` says what to do if it is missing.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"The {what} '{path}' does not exist{remedy and ': '}{remedy}.") from None
     except UnicodeDecodeError:
