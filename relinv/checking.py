@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 T = TypeVar("T")
-UNKNOWN = "unknown_name"  # of a problem that names its own parameter, see `Settings`
+UNKNOWN = "unknown_name"  # the kind of a problem whose context holds such a name, see `Settings`
 SECTION = "it must be a section of named values"
 # By kind of problem, in place of pydantic's words that name Python's classes.
 WORDS = {"dataclass_type": SECTION, "dict_type": SECTION, "model_type": SECTION,
@@ -35,9 +35,10 @@ def parse(kind: TypeForm[T], values: Any, where: str, file: Path | str = "params
 
 def _sentence(problem: Mapping[str, Any], where: str, file: Path | str) -> str:
     """Return one pydantic problem as one sentence."""
-    name = ".".join(str(part) for part in (where, *problem["loc"]) if part not in ("", "[key]"))
+    place = where, *problem["loc"], problem.get("ctx", {}).get(UNKNOWN, "")
+    name = ".".join(str(part) for part in place if part not in ("", "[key]"))
     if problem["type"] == UNKNOWN:
-        return f"{problem['msg']} It stands in {file} as '{name}{'.' if name else ''}{problem['ctx']['name']}'."
+        return f"{problem['msg']} It stands in {file} as '{name}'."
     if problem["type"] == "missing":
         return f"Parameter '{name}' is missing from {file}: add it."
     if problem["loc"][-1:] == ("[key]",):

@@ -66,7 +66,7 @@ class Settings(BaseModel):
             for name in values:
                 if name not in cls.model_fields:
                     said = str(unknown("parameter", str(name), cls.model_fields))
-                    raise PydanticCustomError(UNKNOWN, "{said}", {"said": said, "name": name})
+                    raise PydanticCustomError(UNKNOWN, "{said}", {"said": said, UNKNOWN: name})
         return values
 
 
