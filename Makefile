@@ -1,4 +1,4 @@
-# make reproduce: set up, then rebuild every result.  make test: set up, then run the tests.
+# make install: set up .venv.  make reproduce: set up, then rebuild every result.  make test: set up, then run the tests.
 # make search: choose settings on the validation scenarios.  make study: compare over seeds and settings.
 # make compare-methods: run every method on every relation over three seeds, and on objects.
 # make budgets: measure what the published budget, a short one and early stopping cost in quality.
@@ -14,7 +14,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 reproduce search study budgets compare-methods miniature: export LD_PRELOAD := $(TCMALLOC)
 
-.PHONY: reproduce test search study budgets compare-methods miniature
+.PHONY: install reproduce test search study budgets compare-methods miniature
+
+install: $(INSTALLED)
 
 # BASE=sd15: another entry of `bases` in params.yaml, where this changes `base`
 reproduce: $(INSTALLED)
