@@ -44,7 +44,7 @@ def _cuda_cause() -> str:
         torch.cuda.init()
     except RuntimeError as error:  # tells a missing driver from one that is too old for this PyTorch, and what to do
         said = str(error).rstrip(".")
-        hint = "; README.md names a PyTorch for older drivers" if "too old" in said else ""
+        hint = "; docs/stable-diffusion.md names a PyTorch for older drivers" if "too old" in said else ""
         return f" (PyTorch {torch.__version__} is made for CUDA {torch.version.cuda}, and says: {said}{hint})"
     return ""
 

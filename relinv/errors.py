@@ -84,7 +84,7 @@ def explain(error: Exception) -> str | None:
     if "no kernel image is available" in said:
         return (
             f"This PyTorch has no code for this GPU ({said}): install a newer one for a newer GPU, an older one for an "
-            "older, as README.md says for a V100."
+            "older, as docs/stable-diffusion.md says for a V100."
         )
     if type(error).__name__ == "AcceleratorError" and "assert" not in said:  # an assert that fails is a bug here
         return f"The GPU failed ({said}): run the same command again, and if it fails again, on another GPU."

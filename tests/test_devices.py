@@ -122,7 +122,7 @@ def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch
     [
         (
             "The NVIDIA driver on your system is too old.",
-            r"too old; README\.md names a PyTorch for older drivers\): run ",
+            r"too old; docs/stable-diffusion\.md names a PyTorch for older drivers\): run ",
         ),
         ("Found no NVIDIA driver on your system.", r"Found no NVIDIA driver on your system\): run "),
     ],

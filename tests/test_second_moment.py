@@ -56,6 +56,14 @@ def test_it_is_computed_once_for_an_encoder_and_its_captions(
         assert changed != first.id and second_moment(base, CAPTIONS, tmp_path).id == first.id
 
 
+def test_what_another_processor_computed_is_not_used(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = second_moment(base, CAPTIONS, tmp_path)
+    monkeypatch.setattr(Base, "processor", "AVX2, threads: 3")
+    assert second_moment(base, CAPTIONS, tmp_path).id == first.id and len([*tmp_path.iterdir()]) == 2
+
+
 def test_a_damaged_file_is_computed_again(base: Base, tmp_path: Path) -> None:
     first = second_moment(base, CAPTIONS, tmp_path)
     (file,) = tmp_path.iterdir()

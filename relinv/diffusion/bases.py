@@ -66,7 +66,7 @@ class Base:
     def processor(self) -> str:
         """Return what the networks run on: the GPU's name, or the CPU's vector instructions and how many threads.
 
-        Another rounds otherwise, so what was begun on one is not gone on with on another.
+        Another processor rounds differently, so work begun on one is not continued on another.
         """
         import torch
 

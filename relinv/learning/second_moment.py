@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
-from relinv.files import atomic_write_bytes, read_text, sha256_file
+from relinv.files import atomic_write_bytes, read_text, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import torch
@@ -60,13 +60,16 @@ def read_captions(file: Path) -> list[str]:
 
 
 def second_moment(base: Base, captions: Sequence[str], cache: Path = CACHE) -> SecondMoment:
-    """Return C of a base's text encoder over `captions`, from the folder `cache` if it was computed before."""
+    """Return C of a base's text encoder over `captions`, from the folder `cache` if it was computed before.
+
+    What was computed by another processor or otherwise run, which rounds differently, is not used.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
     facts = [encoder_hash(base), sha256_file(Path(__file__)), *captions]  # this file, because it determines what C is
     identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()
-    file = cache / f"{identity[:16]}.safetensors"
+    file = cache / f"{sha256_json([identity, base.numerics, base.processor])[:16]}.safetensors"
     try:
         matrix = load_file(file)["second_moment"]
     except (OSError, SafetensorError):  # missing or truncated
