@@ -89,13 +89,13 @@ def reproduce_share(root: Path, stages: Sequence[str]) -> None:
     from dvc.stage.exceptions import StageCmdFailedError
 
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo), repo.scm_context():
+        found = {stage.addressing: stage for stage in repo.index.stages}  # parses dvc.lock once, not for each stage
         made: list[Any] = []
         written = time.monotonic()
         try:
             for name in stages:
-                (stage,) = repo.stage.collect(name)
                 try:
-                    made += filter(None, [stage.reproduce()])
+                    made += filter(None, [found[name].reproduce()])
                 except Exception as error:  # of any kind: from DVC, a missing file, a full disk
                     if isinstance(error, StageCmdFailedError):
                         print(f"{FAILED}{name}", flush=True)
