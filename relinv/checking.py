@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,23 @@ SECTION = "it must be a section of named values"
 # By kind of problem, in place of pydantic's words that name Python's classes.
 WORDS = {"dataclass_type": SECTION, "dict_type": SECTION, "model_type": SECTION,
          "bool_type": "it must be true or false", "path_type": "it must be a path"}  # fmt: skip
+
+
+class _AsYaml(reprlib.Repr):
+    """Writes a value on one line as YAML does, cut short where it would fill the screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxdict = self.maxlist = 20
+        self.maxstring = self.maxother = 200
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802  # reprlib asks for it by the type's name
+        """Return YAML's null."""
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        """Return true or false."""
+        return str(value).lower()
 
 
 def parse(kind: TypeForm[T], values: Any, where: str, file: Path | str = "params.yaml") -> T:
@@ -44,7 +62,7 @@ def _sentence(problem: Mapping[str, Any], where: str, file: Path | str) -> str:
     if problem["loc"][-1:] == ("[key]",):
         return f"The name of '{name}' in {file} is not allowed: {_words(problem)}."
     subject = f"Parameter '{name}'" if name else "The content"
-    return f"{subject} is {problem['input']!r} in {file}: {_words(problem)}."
+    return f"{subject} is {_AsYaml().repr(problem['input'])} in {file}: {_words(problem)}."
 
 
 def _words(problem: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ def test_a_concept_that_is_no_mapping_is_damaged(base: Base, folder: Path) -> No
     ("change", "told"),
     [
         ({"template": 5}, r"'template' is 5 in .*: it must be a valid string"),
-        ({"method": None}, r"'method' is None in .*: it must be a valid string"),
+        ({"method": None}, r"'method' is null in .*: it must be a valid string"),
         ({"base_hash": ["b"]}, r"'base_hash' is \['b'\] in"),
         ({"adapters": {}}, r"'adapters' is \{\} in .*: it must be a valid list"),
         ({"adapters": [{}]}, r"'adapters\.0\.name' is missing from"),

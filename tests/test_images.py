@@ -60,7 +60,7 @@ def line(**changes: Any) -> str:
             line(index=0) + line(index="first"),
             r"damaged: .* 'records\.1\.index' is 'first' in .*must be a valid integer",
         ),
-        (line(seed=None), r"damaged: .* 'records\.0\.seed' is None in .*must be a valid integer"),
+        (line(seed=None), r"damaged: .* 'records\.0\.seed' is null in .*must be a valid integer"),
         (line(relation=["inside"]), r"damaged: .* 'records\.0\.relation' is \['inside'\] in .*must be a valid string"),
         (line(author="me"), r"damaged: .* 'records\.0\.author' is 'me' in .*: unexpected"),
         (line(head="\ud83d"), "damaged"),
@@ -125,7 +125,7 @@ def saying(path: Path, text: str) -> Path:
     ("change", "reason"),
     [
         ({"settings": {}}, r"Parameter 'record\.settings\.pairs' is missing from .*: add it"),
-        ({"settings": None}, r"Parameter 'record\.settings' is None in .*a section of named values"),
+        ({"settings": None}, r"Parameter 'record\.settings' is null in .*a section of named values"),
         (
             {"settings": SETTINGS | {"scheduler": "fast"}},
             r"'record\.settings\.scheduler' is 'fast' .*'ddim', 'pndm' or",
@@ -136,7 +136,7 @@ def saying(path: Path, text: str) -> Path:
         ),
         ({"settings": SETTINGS | {"concepts": ["r"]}}, r"'record\.settings\.concepts' is \['r'\] in"),
         ({"seed": 2**32}, r"'record\.seed' is 4294967296 in .*less than 4294967296"),
-        ({"prompt": None}, r"'record\.prompt' is None in .*must be a valid string"),
+        ({"prompt": None}, r"'record\.prompt' is null in .*must be a valid string"),
         ({"author": "me"}, r"'record\.author' is 'me' in .*: unexpected keyword"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_record_that_is_not_of_this_version_is_refused_in_a_sentence(
         ("{", r"The record in the image '.*odd\.png' is not valid JSON"),
         ("[" * 100_000, r"The record in the image '.*odd\.png' nests too deeply"),
         ("[1]", r"odd\.png' does not say .*Parameter 'record' is \[1\] in"),
-        ("null", r"odd\.png' does not say .*Parameter 'record' is None in"),
+        ("null", r"odd\.png' does not say .*Parameter 'record' is null in"),
     ],
 )
 def test_what_is_no_record_is_refused_in_a_sentence(text: str, reason: str, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_value_out_of_range_is_named_with_bound_and_file() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
-        (NetworkSettings, None, "Parameter 'there' is None in params.yaml: it must be a section of named values."),
+        (NetworkSettings, None, "Parameter 'there' is null in params.yaml: it must be a section of named values."),
         (
             NetworkSettings,
             {**MODEL, "compile": 1},
@@ -65,6 +65,7 @@ def test_value_out_of_range_is_named_with_bound_and_file() -> None:
         ),
         (Path, 3, "Parameter 'there' is 3 in params.yaml: it must be a path."),
         (Names, [], "Parameter 'there' is [] in params.yaml: list must have at least 1 item, not 0."),
+        (Path, [None, {"on": True}], "Parameter 'there' is [null, {'on': true}] in params.yaml: it must be a path."),
     ],
 )
 def test_no_sentence_speaks_of_python(kind: Any, values: Any, said: str) -> None:
@@ -80,9 +81,9 @@ def test_a_whole_file_of_another_kind_is_named_by_its_content() -> None:
 
 def test_true_is_no_number() -> None:
     assert refusal(SamplingSettings, {**SAMPLING, "guidance_scale": True}) == (
-        "Parameter 'sampling.guidance_scale' is True in params.yaml: it must be a valid number."
+        "Parameter 'sampling.guidance_scale' is true in params.yaml: it must be a valid number."
     )
-    assert refusal(Seed, True, "invert.seed").startswith("Parameter 'invert.seed' is True in params.yaml: it must be ")
+    assert refusal(Seed, True, "invert.seed").startswith("Parameter 'invert.seed' is true in params.yaml: it must be ")
     assert "'bf16' or 'fp16'" in refusal(DrawingSettings, {**SAMPLING, "precision": False})
     assert parse(NetworkSettings, {**MODEL, "compile": True}, "model").compile
 
@@ -98,7 +99,7 @@ def test_text_is_no_number_and_a_number_with_a_point_no_integer(name: str, value
 def test_true_is_no_number_in_a_list_either() -> None:
     boxes = {"head": [0.0, 0.1, 0.5, True], "tail": [0, 0, 1, 1]}
     layout = {"scale": 1.0, "threshold": 0.2, "iterations": 1, "fraction": 0.2}
-    assert refusal(Layout, layout | boxes, "layout").startswith("Parameter 'layout.head.3' is True in params.yaml: ")
+    assert refusal(Layout, layout | boxes, "layout").startswith("Parameter 'layout.head.3' is true in params.yaml: ")
 
 
 def test_unknown_key_is_answered_with_the_closest() -> None:
@@ -549,7 +550,7 @@ def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path
         ({"inside": inside | {"token": "a\0b"}}, "should be in 'a\0b', but there is no such file"),
         (
             {"inside": inside | {"sha256": None}},
-            r"'invert\.imported\.tokens\.inside\.sha256' is None in params\.yaml: it must be a valid string",
+            r"'invert\.imported\.tokens\.inside\.sha256' is null in params\.yaml: it must be a valid string",
         ),
     ):
         values["invert"]["imported"]["tokens"] = tokens
@@ -575,7 +576,7 @@ def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:
             {"Layout": {}},
             r"name of 'generate\.adapters\.Layout' in .* is not allowed: string must match pattern '\^\[a-z",
         ),
-        ({"perfusion": None}, r"'generate\.adapters\.perfusion' is None .*must be a section of"),
+        ({"perfusion": None}, r"'generate\.adapters\.perfusion' is null .*must be a section of"),
         ({"dreambooth": {"rank": 4}}, "The adapter 'dreambooth' has nothing to choose when it draws"),
     ],
 )

@@ -591,10 +591,10 @@ def test_what_a_plan_says_twice_is_refused(was: str, wrong: str, told: str, tmp_
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("methods:", "'methods' is None in params.yaml: it must be a valid list"),
+        ("methods:", "'methods' is null in params.yaml: it must be a valid list"),
         ("methods: 3", "'methods' is 3 in params.yaml: it must be a valid list"),
         ("methods: [reversion, 3]", r"'methods\.1' is 3 in params.yaml: it must be a valid string"),
-        ("relations:", "'relations' is None in params.yaml: it must be a valid list"),
+        ("relations:", "'relations' is null in params.yaml: it must be a valid list"),
         ("base: [miniature]", r"'base' is \['miniature'\] in params.yaml: it must be a valid string"),
         (
             "invert.preset: [official]",
@@ -791,7 +791,7 @@ def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
         (repository / "params.yaml").write_text(chosen)
         assert params_at(repository, "workspace")["presets.yaml:reversion.short.steps"] == 9
         (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}}\nother:\n")
-        with pytest.raises(UserError, match=r"'other' is None in presets\.yaml of workspace"):
+        with pytest.raises(UserError, match=r"'other' is null in presets\.yaml of workspace"):
             params_at(repository, "workspace")
         (repository / "params.yaml").write_text("relations: [")
         with pytest.raises(UserError, match=r"params\.yaml of workspace is not valid YAML"):
