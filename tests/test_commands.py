@@ -173,8 +173,15 @@ def test_a_misspelt_method_is_told_with_the_closest(method: str, checkout: Path)
 
 @pytest.mark.parametrize(
     "words",
-    [("new", "kissing", ""), ("masks", "", "cat"), ("export", "inside", "reversion", "--for", "webui", "--to=")],
-    ids=lambda words: words[0],
+    [
+        ("new", "kissing", ""),
+        ("masks", "", "cat"),
+        ("export", "inside", "reversion", "--for", "webui", "--to="),
+        ("import", "", "inside", "published"),
+        ("import", "text.json", "inside", "published", "--token", ""),
+        ("second-moment", ""),
+    ],
+    ids=" ".join,
 )
 def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], checkout: Path) -> None:
     draw_exemplars(checkout)

@@ -131,7 +131,11 @@ def test_code_within_the_parameters_of_an_old_torch_is_never_run(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("two.safetensors", {"<a>": torch.zeros(8), "<b>": torch.ones(8)}, "holds <a>, <b>"),
+        (
+            "two.safetensors",
+            {"<a>": torch.zeros(8), "<b>": torch.ones(8)},
+            "holds <a>, <b>, not one learned token: name a file that",
+        ),
         ("xl.safetensors", {"clip_l": torch.zeros(1, 8), "clip_g": torch.ones(1, 9)}, "SDXL"),
         ("nan.bin", {"<R>": torch.full((8,), torch.nan)}, "not finite"),
         ("inf.bin", {"<R>": torch.full((8,), torch.inf)}, "not finite"),

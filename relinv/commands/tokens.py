@@ -24,13 +24,17 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A learned token (.safetensors, .bin or .pt), a Perfusion .ckpt, or Custom Diffusion weights."
+            parser=cli.path,
+            help="A learned token (.safetensors, .bin or .pt), a Perfusion .ckpt, or Custom Diffusion weights.",
         ),
     ],
     relation: Relation,
     method: Annotated[str, typer.Argument(help="A name for where it came from, such as published.")],
     token: Annotated[
-        Path | None, typer.Option(help="For Custom Diffusion, the token's file; default: the one beside the weights.")
+        Path | None,
+        typer.Option(
+            parser=cli.path, help="For Custom Diffusion, the token's file; default: the one beside the weights."
+        ),
     ] = None,
 ) -> None:
     """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
@@ -93,7 +97,8 @@ def export(
 @app.command("second-moment", epilog="Example: relinv second-moment captions.txt")
 def second_moment_(
     captions: Annotated[
-        Path | None, typer.Argument(help="One caption per line; default: invert.perfusion.captions.")
+        Path | None,
+        typer.Argument(parser=cli.path, help="One caption per line; default: invert.perfusion.captions."),
     ] = None,
 ) -> None:
     """Measure the second moment of the base's text encodings, for Perfusion, which otherwise measures it by itself."""

@@ -46,5 +46,6 @@ def token_in(content: Mapping[str, Any], file: Path) -> tuple[str, torch.Tensor]
         name = next(iter(content), "")
     tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
     if len(content) != 1 or len(tensors) != 1:
-        raise UserError(f"'{file}' holds {', '.join(map(str, content)) or 'nothing'}, not one learned token.")
+        held = ", ".join(map(str, content)) or "nothing"
+        raise UserError(f"'{file}' holds {held}, not one learned token: name a file that holds one and nothing else.")
     return str(name), rows(tensors[0], str(name), file)
