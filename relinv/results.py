@@ -13,7 +13,7 @@ from relinv.benchmark import Benchmark, load_benchmark
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import read_json
-from relinv.params import Params
+from relinv.params import Params, load_params
 from relinv.plugins import plugin_names
 
 FOLDERS = {
@@ -92,14 +92,22 @@ def find_benchmark(params: Params, relation: str) -> Benchmark:
 def find_result(stage: str, relation: str, method: str) -> Path:
     """Return the folder that a stage left for a relation and method, below the working directory.
 
-    Raises UserError if it is missing, with the closest method's name or the command that makes it. An imported
-    concept is stored as a method's would be, under a name of its own.
+    Raises UserError if it is missing, with the closest relation's or method's name, or the command that makes it. An
+    imported concept is stored as a method's would be, under a name of its own.
     """
     folder = FOLDERS[stage] / relation / method
-    found = {path.name for path in (FOLDERS[stage] / relation).glob("[!.]*") if path.is_dir()}
+    found = _folders_in(FOLDERS[stage] / relation)
     if method in found:  # a name with a slash is in no folder, while a path with it may well exist
         return folder
     methods = plugin_names("relinv.methods")
     if method not in methods:
         raise unknown("method", method, {*methods, *found})
+    benchmark = load_benchmark(load_params().benchmark(), FOLDERS["fetch"] / relation)
+    if relation not in (known := {*benchmark.relations, *_folders_in(FOLDERS[stage])}):
+        raise unknown("relation", relation, known)
     raise UserError(f"There is no '{folder}' yet: make it with `python -m stages.{stage} {relation} {method}`.")
+
+
+def _folders_in(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder, none if it is missing; hidden ones are skipped."""
+    return {path.name for path in folder.glob("[!.]*") if path.is_dir()}

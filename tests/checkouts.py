@@ -29,3 +29,8 @@ def lay_out_checkout(root: Path, base: Path) -> Path:
 def run(*words: str) -> str:
     """Run the command line; return what it prints, or raise what it raises."""
     return CliRunner().invoke(app, list(words), catch_exceptions=False).stdout
+
+
+def warned(*words: str) -> str:
+    """Run the command line; return what it prints as warnings, or raise what it raises."""
+    return CliRunner().invoke(app, list(words), catch_exceptions=False).stderr

@@ -23,6 +23,7 @@ from relinv.adapters.custom_diffusion import pretrained
 from relinv.adapters.dreambooth import own_weights
 from relinv.benchmark import load_benchmark
 from relinv.diffusion.bases import Base, load_base
+from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
@@ -30,7 +31,7 @@ from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from stages.generate import generate
 from stages.score import score
-from tests.checkouts import ROOT, lay_out_checkout, run
+from tests.checkouts import ROOT, lay_out_checkout, run, warned
 from tests.concepts import keep, made, read_token
 from tests.conftest import draw_exemplars
 from tests.fetching import renamed_by_an_old_camera
@@ -164,11 +165,35 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
     assert Path(file) == Path("out/within.safetensors") and said.startswith("Prompts say within in A1111")
 
 
-@pytest.mark.parametrize("method", ["reversoin", "reversion/", "../inside/reversion"])
-def test_a_misspelt_method_is_told_with_the_closest(method: str, checkout: Path) -> None:
-    keep(checkout, made(load_base(load_params().model())))
-    with pytest.raises(UserError, match=rf"Unknown method '{method}'\. Did you mean 'reversion'"):
-        run("export", "inside", method, "--for", "hub", "--to", "out")
+@pytest.mark.parametrize(
+    ("relation", "method", "reason"),
+    [
+        ("inside", "reversoin", r"Unknown method 'reversoin'\. Did you mean 'reversion'"),
+        ("inside", "reversion/", r"Unknown method 'reversion/'\. Did you mean 'reversion'"),
+        ("inside", "../inside/reversion", r"Unknown method '\.\./inside/reversion'\. Did you mean 'reversion'"),
+        ("insdie", "reversion", r"Unknown relation 'insdie'\. Did you mean 'inside'"),
+        ("coala", "reversion", r"Unknown relation 'coala'\. Did you mean 'koala'\? Available: inside, koala"),
+        ("koala", "multires", r"There is no 'data/concepts/koala/multires' yet: make it with `python -m stages\.inv"),
+    ],
+)
+def test_a_misspelt_relation_or_method_is_told_with_the_closest(
+    relation: str, method: str, reason: str, checkout: Path
+) -> None:
+    keep(checkout, made(load_base(load_params().model()), relation="koala"))
+    with pytest.raises(UserError, match=reason):
+        run("export", relation, method, "--for", "hub", "--to", "out")
+
+
+def test_a_relation_without_scenarios_is_imported_without_the_commands_that_need_some(checkout: Path) -> None:
+    save_file({"<R>": torch.ones(load_base(load_params().model()).dim)}, checkout / "koala.safetensors")
+    assert "stages.generate" not in run("import", "koala.safetensors", "insides", "published")
+    told = warned("import", "koala.safetensors", "insides", "published")
+    assert told.startswith("Warning: Unknown relation 'insides'. Did you mean 'inside'?")
+    assert "by `relinv imagine --use r=insides/published`" in told
+    assert (
+        "imported" in load_concept(Path("data/concepts/insides/published"), load_base(load_params().model())).metadata
+    )
+    assert warned("import", "koala.safetensors", "inside", "published") == ""
 
 
 @pytest.mark.parametrize(

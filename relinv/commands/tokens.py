@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from relinv import cli
 from relinv.commands.common import Method, Relation, base_on_cpu
+from relinv.errors import unknown
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
 
@@ -43,20 +45,37 @@ def import_(
     pipeline: named among the methods of params.yaml, its folder would be removed by DVC. The pipeline takes the file
     itself, by its method `imported`: the command printed last compares it in a report.
     """
-    import shlex
-
+    from relinv.benchmark import load_benchmark
     from relinv.exchange.importing import import_concept
+    from relinv.exemplars import OWN
 
+    relations = load_benchmark(load_params().benchmark(), OWN / relation).relations
     folder = CONCEPTS / relation / method
     concept = import_concept(file, relation, method, base_on_cpu(), folder, token)
-    print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}. To draw the scenarios with it:")
+    print(f"{folder} holds {concept.metadata['imported']['token']} as {concept.token}.")
+    if relation in relations:
+        _print_uses(concept, file, token)
+    else:  # such as an object, which serves in prompts of one's own
+        print(
+            f"Warning: {unknown('relation', relation, relations)} The benchmark of the base in use has no scenarios "
+            f"for it: draw prompts of your own with it, by `relinv imagine --use r={relation}/{method}`.",
+            file=sys.stderr,
+        )
+    print(f"Leave '{method}' itself out of the methods in params.yaml: DVC would remove its folder.")
+
+
+def _print_uses(concept: Concept, file: Path, token: Path | None) -> None:
+    """Print the commands that draw the scenarios of an imported concept's relation, and compare it in a report."""
+    import shlex
+
+    relation, method = concept.metadata["relation"], concept.method
+    print("To draw the scenarios with it:")
     print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
     print("To compare it with what is learned here, in a report (the pipeline takes the file where it is):")
     compared = ["-S", f"relations=[{relation}]", "-S", "methods=[relation_words,reversion,imported]"]
     print(f"  {shlex.join(['dvc', 'exp', 'run', *compared, '-S', as_change(concept, file, token)])}")
     if file.resolve().is_relative_to(CONCEPTS.resolve()):
         print(f"Copy {file} out of {CONCEPTS} first, and name the copy: DVC removes it when that is learned again.")
-    print(f"Leave '{method}' itself out of the methods in params.yaml: DVC would remove its folder.")
 
 
 def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
