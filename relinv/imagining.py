@@ -90,8 +90,28 @@ def find_concepts(uses: Sequence[str], base: Base) -> dict[str, Concept]:
             raise UserError(
                 f"'{use}' has a token that prompts cannot name: write what stands between '<' and '>', without spaces."
             )
+        token = token.lower()  # as prompts are read
         concepts[use] = load_concept(find_result("invert", relation, method), base).called(f"<{token}>")
     return concepts
+
+
+def unsaid(prompt: str, concepts: Mapping[str, Concept], base: Base) -> list[str]:
+    """Return a sentence for each concept, by its source, whose token the prompt does not say.
+
+    Raises UserError if the prompt says a token that none of them has.
+    """
+    said = {token.lower() for token in PLACEHOLDER.findall(prompt)}
+    tokens = {use: concept.token for use, concept in concepts.items() if concept.token}
+    for token in sorted(said.difference(tokens.values(), base.tokenizer.get_added_vocab())):
+        raise UserError(
+            f"The prompt '{prompt}' names {token}, which no concept in use has learned: add --use "
+            f"{token[1:-1]}=RELATION/METHOD, or leave {token} out."
+        )
+    return [
+        f"The prompt '{prompt}' does not say {token}: write {token} in it where it is to show what {use} has learned."
+        for use, token in tokens.items()
+        if token not in said
+    ]
 
 
 def with_options(options: Sequence[str], adapters: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

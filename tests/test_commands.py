@@ -414,7 +414,7 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
 @pytest.mark.parametrize(
     ("prompt", "options", "reason"),
     [
-        ("<koala> <r> box", INSIDE, r"names <koala>, which no concept in use has learned"),
+        ("<koala> <r> box", INSIDE, r"names <koala>, .* has learned: add --use koala=RELATION/METHOD, or leave"),
         (
             "<r> box",
             ("--use", "inside/reversion"),
@@ -444,6 +444,21 @@ def test_what_cannot_be_imagined_is_refused(prompt: str, options: tuple[str, ...
     with pytest.raises(UserError, match=reason):
         run("imagine", prompt, "out.png", *options)
     assert not Path("out.png").exists()
+
+
+def test_a_token_that_the_prompt_does_not_say_is_told(both: Base) -> None:
+    told = warned("imagine", "<koala> <r box", "out.png", "--use", "R=inside/reversion", *KOALA)
+    assert told == (
+        "Warning: The prompt '<koala> <r box' does not say <r>: write <r> in it where it is to show what "
+        "R=inside/reversion has learned.\n"
+    )
+    assert Path("out.png").is_file()
+
+
+def test_a_token_is_read_alike_in_capitals(both: Base) -> None:
+    first = imagine("out.png", *INSIDE, *KOALA)
+    assert imagine("out.png", "--use", "R=inside/reversion", "--use", "Koala=koala/reversion") == first
+    assert warned("imagine", "<Koala> <R> box", "out.png", *INSIDE, *KOALA) == ""
 
 
 def test_several_images_are_those_of_the_seeds_that_follow_and_none_needs_a_concept(checkout: Path) -> None:

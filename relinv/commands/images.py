@@ -114,6 +114,7 @@ def imagine(
     ] = None,
 ) -> None:
     """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
+    import sys
     from dataclasses import replace
 
     from tqdm import trange
@@ -122,7 +123,7 @@ def imagine(
     from relinv.diffusion.sampling import encode_png
     from relinv.files import atomic_write_bytes
     from relinv.images import png_texts, require_png
-    from relinv.imagining import find_concepts, free_record, imagine_each, require_used, with_options
+    from relinv.imagining import find_concepts, free_record, imagine_each, require_used, unsaid, with_options
 
     require_png(target)
     _require_recordable(prompt, seed, images)
@@ -133,6 +134,8 @@ def imagine(
     settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
+    for sentence in unsaid(prompt, concepts, base):  # drawn anyway: weights beside a token change any picture
+        print(f"Warning: {sentence}", file=sys.stderr)
     require_used(options, settings.adapters, concepts.values())
     record = free_record(base, concepts, prompt, settings, seed, target.name)
     seeds = trange(seed, seed + images, unit="image", disable=images == 1)
