@@ -36,9 +36,15 @@ def restore() -> None:
 
     How params.yaml and presets.yaml differed is kept in a file. What no experiment writes is left as it is.
     """
+    from relinv.pipeline.restoring import branches_left
     from relinv.pipeline.restoring import restore as bring_back
 
     kept = bring_back(Path())
     print("The committed parameters and results are back.")
     for file in kept:
         print(f"How the parameters differed is kept: git apply {file}")
+    if branches := branches_left(Path()):
+        switch = " or ".join(f"`git switch {branch}`" for branch in branches)
+        print(
+            f"git is on no branch, as an experiment that was killed leaves it: {switch}, or what you commit is on none."
+        )

@@ -46,6 +46,16 @@ def restore(root: Path) -> list[Path]:
     return kept
 
 
+def branches_left(root: Path) -> list[str]:
+    """Return the branches at the commit that is checked out if git is on none, else nothing.
+
+    DVC leaves the branch while it runs an experiment, and does not come back to it if it is killed.
+    """
+    if git(root, "branch", "--show-current").strip():
+        return []
+    return git(root, "for-each-ref", "--points-at=HEAD", "--format=%(refname:short)", "refs/heads").split() or ["main"]
+
+
 def _remove_grids(root: Path) -> None:
     """Remove the pictures of relations that the committed run lacks, by the names that a report gives them."""
     relations = {folder.name for folder in (root / FOLDERS["fetch"]).glob("*")}
