@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relinv.benchmark import ENTRY, Benchmark
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL, pictures_in
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL, pictures_in, read_captions
 from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
 from relinv.settings import require_name
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from relinv.results import Verdict
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
+# of photographs that are not read
+OTHER_KINDS = frozenset({".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".nef"})
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
 # asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
 words: {quoted}
@@ -30,8 +32,9 @@ tails: [box, cup]
 def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -> list[str]:
     """Copy the pictures in `pictures` into `folder` with a text.json to fill in; return the names of what was left out.
 
-    A relation that the benchmark lacks also gets a relation.yaml, with a small grid to start from. Raises UserError if
-    the relation's name is not allowed, there are no pictures, or the folder exists.
+    A text.json beside the pictures gives the captions it has. A relation that the benchmark lacks also gets a
+    relation.yaml, with a small grid to start from. Raises UserError if the relation's name is not allowed, there are no
+    pictures, their text.json cannot be used, or the folder exists.
     """
     require_name(relation, "relation")
     if not pictures.is_dir():
@@ -40,7 +43,7 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
     for path in visible:
         require_utf8(path.name, f"'{pictures}'")
     found = pictures_in(pictures)
-    others = [path.name for path in visible if path not in found]
+    others = [path.name for path in visible if path not in found and path.name != CAPTIONS]
     if not found:
         there = f" beside {', '.join(others[:10])}" if others else ""
         raise UserError(
@@ -49,10 +52,11 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
         )
     if folder.exists():
         raise UserError(f"'{folder}' exists already: fill in its {CAPTIONS}, or remove it first.")
+    captions = read_captions(pictures) if (pictures / CAPTIONS).exists() else {}
     with atomic_folder(folder) as new:
         for path in found:
             shutil.copyfile(path, new / path.name)
-        write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found})
+        write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found} | captions)
         if relation not in benchmark.relations:
             words = relation.replace("_", " ")
             atomic_write_text(new / ENTRY, GRID.format(words=words, quoted=json.dumps(words)))
@@ -61,11 +65,15 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
 
 def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict) -> str:
     """Return what is left to do before a laid-out relation can be used; `left_out` is what `lay_out` returned."""
-    faults = "".join(f"\n  - {text}" for text in [*_unread(left_out, folder), *verdict.errors, *verdict.warnings])
-    entry = f"  - {ENTRY}: say what stands between two things in plain words, and what to try it on.\n"
+    photographs = [name for name in left_out if Path(name).suffix.lower() in OTHER_KINDS]
+    others = [name for name in left_out if name not in photographs]
+    to_do = [*_unread(photographs, folder), *verdict.errors, *verdict.warnings]
+    if (folder / ENTRY).is_file():
+        to_do.append(f"{ENTRY}: say what stands between two things in plain words, and what to try it on.")
+    without = f", without {', '.join(others)}" if others else ""
+    listed = "".join(f"\n  - {text}" for text in to_do) or " nothing."
     return (
-        f"'{folder}' holds {verdict.images} pictures. What is left to do:{faults}\n"
-        f"{entry if (folder / ENTRY).is_file() else ''}"
+        f"'{folder}' holds {verdict.images} pictures{without}. What is left to do:{listed}\n"
         f"Then run: dvc exp run -S 'relations=[{relation}]'\n"
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
@@ -75,10 +83,10 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
 
 
 def _unread(names: Sequence[str], folder: Path) -> list[str]:
-    """Return what to do about files that were left out, [] if none were: some may be photographs."""
+    """Return what to do about photographs that were left out, [] if none were."""
     if not names:
         return []
     return [
-        f"{', '.join(names)}: left out, because only {KINDS} are read. Save photographs among them as .png or .jpg and "
-        f"add them to '{folder}' and its {CAPTIONS}."
+        f"{', '.join(names)}: left out, because only {KINDS} are read. Save them as .png or .jpg and add them to "
+        f"'{folder}' and its {CAPTIONS}."
     ]

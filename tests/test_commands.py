@@ -52,10 +52,13 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
     Image.new("L", (64, 64)).save(checkout / "pictures" / "4.png")
     for name in ("IMG_4.HEIC", "notes.txt", ".DS_Store"):
         (checkout / "pictures" / name).write_bytes(b"no picture that Pillow reads")
+    (checkout / "pictures/albums").mkdir()
+    (checkout / "pictures/text.json").unlink()
     printed = run("new", "leaning_on", "pictures")
     captions = checkout / "data/exemplars/own/leaning_on/text.json"
     assert json.loads(captions.read_text())["0.png"] == ["HEAD {} TAIL"]
-    assert "IMG_4.HEIC, notes.txt, text.json: left out, because only .bmp, .jpeg, .jpg" in printed
+    assert "holds 5 pictures, without albums, notes.txt. What is left to do:\n" in printed
+    assert "  - IMG_4.HEIC: left out, because only .bmp, .jpeg, .jpg" in printed
     assert "DS_Store" not in printed
     assert "still to be filled in" in printed and "4.png: its mode is L" in printed
     assert "relation.yaml: say what stands between" in printed
@@ -72,6 +75,25 @@ def test_a_relation_of_ones_own_is_laid_out_and_says_what_is_left_to_do(checkout
         run("new", "hugging", "nowhere")
     with pytest.raises(UserError, match=r"holds no pictures that can be read .* beside benchmark, exemplars: put four"):
         run("new", "hugging", "data")
+
+
+def test_captions_beside_the_pictures_are_taken_over(checkout: Path) -> None:
+    (checkout / "pictures").mkdir()
+    draw_exemplars(checkout / "pictures")
+    given, own = checkout / "pictures/text.json", checkout / "data/exemplars/own"
+    captions = json.loads(given.read_text())
+    printed = run("new", "inside", "pictures")
+    assert json.loads((own / "inside/text.json").read_text()) == captions
+    assert "holds 4 pictures. What is left to do: nothing.\n" in printed
+    given.write_text(json.dumps({"0.png": captions["0.png"], "9.png": ["cat {} box"]}))
+    printed = run("new", "leaning_on", "pictures")
+    assert json.loads((own / "leaning_on/text.json").read_text())["1.png"] == ["HEAD {} TAIL"]
+    assert "text.json names '9.png', which is not there" in printed and "of 0.png" not in printed
+    for text, reason in ("{", r"'pictures/text\.json' is not valid JSON"), ('["cat"]', r"pictures/text\.json must map"):
+        given.write_text(text)
+        with pytest.raises(UserError, match=reason):
+            run("new", "kissing", "pictures")
+    assert not (own / "kissing").exists()
 
 
 def test_pictures_under_a_name_that_is_not_utf8_are_not_laid_out(checkout: Path) -> None:
