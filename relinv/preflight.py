@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from relinv.benchmark import load_benchmark
+from relinv.benchmark import Benchmark, load_benchmark
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError
@@ -18,7 +18,6 @@ from relinv.plugins import find_plugin
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
-    ModelSettings,
     PreviewSettings,
     ReportSettings,
     ScoreSettings,
@@ -32,22 +31,35 @@ SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert
 
 
 def check_params(params: Params) -> None:
-    """Raise UserError if the parameters name an unknown relation, method or adapter, or set a stage wrongly.
+    """Raise UserError as `check_settings` does, and if this machine cannot run what the parameters name.
 
-    Also if a method's settings contradict each other, or lack what it needs for a relation; and, unless the base is
-    still to be downloaded, if they name a word that is more tokens of the base than they allow.
+    Also, unless the base is still to be downloaded, if they name a word of more tokens of the base than they allow.
     """
-    benchmark = load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
+    settings = check_settings(params)
+    _check_devices(params)
+    _check_words(params, settings)
+
+
+def check_settings(params: Params) -> dict[str, Any]:
+    """Return each method's settings; UserError for an unknown relation, method or adapter, or a stage set wrongly.
+
+    Also if a method's settings contradict each other, or lack what it needs for a relation. It takes little time and
+    no GPU, so that stages do it before they start, even for those that come after them.
+    """
+    benchmark = _benchmark(params)
     params.section(f"bases.{params.base()}", BaseSettings)
     for section, kind in SECTIONS.items():
         params.section(section, kind)
     _check_count(params)
-    _check_devices(params)
     for adapter, options in params.generation().adapters.items():
         drawing_adapter(adapter, options)
-    words = [benchmark.relation(relation).words for relation in params.relations()]
-    settings = _check_methods(params)
-    _check_words(params.model(), settings, words)
+    for relation in params.relations():
+        benchmark.relation(relation)
+    return _check_methods(params)
+
+
+def _benchmark(params: Params) -> Benchmark:
+    return load_benchmark(params.benchmark(), *(OWN / relation for relation in params.relations()))
 
 
 def _check_count(params: Params) -> None:
@@ -86,15 +98,16 @@ def _check_methods(params: Params) -> dict[str, Any]:
     return settings
 
 
-def _check_words(model: ModelSettings, settings: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Raise UserError if a method cannot take the row of a word it names, or of one of the relations' `words`."""
+def _check_words(params: Params, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if a method cannot take the row of a word it names, or of one of the relations' words."""
+    model, benchmark = params.model(), _benchmark(params)
     if not (folder := find_tokenizer(model.source, model.revision)):
         return
     tokenizer = load_tokenizer(folder)
     for method, of_method in settings.items():
         if isinstance(of_method, TokenRowSettings):
-            for of_relation in words:
+            for relation in params.relations():
                 try:
-                    of_method.check_words(of_relation, tokenizer)
+                    of_method.check_words(benchmark.relation(relation).words, tokenizer)
                 except UserError as error:
                     raise UserError(f"Method '{method}': {error}") from None

@@ -13,6 +13,7 @@ from relinv.exemplars import OWN
 from relinv.fetching.fetch import fetch_exemplars, place_exemplars
 from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
+from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH
 from relinv.settings import ExemplarSettings
 
@@ -38,7 +39,8 @@ def fetch(
     removed there.
     """
     params, edited = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
-    require_edits_take_effect(edited, edited.methods())  # now, rather than when all is fetched
+    check_settings(edited)  # now, rather than when all is fetched
+    require_edits_take_effect(edited, edited.methods())
     load_benchmark(params.benchmark(), OWN / relation).relation(relation)
     settings = params.section("exemplars", ExemplarSettings)
     source = params.exemplar_source()

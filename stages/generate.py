@@ -10,6 +10,7 @@ from relinv import cli
 from relinv.benchmark import ENTRY
 from relinv.errors import UserError
 from relinv.params import load_params
+from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH, find_benchmark, find_result
 
 app = cli.stage_app()
@@ -26,7 +27,8 @@ def generate(
 
     The concept is read from data/concepts/RELATION/METHOD. If killed and run again, it resumes where it stopped.
     """
-    params = load_params()
+    params, all_params = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
+    check_settings(all_params)  # now, rather than when a later stage stumbles
     settings = params.generation()
     scenarios = find_benchmark(params, relation).scenarios(relation, settings.pairs)
     if not scenarios:

@@ -12,6 +12,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import read_problem
 from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
+from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH
 
 app = cli.stage_app()
@@ -26,7 +27,8 @@ def invert(
 
     If stopped at any moment and run again, it resumes where it was and ends with the same bytes.
     """
-    params = load_params()
+    params, all_params = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
+    check_settings(all_params)  # now, rather than when a later stage stumbles
     require_edits_take_effect(params, [method])
     problem = read_problem(params, relation, method, load_base)
     invert_relation(problem, FOLDERS["invert"] / relation / method, SCRATCH, confirm=params.require_unchanged)

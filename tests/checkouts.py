@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -13,16 +14,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def lay_out_checkout(root: Path, base: Path) -> Path:
-    """Write params.yaml for the base in a folder, and a benchmark of one relation, below `root`; return `root`."""
+    """Write parameters for the base in a folder, and a benchmark of one relation, below `root`; return `root`."""
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load((ROOT / "params.yaml").read_text())
     params["bases"]["miniature"]["model"]["source"] = str(base)
+    params["relations"] = ["inside"]
     grid = {"words": "inside", "asymmetric": True, "heads": ["cat", "dog"], "tails": ["box", "cup"]}
     benchmark = {"name": "b", "held_out": None, "validation": {"fraction": 0, "seed": 0}, "relations": {"inside": grid}}
     (root / "data/benchmark").mkdir(parents=True)
     for path, content in {"params.yaml": params, "data/benchmark/miniature.yaml": benchmark}.items():
         with (root / path).open("w") as stream:
             yaml.dump(content, stream)
+    shutil.copy(ROOT / "presets.yaml", root)
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
+from typer.testing import CliRunner
 
 from relinv import cli
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, atomic_write_text, read_text
 from relinv.params import Params, load_params
 from stages.invert_together import invert_together
+from tests.checkouts import lay_out_checkout
 
 NO_MEMORY = "Error: The memory ran out: in params.yaml set bases.NAME.model.precision to bf16 if it is fp32, lower its "
 FOR_DEBUGGING = (  # what PyTorch 2.8 adds to every error of a GPU
@@ -236,3 +240,30 @@ def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
     check += "[load().method(name, find('relinv.methods', name).Settings) for name in load().methods()]; "
     code = f"import sys, stages.{stage}; {check} sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [("fetch", ("inside",)), ("invert", ("inside", "relation_words")), ("generate", ("inside", "relation_words"))],
+)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("invert.reversion.steps=abc", r"Parameter 'invert\.reversion\.steps' is 'abc'"),
+        ("relations=[inside,inside]", "each item may stand there only once"),
+        ("report.level=2", r"Parameter 'report\.level' is 2"),
+    ],
+)
+def test_a_mistake_in_what_a_later_stage_reads_is_told_before_an_earlier_one_works(
+    stage: str,
+    words: tuple[str, ...],
+    change: str,
+    reason: str,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    apply_overrides(Path("params.yaml"), [change])
+    with pytest.raises(UserError, match=reason):
+        CliRunner().invoke(importlib.import_module(f"stages.{stage}").app, list(words), catch_exceptions=False)
