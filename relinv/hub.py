@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 TOKENIZER = ("tokenizer/*.json", "tokenizer/*.txt")  # the files of a base that make up its tokenizer
 OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no fault of the hub
+CONVERT = (  # makes a folder of another form of Stable Diffusion: the call that loads that, and the new folder
+    'convert it with `python -c "from diffusers import StableDiffusionPipeline as P; '
+    "P.{}.save_pretrained('{}')\"`, and name that folder"
+)
 OFFLINE = "Without internet access here, run `relinv download` first where there is some."
 
 

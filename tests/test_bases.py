@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
@@ -182,14 +183,28 @@ def test_a_missing_component_is_named(copied: Path) -> None:
 
 
 def test_missing_weights_are_named(copied: Path) -> None:
-    weights = (copied / UNET).rename((copied / UNET).with_suffix(".fp16.safetensors"))
-    with pytest.raises(
-        UserError, match=rf"weights of unet are missing .* variant {weights.name} is not loaded, so take '.fp16'"
-    ):
-        load_base(tiny_settings(copied))
-    weights.unlink()
+    (copied / UNET).unlink()
     with pytest.raises(UserError, match=r"weights of unet are missing .*: restore them"):
         load_base(tiny_settings(copied))
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ({"safe_serialization": False}, "diffusion_pytorch_model.bin, a pickle"),
+        ({"variant": "fp16"}, "model.fp16.safetensors, a variant"),
+        ({"variant": "fp16", "max_shard_size": "150KB"}, "model.fp16-00001-of-00002.safetensors, a variant"),
+    ],
+)
+def test_weights_in_another_form_are_told_how_to_convert(
+    form: dict[str, Any], why: str, base: Base, tiny_base: Path, tmp_path: Path
+) -> None:
+    StableDiffusionPipeline.from_pretrained(tiny_base).save_pretrained(tmp_path / "base", **form)
+    with pytest.raises(UserError, match=rf"weights of \w+ are missing .*: {re.escape(why)}, is not loaded; ") as caught:
+        load_base(tiny_settings(tmp_path / "base"))
+    exec(str(caught.value).split('"')[1])
+    converted = load_base(tiny_settings(tmp_path / "base-safetensors"))
+    assert all(map(torch.equal, converted.unet.state_dict().values(), base.unet.state_dict().values()))
 
 
 def test_damaged_weights_are_named(copied: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import read_json
-from relinv.hub import OFFLINE, find_model
+from relinv.hub import CONVERT, OFFLINE, find_model
 
 COMPONENTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 CONFIGURATIONS = ("model_index.json", *(f"{name}/*.json" for name in COMPONENTS))
@@ -88,11 +88,7 @@ def check_weights(folder: Path, files: Sequence[Path]) -> None:
     weights = [path for path in files if path.suffix == ".safetensors"]
     for name in ("text_encoder", "vae", "unet"):
         if not any(path.parent.name == name for path in weights):
-            variants = sorted(path.name for path in (folder / name).glob("*.*.safetensors"))
-            remedy = "restore them"
-            if variants:
-                part = variants[0].split(".")[1].split("-")[0]  # fp16 in model.fp16-00001-of-00002.safetensors
-                remedy = f"the variant {variants[0]} is not loaded, so take '.{part}' out of its name"
+            remedy = _remedy(folder, name)
             raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.")
     for path in weights:
         try:
@@ -100,3 +96,14 @@ def check_weights(folder: Path, files: Sequence[Path]) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.") from None
+
+
+def _remedy(folder: Path, component: str) -> str:
+    """Return what to do about a component without weights that are loaded; others, if it has any, can be converted."""
+    others = sorted(path.name for path in (folder / component).iterdir() if path.suffix in {".bin", ".safetensors"})
+    if not others:
+        return "restore them, or convert those of another kind (.bin, a variant)"
+    _, *variant, _ = others[0].split(".")  # such as fp16, or fp16-00001-of-00002 for one of its parts
+    why, option = ("a variant", f", variant='{variant[0].partition('-')[0]}'") if variant else ("a pickle", "")
+    convert = CONVERT.format(f"from_pretrained('{folder}'{option})", f"{folder}-safetensors")
+    return f"{others[0]}, {why}, is not loaded; {convert} as model.source"
