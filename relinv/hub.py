@@ -31,6 +31,11 @@ def find_model(source: str, revision: str | None, patterns: Sequence[str], kind:
     folder = Path(source)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        convert = CONVERT.format(f"from_single_file('{source}')", folder.with_suffix(""))
+        raise UserError(
+            f"The {kind} '{source}' is a single file, not a folder: if it is a Stable Diffusion, {convert}."
+        )
     if folder.is_absolute() or len(folder.parts) != 2:
         raise UserError(f"There is no {kind} folder '{source}': build it, or name a folder or hub id that exists.")
     return _download(source, revision, patterns, kind)
