@@ -220,12 +220,30 @@ def test_an_archive_without_all_of_the_relation_is_refused_and_not_put_on_record
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)
 
 
+def encrypted(content: bytes) -> bytes:
+    """Return a zip whose entries say that they are encrypted, which none of Python's own can write."""
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        first, *parts = content.split(header)
+        content = header.join([first, *(part[: flags - 4] + b"\1" + part[flags - 3 :] for part in parts)])
+    return content
+
+
 def test_damaged_missing_and_other_archives_are_named(exemplar_folder: Path, tmp_path: Path) -> None:
     good = zipped(exemplar_folder, tmp_path / "good.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(good[: len(good) // 2])
-    for name, reason in {"cut.zip": "damaged", "none.zip": "does not exist"}.items():
-        with pytest.raises(UserError, match=reason):
+    (tmp_path / "locked.zip").write_bytes(encrypted(good))
+    (tmp_path / "unpacked").mkdir()
+    reasons = {
+        "cut.zip": "is damaged or of an unknown kind .*: fetch it again",
+        "locked.zip": "is encrypted: unpack it with its password, and name that folder instead",
+        "none.zip": "does not exist: correct exemplars.path",
+        "unpacked": "is a folder: set exemplars.source to folder",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(UserError, match=f"{name}' {reason}"):
             fetch(from_("archive", tmp_path / name), tmp_path)
+    with pytest.raises(UserError, match=r"^'ftp://x/y\.zip' cannot be downloaded, but only addresses of http and "):
+        fetch(from_("archive", "ftp://x/y.zip"), tmp_path)
     assert (tmp_path / "cut.zip").exists()  # the user's own is never removed
     with pytest.raises(UserError, match="no folder 'hug'"):
         fetch_exemplars("hug", tmp_path / "hug", from_("archive", tmp_path / "good.zip"), SETTINGS, tmp_path)

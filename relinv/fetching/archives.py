@@ -26,6 +26,7 @@ MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
 MAX_NAME = 255  # bytes in a file's name; no common file system allows more
 MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before a file; tarfile keeps them all in memory
+ENCRYPTED = 0x1  # among the flags of a zip's entry
 DRIVE = re.compile("[A-Za-z]:")
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by first bytes
 # The errno of an OSError if the archive is damaged: decompressors set none, and a bad header can make tarfile seek to a
@@ -46,10 +47,12 @@ class Member(NamedTuple):
 def unpack(archive: Path, relation: str, folder: Path) -> bool:
     """Write the files and masks of a folder named `relation`, anywhere in a zip or tar `archive`, into `folder`.
 
-    Returns whether there were any. Raises UserError if the archive is missing, damaged or too large, has two such
-    folders, holds a link, a path that leads outside or an overlong name, or names a file of the relation in anything
-    but UTF-8. All members' paths and sizes are checked before any is written.
+    Returns whether there were any. Raises UserError if the archive is missing, damaged, encrypted or too large, has two
+    such folders, holds a link, a path that leads outside or an overlong name, or names a file of the relation in
+    anything but UTF-8. All members' paths and sizes are checked before any is written.
     """
+    if archive.is_dir():
+        raise UserError(f"The archive '{archive}' is a folder: set exemplars.source to folder in params.yaml.")
     if not archive.is_file():
         raise UserError(f"The archive '{archive}' does not exist: correct exemplars.path in params.yaml.")
     try:
@@ -123,6 +126,9 @@ def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as opened:
         for entry in opened.infolist():
             if not entry.is_dir():
+                if entry.flag_bits & ENCRYPTED:
+                    remedy = "unpack it with its password, and name that folder instead"
+                    raise UserError(f"The archive '{archive}' is encrypted: {remedy}.")
                 link = (entry.external_attr >> 28) == 0xA  # a symbolic link, as unix zips mark it
                 yield Member(_path(entry.filename), entry.file_size, not link, partial(opened.open, entry))
 

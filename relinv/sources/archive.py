@@ -20,6 +20,11 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     if is_address(source.location()):
         archive = cache_folder(scratch, source) / ARCHIVE
         download(source.location(), archive)
+    elif "://" in source.location():
+        raise UserError(
+            f"'{source.location()}' cannot be downloaded, but only addresses of http and https: correct exemplars.path "
+            "in params.yaml."
+        )
     try:
         if not unpack(archive, relation, folder):
             raise UserError(
