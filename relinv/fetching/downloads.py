@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ T = TypeVar("T")
 ARCHIVE, LISTING = "archive", "listing.json"  # what a source's download has of all relations together
 RETRIES = 6  # before each, a random wait of up to 1, 2, 4, 8, 16 and 32 s
 TIMEOUT = 60.0  # seconds without a byte
+KEPT = re.compile("The received bytes are kept in .*")  # gdown's advice, an option of its own command line
 BUSY = {429, 500, 502, 503, 504}  # HTTP statuses that invite another try
 
 
@@ -46,7 +48,8 @@ def download(address: str, path: Path) -> None:
     try:
         retried(partial(_download, address, path))
     except Exception as error:  # gdown, requests and urllib3 each raise their own kinds
-        raise UserError(f"'{address}' cannot be downloaded: {reason(error)}") from error
+        said = KEPT.sub("Run the same command again: it goes on from there.", reason(error))
+        raise UserError(f"'{address}' cannot be downloaded: {said}") from error
 
 
 def _download(address: str, path: Path) -> None:
