@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -75,13 +76,18 @@ def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it"
     """Yield an opened picture, whose pixels are read on demand.
 
     Any failure to open it or inside the block, except a lack of memory, becomes a UserError: `what` names the
-    picture's role, `remedy` what to do.
+    picture's role, `remedy` what to do. Pillow's limit to the number of pixels holds, but not half of it, from which
+    Pillow warns: photographs have so many.
     """
     from PIL import Image
 
+    quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as opened:
+        with quiet, Image.open(path) as opened:
             yield opened
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"The {what} '{path}' has too many pixels, more than {limit:,}: save it smaller.") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         if is_out_of_memory(error):
             raise

@@ -97,6 +97,15 @@ def test_whatever_a_decoder_raises_names_the_picture(tmp_path: Path, monkeypatch
         load_image(tmp_path / "a.png", 8)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_large_photograph_is_read_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(LEFT_RED).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32)  # from which Pillow warns; it refuses more than twice as many
+    assert load_image(tmp_path / "a.png", 8).size == (8, 8)
+    with pytest.raises(Image.DecompressionBombWarning):  # as before
+        Image.open(tmp_path / "a.png")
+
+
 def test_undecodable_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
     with pytest.raises(UserError, match=r"a\.png' cannot be read"):
