@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from relinv.exemplars import load_image
+from relinv.files import opened_picture
 from relinv.report.story import Story
 from relinv.report.tables import figure, label
 
@@ -72,9 +73,7 @@ def markdown(story: Story) -> str:
 
 def data_uri(path: Path) -> str:
     """Return an image as a JPEG data URI, at its own size or reduced to `INLINE_SIDE` pixels."""
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with opened_picture(path) as image:
         side = min(*image.size, INLINE_SIDE)
     stream = io.BytesIO()
     load_image(path, side).save(stream, "JPEG", quality=90, subsampling=0)
