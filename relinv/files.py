@@ -30,7 +30,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     A reader sees the old file or the whole new one. If writing fails, an OSError that names `path` is raised, even
     if a library's own error hid it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # with the process id: writers never share it
     try:
         with temporary.open("wb") as stream:
@@ -44,6 +44,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises UserError where the system lets none be made, such as below /proc."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise UserError(f"No folder can be made as '{path}': name another place.") from None
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -97,7 +105,7 @@ def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it"
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that replaces it and its content when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     new, old = workspace / "new", workspace / "old"
     try:

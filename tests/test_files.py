@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,15 @@ def test_a_name_that_stands_twice_in_json_is_refused_for_one_value_would_be_lost
 def test_a_path_that_no_file_can_have_is_refused() -> None:
     with pytest.raises(UserError, match=r"^The benchmark has a path that no file can have, 'a\\x00b': correct it\.$"):
         files.read_text(Path("a\0b"), "benchmark")
+
+
+@pytest.mark.parametrize("write", [files.atomic_file, files.atomic_folder])
+def test_a_place_where_no_folder_can_be_made_is_refused(write: Callable[[Path], Any]) -> None:
+    with (
+        pytest.raises(UserError, match=r"^No folder can be made as '/proc/x': name another place\.$"),
+        write(Path("/proc/x/y")),
+    ):
+        pass
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
