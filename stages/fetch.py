@@ -38,9 +38,10 @@ def fetch(
     archive, or downloaded. Files given with --from are kept in data/exemplars/placed, and used instead until they are
     removed there.
     """
-    params, edited = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
-    check_settings(edited)  # now, rather than when all is fetched
-    require_edits_take_effect(edited, edited.methods())
+    every = load_params()  # those of later stages too; `params` notes what this one depends on
+    check_settings(every)
+    require_edits_take_effect(every, every.methods())
+    params = load_params()
     load_benchmark(params.benchmark(), OWN / relation).relation(relation)
     settings = params.section("exemplars", ExemplarSettings)
     source = params.exemplar_source()

@@ -27,8 +27,8 @@ def generate(
 
     The concept is read from data/concepts/RELATION/METHOD. If killed and run again, it resumes where it stopped.
     """
-    params, all_params = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
-    check_settings(all_params)  # now, rather than when a later stage stumbles
+    check_settings(load_params())  # those of later stages too; `params` notes what this one depends on
+    params = load_params()
     settings = params.generation()
     scenarios = find_benchmark(params, relation).scenarios(relation, settings.pairs)
     if not scenarios:

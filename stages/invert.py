@@ -27,8 +27,8 @@ def invert(
 
     If stopped at any moment and run again, it resumes where it was and ends with the same bytes.
     """
-    params, all_params = load_params(), load_params()  # DVC runs this again if what is read of `params` changes
-    check_settings(all_params)  # now, rather than when a later stage stumbles
+    check_settings(load_params())  # those of later stages too; `params` notes what this one depends on
+    params = load_params()
     require_edits_take_effect(params, [method])
     problem = read_problem(params, relation, method, load_base)
     invert_relation(problem, FOLDERS["invert"] / relation / method, SCRATCH, confirm=params.require_unchanged)
