@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -103,8 +104,7 @@ class Benchmark:
     def relation(self, name: str) -> Relation:
         """Return one relation; UserError with the closest name if there is none of that name."""
         if name not in self.relations:
-            told = unknown("relation", name, self.relations)
-            raise UserError(f"{told} For one of your own: `relinv new {name} PICTURES`.")
+            raise unknown_relation(name, self.relations)
         return self.relations[name]
 
     def is_held_out(self, head: str, relation: str, tail: str) -> bool:
@@ -125,6 +125,12 @@ class Benchmark:
             for index, (head, tail) in enumerate(cells)
         ]  # fmt: skip
         return [cell for cell in grid if pairs == "all" or cell.validation == (pairs == "validation")]
+
+
+def unknown_relation(name: str, available: Iterable[str]) -> UserError:
+    """Return the error for a relation that is not among `available`."""
+    told = unknown("relation", name, available)
+    return UserError(f"{told} For one of your own: `relinv new {name} PICTURES`, `python -m stages.fetch {name}`.")
 
 
 def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:

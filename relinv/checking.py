@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,9 @@ UNKNOWN = "unknown_name"  # the kind of a problem whose context holds such a nam
 SECTION = "it must be a section of named values"
 # By kind of problem, in place of pydantic's words that name Python's classes.
 WORDS = {"dataclass_type": SECTION, "dict_type": SECTION, "model_type": SECTION,
-         "bool_type": "it must be true or false", "path_type": "it must be a path"}  # fmt: skip
+         "bool_type": "it must be true or false", "path_type": "it must be a path",
+         "unexpected_keyword_argument": "no such name is known"}  # fmt: skip
+SUBJECT = re.compile("^(Input|String|List|Dictionary)")  # what pydantic's sentences are about
 
 
 class _AsYaml(reprlib.Repr):
@@ -37,6 +41,10 @@ class _AsYaml(reprlib.Repr):
     def repr_bool(self, value: bool, level: int) -> str:
         """Return true or false."""
         return str(value).lower()
+
+    def repr_date(self, value: datetime.date, level: int) -> str:
+        """Return a day as 2026-01-31."""
+        return str(value)
 
 
 def parse(kind: TypeForm[T], values: Any, where: str, file: Path | str = "params.yaml") -> T:
@@ -69,5 +77,5 @@ def _words(problem: Mapping[str, Any]) -> str:
     """Return what is wrong with a value, to stand within a sentence."""
     if problem["type"] == "value_error":  # of a validator of ours
         return str(problem["ctx"]["error"])
-    own = str(problem["msg"]).replace("Input", "it").replace("should", "must").replace(" after validation", "")
-    return WORDS.get(problem["type"], own[0].lower() + own[1:])
+    own = SUBJECT.sub("it", problem["msg"]).replace("should", "must").replace(" after validation", "")
+    return WORDS.get(problem["type"], own)

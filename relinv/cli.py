@@ -36,7 +36,11 @@ def path(text: str) -> Path:
 def cores() -> int:
     """Return how many cores this process may use, or as many as its container may keep busy if those are fewer."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    match "".join(file.read_text() for file in CPU_LIMIT if file.is_file()).split():
+    try:
+        limit = "".join(file.read_text() for file in CPU_LIMIT if file.is_file()).split()
+    except OSError:  # not for this user to read
+        return bound
+    match limit:
         case [quota, period] if quota.isdecimal():  # neither "max" nor -1, which are no limit
             return min(bound, math.ceil(int(quota) / int(period)))
     return bound

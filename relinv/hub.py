@@ -19,10 +19,11 @@ CONVERT = (  # makes a folder of another form of Stable Diffusion: the call that
     'convert it with `python -c "from diffusers import StableDiffusionPipeline as P; '
     "P.{}.save_pretrained('{}')\"`, and name that folder"
 )
+BASE = "base model"
 OFFLINE = "Without internet access here, run `relinv download` first where there is some."
 
 
-def find_model(source: str, revision: str | None, patterns: Sequence[str], kind: str = "base model") -> Path:
+def find_model(source: str, revision: str | None, patterns: Sequence[str], kind: str = BASE) -> Path:
     """Return the folder `source`, or one with those files of the hub id `source` that match `patterns`.
 
     Raises UserError, which calls it a `kind` and says how to get access, if it is neither a folder nor available from
@@ -32,10 +33,9 @@ def find_model(source: str, revision: str | None, patterns: Sequence[str], kind:
     if folder.is_dir():
         return folder
     if folder.is_file():
-        convert = CONVERT.format(f"from_single_file('{source}')", folder.with_suffix(""))
-        raise UserError(
-            f"The {kind} '{source}' is a single file, not a folder: if it is a Stable Diffusion, {convert}."
-        )
+        convert = CONVERT.format(f"from_single_file('{source}')", folder.with_name(f"{folder.stem}-diffusers"))
+        remedy = f"if it is a Stable Diffusion, {convert}" if kind == BASE else "name the folder of the whole model"
+        raise UserError(f"The {kind} '{source}' is a single file, not a folder: {remedy}.")
     if folder.is_absolute() or len(folder.parts) != 2:
         raise UserError(f"There is no {kind} folder '{source}': build it, or name a folder or hub id that exists.")
     return _download(source, revision, patterns, kind)

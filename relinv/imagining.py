@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
     from relinv.params import Params
+
+FORM = re.compile(r"[\[(|>]")  # ends the name in a token, such as <r>, or <r[3]> of several rows
 
 
 def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
@@ -95,22 +98,13 @@ def find_concepts(uses: Sequence[str], base: Base) -> dict[str, Concept]:
     return concepts
 
 
-def unsaid(prompt: str, concepts: Mapping[str, Concept], base: Base) -> list[str]:
-    """Return a sentence for each concept, by its source, whose token the prompt does not say.
-
-    Raises UserError if the prompt says a token that none of them has.
-    """
-    said = {token.lower() for token in PLACEHOLDER.findall(prompt)}
-    tokens = {use: concept.token for use, concept in concepts.items() if concept.token}
-    for token in sorted(said.difference(tokens.values(), base.tokenizer.get_added_vocab())):
-        raise UserError(
-            f"The prompt '{prompt}' names {token}, which no concept in use has learned: add --use "
-            f"{token[1:-1]}=RELATION/METHOD, or leave {token} out."
-        )
+def unsaid(prompt: str, concepts: Mapping[str, Concept]) -> list[str]:
+    """Return a sentence for each concept, by its source, whose token the prompt does not say in any of its forms."""
+    said = {FORM.split(token.lower())[0] for token in PLACEHOLDER.findall(prompt)}
     return [
-        f"The prompt '{prompt}' does not say {token}: write {token} in it where it is to show what {use} has learned."
-        for use, token in tokens.items()
-        if token not in said
+        f"The prompt '{prompt}' does not say {concept.token}: write it where {use} is to be shown."
+        for use, concept in concepts.items()
+        if concept.token and FORM.split(concept.token)[0] not in said
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relinv.benchmark import ENTRY, Benchmark
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, TO_FILL, pictures_in, read_captions
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, TO_FILL, pictures_in, read_captions
 from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
 from relinv.settings import require_name
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from relinv.results import Verdict
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
-# of photographs that are not read
-OTHER_KINDS = frozenset({".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".nef"})
+OTHER_KINDS = frozenset({".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".nef",
+                         ".orf", ".pef", ".psd", ".raf", ".rw2"})  # fmt: skip  # of photographs that are not read
 GRID = """# What stands between two things in plain words, and what to try the relation on: each head with each tail.
 # asymmetric: whether "HEAD {words} TAIL" and "TAIL {words} HEAD" mean two things.
 words: {quoted}
@@ -32,9 +32,9 @@ tails: [box, cup]
 def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -> list[str]:
     """Copy the pictures in `pictures` into `folder` with a text.json to fill in; return the names of what was left out.
 
-    A text.json beside the pictures gives the captions it has. A relation that the benchmark lacks also gets a
-    relation.yaml, with a small grid to start from. Raises UserError if the relation's name is not allowed, there are no
-    pictures, their text.json cannot be used, or the folder exists.
+    A text.json beside the pictures gives the captions it has; masks and a relation.yaml are copied too. Otherwise a
+    relation that the benchmark lacks gets a relation.yaml with a small grid to start from. Raises UserError if the
+    relation's name is not allowed, there are no pictures, their text.json cannot be used, or the folder exists.
     """
     require_name(relation, "relation")
     if not pictures.is_dir():
@@ -43,7 +43,7 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
     for path in visible:
         require_utf8(path.name, f"'{pictures}'")
     found = pictures_in(pictures)
-    others = [path.name for path in visible if path not in found and path.name != CAPTIONS]
+    others = [path.name for path in visible if path not in found and path.name not in (CAPTIONS, MASKS, ENTRY)]
     if not found:
         there = f" beside {', '.join(others[:10])}" if others else ""
         raise UserError(
@@ -57,7 +57,11 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
         for path in found:
             shutil.copyfile(path, new / path.name)
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found} | captions)
-        if relation not in benchmark.relations:
+        if (pictures / MASKS).is_dir():
+            shutil.copytree(pictures / MASKS, new / MASKS)
+        if (pictures / ENTRY).is_file():
+            shutil.copyfile(pictures / ENTRY, new / ENTRY)
+        elif relation not in benchmark.relations:
             words = relation.replace("_", " ")
             atomic_write_text(new / ENTRY, GRID.format(words=words, quoted=json.dumps(words)))
     return others

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from relinv.benchmark import Benchmark, load_benchmark
+from relinv.benchmark import Benchmark, load_benchmark, unknown_relation
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import read_json
@@ -104,7 +104,7 @@ def find_result(stage: str, relation: str, method: str) -> Path:
         raise unknown("method", method, {*methods, *found})
     benchmark = load_benchmark(load_params().benchmark(), FOLDERS["fetch"] / relation)
     if relation not in (known := {*benchmark.relations, *_folders_in(FOLDERS[stage])}):
-        raise unknown("relation", relation, known)
+        raise unknown_relation(relation, known)
     raise UserError(f"There is no '{folder}' yet: make it with `python -m stages.{stage} {relation} {method}`.")
 
 

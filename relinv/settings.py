@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 def _distinct(items: list[Item]) -> list[Item]:
     """Refuse items that are equal, or differ only in case: neither tokenizers nor some disks tell these apart."""
     if len({item.casefold() if isinstance(item, str) else item for item in items}) < len(items):
-        raise ValueError("each item may stand there only once")
+        raise ValueError("each item may appear only once")
     return items
 
 

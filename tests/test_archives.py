@@ -242,7 +242,7 @@ def test_damaged_missing_and_other_archives_are_named(exemplar_folder: Path, tmp
     for name, reason in reasons.items():
         with pytest.raises(UserError, match=f"{name}' {reason}"):
             fetch(from_("archive", tmp_path / name), tmp_path)
-    with pytest.raises(UserError, match=r"^'ftp://x/y\.zip' cannot be downloaded, but only addresses of http and "):
+    with pytest.raises(UserError, match=r"^'ftp://x/y\.zip' cannot be downloaded: only http and https addresses "):
         fetch(from_("archive", "ftp://x/y.zip"), tmp_path)
     assert (tmp_path / "cut.zip").exists()  # the user's own is never removed
     with pytest.raises(UserError, match="no folder 'hug'"):

@@ -210,7 +210,7 @@ def test_weights_in_another_form_are_told_how_to_convert(
 @pytest.mark.parametrize("first", [load_base, load_token_counter])
 def test_a_model_in_a_single_file_is_told_how_to_convert(first: Callable[..., Any], tmp_path: Path) -> None:
     (file := tmp_path / "v1-5.safetensors").write_bytes(b"weights")
-    call = re.escape(f"from_single_file('{file}').save_pretrained('{tmp_path / 'v1-5'}')")
+    call = re.escape(f"from_single_file('{file}').save_pretrained('{tmp_path / 'v1-5-diffusers'}')")
     with pytest.raises(UserError, match=rf"'{file}' is a single file, not a folder: .*, convert it with .*{call}"):
         first(tiny_settings(file))
 

@@ -112,17 +112,17 @@ def test_a_relation_of_ones_own_joins_the_benchmark_and_nobody_knows_what_the_ba
         (
             "kissing",
             KISSING.replace("[cat]", "[cat, cat]"),
-            r"'heads' is .*relation\.yaml: .*each item may stand there only once",
+            r"'heads' is .*relation\.yaml: .*each item may appear only once",
         ),
         (
             "kissing",
             KISSING.replace("[cat]", "[cat, Cat]"),
-            r"'heads' is .*relation\.yaml: .*each item may stand there only once",
+            r"'heads' is .*relation\.yaml: .*each item may appear only once",
         ),
         (
             "kissing",
             KISSING.replace("[dog, cup]", "[cup, ' cup']"),
-            r"'tails' is .*relation\.yaml: .*each item may stand there only once",
+            r"'tails' is .*relation\.yaml: .*each item may appear only once",
         ),
     ],
 )
@@ -151,7 +151,7 @@ def test_unknown_relation_is_answered_with_the_closest() -> None:
         (HEAD.replace("null", "{fraction: 2, seed: 0}") + "relations: {}\n", r"'held_out\.fraction' is 2"),
         (
             HEAD + "relations: {hug: {words: hugging, asymmetric: false, heads: [cat], tails: [dog, dog]}}\n",
-            r"'relations\.hug\.tails' is \['dog', 'dog'\] in .*each item may stand there only once",
+            r"'relations\.hug\.tails' is \['dog', 'dog'\] in .*each item may appear only once",
         ),
     ],
 )

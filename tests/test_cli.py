@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -165,6 +166,13 @@ def test_a_container_with_less_time_than_cores_counts_that(
     assert cli.cores() == expected
 
 
+def test_a_limit_that_may_not_be_read_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = MagicMock(is_file=lambda: True, read_text=MagicMock(side_effect=PermissionError))
+    monkeypatch.setattr("relinv.cli.CPU_LIMIT", [locked])
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert cli.cores() == 8
+
+
 def test_relations_learned_together_share_one_base(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, trained = [], []
     monkeypatch.setattr("stages.invert_together.load_base", lambda settings: loaded.append(settings) or object())
@@ -250,7 +258,7 @@ def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
     ("change", "reason"),
     [
         ("invert.reversion.steps=abc", r"Parameter 'invert\.reversion\.steps' is 'abc'"),
-        ("relations=[inside,inside]", "each item may stand there only once"),
+        ("relations=[inside,inside]", "each item may appear only once"),
         ("report.level=2", r"Parameter 'report\.level' is 2"),
     ],
 )

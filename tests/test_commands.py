@@ -27,6 +27,7 @@ from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
 from relinv.generation import generate_folder
 from relinv.images import read_image_record
+from relinv.learning.inversion import invert_relation
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
 from stages.generate import generate
@@ -35,6 +36,7 @@ from tests.checkouts import ROOT, lay_out_checkout, run, warned
 from tests.concepts import keep, made, read_token
 from tests.conftest import draw_exemplars
 from tests.fetching import renamed_by_an_old_camera
+from tests.inverting import problem
 
 SETTINGS = GenerateSettings(pairs="all", seed=3, steps=2, guidance_scale=5.0, scheduler="dpmpp", batch_size=3)
 
@@ -86,9 +88,14 @@ def test_captions_beside_the_pictures_are_taken_over(checkout: Path) -> None:
     assert json.loads((own / "inside/text.json").read_text()) == captions
     assert "holds 4 pictures. What is left to do: nothing.\n" in printed
     given.write_text(json.dumps({"0.png": captions["0.png"], "9.png": ["cat {} box"]}))
+    (checkout / "pictures/relation.yaml").write_text("words: leans on\n")
+    (checkout / "pictures/masks").mkdir()
+    Image.new("L", (64, 64), 255).save(checkout / "pictures/masks/0.png")
     printed = run("new", "leaning_on", "pictures")
     assert json.loads((own / "leaning_on/text.json").read_text())["1.png"] == ["HEAD {} TAIL"]
     assert "text.json names '9.png', which is not there" in printed and "of 0.png" not in printed
+    assert (own / "leaning_on/relation.yaml").read_text() == "words: leans on\n"
+    assert (own / "leaning_on/masks/0.png").is_file() and "without" not in printed
     for text, reason in ("{", r"'pictures/text\.json' is not valid JSON"), ('["cat"]', r"pictures/text\.json must map"):
         given.write_text(text)
         with pytest.raises(UserError, match=reason):
@@ -436,7 +443,7 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
 @pytest.mark.parametrize(
     ("prompt", "options", "reason"),
     [
-        ("<koala> <r> box", INSIDE, r"names <koala>, .* has learned: add --use koala=RELATION/METHOD, or leave"),
+        ("<koala> <r> box", INSIDE, r"names <koala>, .* has learned: .* --use koala=RELATION/METHOD`\), or leave"),
         (
             "<r> box",
             ("--use", "inside/reversion"),
@@ -471,10 +478,18 @@ def test_what_cannot_be_imagined_is_refused(prompt: str, options: tuple[str, ...
 def test_a_token_that_the_prompt_does_not_say_is_told(both: Base) -> None:
     told = warned("imagine", "<koala> <r box", "out.png", "--use", "R=inside/reversion", *KOALA)
     assert told == (
-        "Warning: The prompt '<koala> <r box' does not say <r>: write <r> in it where it is to show what "
-        "R=inside/reversion has learned.\n"
+        "Warning: The prompt '<koala> <r box' does not say <r>: write it where R=inside/reversion is to be shown.\n"
     )
     assert Path("out.png").is_file()
+
+
+def test_a_token_of_several_rows_is_said_in_all_its_forms(checkout: Path, exemplar_folder: Path) -> None:
+    learned = problem(load_base(load_params().model()), exemplar_folder, "multires", steps=1)
+    invert_relation(learned, checkout / "data/concepts/inside/multires", checkout / ".scratch")
+    for form in ("<r>", "<r[3]>", "<R(3)>", "<r|3|>", "<r[0.5]>"):
+        assert warned("imagine", f"cat {form} box", "out.png", "--use", "r=inside/multires") == ""
+    with pytest.raises(UserError, match=r"r\[99\]"):
+        run("imagine", "cat <r[99]> box", "out.png", "--use", "r=inside/multires")
 
 
 def test_a_token_is_read_alike_in_capitals(both: Base) -> None:

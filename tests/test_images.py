@@ -62,7 +62,7 @@ def line(**changes: Any) -> str:
         ),
         (line(seed=None), r"damaged: .* 'records\.0\.seed' is null in .*must be a valid integer"),
         (line(relation=["inside"]), r"damaged: .* 'records\.0\.relation' is \['inside'\] in .*must be a valid string"),
-        (line(author="me"), r"damaged: .* 'records\.0\.author' is 'me' in .*: unexpected"),
+        (line(author="me"), r"damaged: .* 'records\.0\.author' is 'me' in .*: no such name"),
         (line(head="\ud83d"), "damaged"),
         ("[" * 100_000, "damaged"),
     ],
@@ -137,7 +137,7 @@ def saying(path: Path, text: str) -> Path:
         ({"settings": SETTINGS | {"concepts": ["r"]}}, r"'record\.settings\.concepts' is \['r'\] in"),
         ({"seed": 2**32}, r"'record\.seed' is 4294967296 in .*less than 4294967296"),
         ({"prompt": None}, r"'record\.prompt' is null in .*must be a valid string"),
-        ({"author": "me"}, r"'record\.author' is 'me' in .*: unexpected keyword"),
+        ({"author": "me"}, r"'record\.author' is 'me' in .*: no such name"),
     ],
 )
 def test_a_record_that_is_not_of_this_version_is_refused_in_a_sentence(

@@ -61,12 +61,12 @@ def test_a_branch_that_an_experiment_left_is_told(repository: Path) -> None:
     run("git", "branch", "--move", "mine")
     assert "no branch" not in relinv("restore")
     run("git", "checkout", "--quiet", "--detach")  # as `dvc exp run` does
-    told = "git is on no branch, as an experiment that was killed leaves it: {}, or what you commit is on none.\n"
-    assert relinv("restore").endswith(told.format("`git switch mine`"))
+    told = "git is on no branch, as a killed experiment leaves it: {}, so that what you commit is on one.\n"
+    assert relinv("restore").startswith(told.format("`git switch mine`"))
     run("git", "branch", "other")
-    assert relinv("restore").endswith(told.format("`git switch mine` or `git switch other`"))
+    assert relinv("restore").startswith(told.format("`git switch mine` or `git switch other`"))
     run("git", "branch", "--delete", "--force", "mine", "other")
-    assert relinv("restore").endswith(told.format("`git switch main`"))
+    assert relinv("restore").startswith(told.format("`git switch main`"))
 
 
 def test_what_an_earlier_time_kept_stays(repository: Path) -> None:

@@ -64,7 +64,7 @@ def test_value_out_of_range_is_named_with_bound_and_file() -> None:
             "Parameter 'there.compile' is 1 in params.yaml: it must be true or ",
         ),
         (Path, 3, "Parameter 'there' is 3 in params.yaml: it must be a path."),
-        (Names, [], "Parameter 'there' is [] in params.yaml: list must have at least 1 item, not 0."),
+        (Names, [], "Parameter 'there' is [] in params.yaml: it must have at least 1 item, not 0."),
         (Path, [None, {"on": True}], "Parameter 'there' is [null, {'on': true}] in params.yaml: it must be a path."),
     ],
 )
@@ -571,10 +571,15 @@ def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:
         ({"perfussion": {}}, "Unknown adapter 'perfussion'. Did you mean 'perfusion'"),
         ({"perfusion": {"betta": 0.5}}, "Unknown option of the adapter 'perfusion' 'betta'. Did you mean 'beta'"),
         ({"perfusion": {"beta": 50.0}}, r"'generate\.adapters\.perfusion\.beta' is 50\.0 .*less than or equal to 10"),
+        ({"perfusion": {"beta": "0.5"}}, r"'generate\.adapters\.perfusion\.beta' is '0\.5' .*must be a valid number"),
+        (
+            {"layout": {"head": [0, 0, 1, True]}},
+            r"'generate\.adapters\.layout\.head\.3' is true .*a valid number",
+        ),
         ({"layout": {"scale": 1.0, "head": [0.1, 0.2]}}, r"'generate\.adapters\.layout\.head' is \[0\.1, 0\.2\]"),
         (
             {"Layout": {}},
-            r"name of 'generate\.adapters\.Layout' in .* is not allowed: string must match pattern '\^\[a-z",
+            r"name of 'generate\.adapters\.Layout' in .* is not allowed: it must match pattern '\^\[a-z",
         ),
         ({"perfusion": None}, r"'generate\.adapters\.perfusion' is null .*must be a section of"),
         ({"dreambooth": {"rank": 4}}, "The adapter 'dreambooth' has nothing to choose when it draws"),

@@ -566,11 +566,11 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("was", "wrong", "told"),
     [
-        ("seeds: [0]", "seeds: [0, 0]", r"'seeds' is \[0, 0\] in .*study\.yaml: each item may stand there only once"),
+        ("seeds: [0]", "seeds: [0, 0]", r"'seeds' is \[0, 0\] in .*study\.yaml: each item may appear only once"),
         (
             "seeds:",
             "metrics: [entity, entity]\nseeds:",
-            r"'metrics' is \['entity', 'entity'\] in .*each item may stand there only once",
+            r"'metrics' is \['entity', 'entity'\] in .*each item may appear only once",
         ),
         ("Over plain words", "What skill adds", r"Two contrasts of .*study\.yaml are titled 'What skill adds': rename"),
         (

@@ -39,12 +39,10 @@ def restore() -> None:
     from relinv.pipeline.restoring import branches_left
     from relinv.pipeline.restoring import restore as bring_back
 
+    if branches := branches_left(Path()):
+        switch = " or ".join(f"`git switch {branch}`" for branch in branches)
+        print(f"git is on no branch, as a killed experiment leaves it: {switch}, so that what you commit is on one.")
     kept = bring_back(Path())
     print("The committed parameters and results are back.")
     for file in kept:
         print(f"How the parameters differed is kept: git apply {file}")
-    if branches := branches_left(Path()):
-        switch = " or ".join(f"`git switch {branch}`" for branch in branches)
-        print(
-            f"git is on no branch, as an experiment that was killed leaves it: {switch}, or what you commit is on none."
-        )

@@ -134,7 +134,7 @@ def imagine(
     settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
-    for sentence in unsaid(prompt, concepts, base):  # drawn anyway: weights beside a token change any picture
+    for sentence in unsaid(prompt, concepts):  # drawn anyway: weights beside a token change any picture
         print(f"Warning: {sentence}", file=sys.stderr)
     require_used(options, settings.adapters, concepts.values())
     record = free_record(base, concepts, prompt, settings, seed, target.name)

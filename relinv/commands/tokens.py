@@ -70,7 +70,8 @@ def _print_uses(concept: Concept, file: Path, token: Path | None) -> None:
 
     relation, method = concept.metadata["relation"], concept.method
     print("To draw the scenarios with it:")
-    print(f"  python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
+    fetch = "" if (FOLDERS["fetch"] / relation).is_dir() else f"python -m stages.fetch {relation} && "
+    print(f"  {fetch}python -m stages.generate {relation} {method} && python -m stages.score {relation} {method}")
     print("To compare it with what is learned here, in a report (the pipeline takes the file where it is):")
     compared = ["-S", f"relations=[{relation}]", "-S", "methods=[relation_words,reversion,imported]"]
     print(f"  {shlex.join(['dvc', 'exp', 'run', *compared, '-S', as_change(concept, file, token)])}")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import create_model
 
 from relinv.checking import parse
 from relinv.errors import UserError, unknown
@@ -107,12 +109,11 @@ def drawing_adapter(name: str, options: Mapping[str, Any], file: str = "params.y
     fields = kind.Drawing.model_fields
     if not fields:
         raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
-    for option, value in options.items():
+    for option in options:
         if option not in fields:
             raise unknown(f"option of the adapter '{name}'", option, fields)
-        field = fields[option]
-        allowed: Any = Annotated[field.annotation, *field.metadata, None]  # None: without metadata it would fail
-        parse(allowed, value, f"generate.adapters.{name}.{option}", file)
+    chosen: dict[str, Any] = {option: (fields[option].annotation, fields[option]) for option in options}
+    parse(create_model("Chosen", __base__=Settings, **chosen), dict(options), f"generate.adapters.{name}", file)
     return kind
 
 

@@ -175,7 +175,10 @@ class Base:
         for prompt in prompts:
             for token in PLACEHOLDER.findall(prompt):
                 if token not in known:
-                    raise UserError(f"The prompt '{prompt}' names {token}, which no concept in use has learned.")
+                    raise UserError(
+                        f"The prompt '{prompt}' names {token}, which no concept in use has learned: use one that has "
+                        f"(`relinv imagine --use {token[1:-1]}=RELATION/METHOD`), or leave {token} out."
+                    )
         ids = self.tokenizer(prompts, padding="max_length").input_ids
         limit = self.tokenizer.model_max_length
         for prompt, row in zip(prompts, ids, strict=True):

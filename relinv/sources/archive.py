@@ -22,8 +22,8 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
         download(source.location(), archive)
     elif "://" in source.location():
         raise UserError(
-            f"'{source.location()}' cannot be downloaded, but only addresses of http and https: correct exemplars.path "
-            "in params.yaml."
+            f"'{source.location()}' cannot be downloaded: only http and https addresses can. Correct exemplars.path in "
+            "params.yaml."
         )
     try:
         if not unpack(archive, relation, folder):
