@@ -32,9 +32,9 @@ tails: [box, cup]
 def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -> list[str]:
     """Copy the pictures in `pictures` into `folder` with a text.json to fill in; return the names of what was left out.
 
-    A text.json beside the pictures gives the captions it has; masks and a relation.yaml are copied too. Otherwise a
-    relation that the benchmark lacks gets a relation.yaml with a small grid to start from. Raises UserError if the
-    relation's name is not allowed, there are no pictures, their text.json cannot be used, or the folder exists.
+    A text.json beside the pictures gives the captions it has; masks are copied too. A relation that the benchmark lacks
+    also gets the relation.yaml beside them, or one with a small grid to start from. Raises UserError if the relation's
+    name is not allowed, there are no pictures, their text.json cannot be used, or the folder exists.
     """
     require_name(relation, "relation")
     if not pictures.is_dir():
@@ -43,7 +43,9 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
     for path in visible:
         require_utf8(path.name, f"'{pictures}'")
     found = pictures_in(pictures)
-    others = [path.name for path in visible if path not in found and path.name not in (CAPTIONS, MASKS, ENTRY)]
+    is_new = relation not in benchmark.relations  # so that it needs a relation.yaml
+    taken = {CAPTIONS, MASKS} | ({ENTRY} if is_new else set())
+    others = [path.name for path in visible if path not in found and path.name not in taken]
     if not found:
         there = f" beside {', '.join(others[:10])}" if others else ""
         raise UserError(
@@ -59,9 +61,9 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found} | captions)
         if (pictures / MASKS).is_dir():
             shutil.copytree(pictures / MASKS, new / MASKS)
-        if (pictures / ENTRY).is_file():
+        if is_new and (pictures / ENTRY).is_file():
             shutil.copyfile(pictures / ENTRY, new / ENTRY)
-        elif relation not in benchmark.relations:
+        elif is_new:
             words = relation.replace("_", " ")
             atomic_write_text(new / ENTRY, GRID.format(words=words, quoted=json.dumps(words)))
     return others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -96,6 +97,9 @@ def test_captions_beside_the_pictures_are_taken_over(checkout: Path) -> None:
     assert "text.json names '9.png', which is not there" in printed and "of 0.png" not in printed
     assert (own / "leaning_on/relation.yaml").read_text() == "words: leans on\n"
     assert (own / "leaning_on/masks/0.png").is_file() and "without" not in printed
+    shutil.rmtree(own / "inside")
+    assert "holds 4 pictures, without relation.yaml. " in run("new", "inside", "pictures")  # the benchmark has one
+    assert not (own / "inside/relation.yaml").exists()
     for text, reason in ("{", r"'pictures/text\.json' is not valid JSON"), ('["cat"]', r"pictures/text\.json must map"):
         given.write_text(text)
         with pytest.raises(UserError, match=reason):
