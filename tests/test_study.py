@@ -600,7 +600,7 @@ def test_what_a_plan_says_twice_is_refused(was: str, wrong: str, told: str, tmp_
             "invert.preset: [official]",
             r"'invert\.preset' is \['official'\] in .*params.yaml: it must be a valid string",
         ),
-        ("invert.reversion.steps: 2026-01-31", r"'invert\.reversion\.steps' is .*date.* it must be a valid integer"),
+        ("invert.reversion.steps: 2026-01-31", r"'invert\.reversion\.steps' is 2026-01-31 .* a valid integer"),
     ],
 )
 def test_a_value_of_another_kind_is_told_in_a_sentence(text: str, told: str, tmp_path: Path) -> None:
