@@ -49,6 +49,7 @@ def test_a_path_that_no_file_can_have_is_refused() -> None:
         files.read_text(Path("a\0b"), "benchmark")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has such a folder")
 @pytest.mark.parametrize("write", [files.atomic_file, files.atomic_folder])
 def test_a_place_where_no_folder_can_be_made_is_refused(write: Callable[[Path], Any]) -> None:
     with (
