@@ -64,9 +64,14 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
         if is_new and (pictures / ENTRY).is_file():
             shutil.copyfile(pictures / ENTRY, new / ENTRY)
         elif is_new:
-            words = relation.replace("_", " ")
-            atomic_write_text(new / ENTRY, GRID.format(words=words, quoted=json.dumps(words)))
+            atomic_write_text(new / ENTRY, _first_grid(relation))
     return others
+
+
+def _first_grid(relation: str) -> str:
+    """Return the text of a relation.yaml to start from."""
+    words = relation.replace("_", " ")
+    return GRID.format(words=words, quoted=json.dumps(words))
 
 
 def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict) -> str:
@@ -74,7 +79,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
     photographs = [name for name in left_out if Path(name).suffix.lower() in OTHER_KINDS]
     others = [name for name in left_out if name not in photographs]
     to_do = [*_unread(photographs, folder), *verdict.errors, *verdict.warnings]
-    if (folder / ENTRY).is_file():
+    if (folder / ENTRY).is_file() and (folder / ENTRY).read_bytes() == _first_grid(relation).encode():
         to_do.append(f"{ENTRY}: say what stands between two things in plain words, and what to try it on.")
     without = f", without {', '.join(others)}" if others else ""
     listed = "".join(f"\n  - {text}" for text in to_do) or " nothing."
