@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from relinv.errors import UserError
@@ -76,18 +77,28 @@ def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, named as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
+    count, chosen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(index) for index in range(count)]
+    named = [name.strip() for name in chosen.split(",")]
+    names = list(takewhile(lambda name: name and not name.startswith("-"), named))  # CUDA ignores what follows
+    # of the parts of a GPU that is divided, CUDA counts one alone
+    return names if any(name.startswith("MIG-") for name in names) else names[:count]
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a CPU tensor copied to `device`, without waiting for a GPU's pending work."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    import torch
+
+    with torch.cuda.device(device):  # otherwise memory is pinned for the first GPU, and some of that one's taken
+        return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager
 def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]:
-    """Inside the block, `device` is deterministic, and a GPU's fp32 is fp32 in convolutions too.
+    """Inside the block, `device` is deterministic, and a GPU's fp32 is fp32.
 
     A CPU is deterministic anyway; an Apple GPU is as far as PyTorch has such kernels. `backward`: whether gradients
     are to be so too; if not, a GPU may use the fastest attention, cuDNN's among others, whose forward is deterministic.
@@ -106,7 +117,7 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
         torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda" or not backward)
         settings.fill_uninitialized_memory = False  # takes time, and no kernel here reads unwritten memory
     try:
-        with convolutions(device, by_speed=False):
+        with fp32_as_such(device, by_speed=False):
             yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
@@ -114,20 +125,22 @@ def deterministic(device: torch.device, backward: bool = True) -> Iterator[None]
 
 
 @contextmanager
-def convolutions(device: torch.device, by_speed: bool) -> Iterator[None]:
-    """Inside the block a GPU's convolutions do not round fp32 to TF32, as PyTorch lets them by default.
+def fp32_as_such(device: torch.device, by_speed: bool) -> Iterator[None]:
+    """Inside the block a GPU does not round fp32 to TF32.
 
-    by_speed: whether each takes the kernel that proves the fastest at its first run, which may be another each time.
+    PyTorch lets convolutions do so by default, and matrix products where the environment says so, as in NVIDIA's
+    containers. by_speed: whether each convolution takes the kernel that proves the fastest at its first run, which may
+    be another each time.
     """
-    if device.type == "cpu":  # where it does not matter: PyTorch refuses to read its flag if its newer one was set
+    if device.type == "cpu":  # where it does not matter: PyTorch refuses to read its flags if its newer ones were set
         yield
         return
     import torch
 
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32, cudnn.benchmark
-    cudnn.allow_tf32, cudnn.benchmark = False, by_speed
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = False, False, by_speed
     try:
         yield
     finally:
-        cudnn.allow_tf32, cudnn.benchmark = before
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before

@@ -7,8 +7,10 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-# What CUDA, Metal, the CPU and cuBLAS say when PyTorch has no class for the error.
-NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What CUDA, Metal, the CPU, cuBLAS and cuDNN say when PyTorch has no class for the error. The last two say that cuDNN
+# found no way to convolve; too little room is the usual cause.
+NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+             "unable to find an engine to execute", "find a valid cuDNN algorithm")  # fmt: skip
 LISTED = 25  # names in a message, at most
 IN_THE_WAY = "A file is where the path{} needs a folder: move it away"
 NO_RIGHT = "You have no permission to read or write{}: grant it (chmod, chown)"

@@ -25,7 +25,12 @@ app = cli.stage_app()
 def invert_together(
     method: Annotated[str, typer.Argument(help="A method: a file in relinv/methods, such as reversion.")],
     at_once: Annotated[
-        int, typer.Option(help="How many relations share a batch; each adds its own batch_size.", min=1)
+        int,
+        typer.Option(
+            help="How many relations share a batch; each adds its own batch_size. With `compile: true`, take a number "
+            "that divides that of the relations: a batch of another size is compiled anew.",
+            min=1,
+        ),
     ],
 ) -> None:
     """Learn the relations of params.yaml by METHOD, several in one batch; `dvc repro` then finds them learned.

@@ -63,6 +63,8 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
         (torch.AcceleratorError(f"CUDA error: out of memory\n{FOR_DEBUGGING}"), NO_MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), NO_MEMORY),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
         (
             torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered\n{FOR_DEBUGGING}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils import deterministic as settings
 
 from relinv.benchmark import load_benchmark
-from relinv.devices import convolutions, deterministic, find_device, require_precision
+from relinv.devices import deterministic, find_device, fp32_as_such, require_precision, visible_gpus
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import load_concept
 from relinv.diffusion.sampling import SCHEDULERS, decode, denoise, initial_latents
@@ -36,15 +37,16 @@ DRAWING = GenerateSettings(pairs="all", seed=0, steps=3, guidance_scale=7.5, sch
 
 
 def flags() -> tuple[bool, ...]:
-    """Return whether algorithms must be deterministic, may not be with a warning, fill memory, and round to TF32.
+    """Return whether algorithms must be deterministic, may not be with a warning, and fill memory.
 
-    And whether convolutions choose their kernels by speed.
+    And whether convolutions and matrix products round to TF32, and convolutions choose their kernels by speed.
     """
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         settings.fill_uninitialized_memory,
         torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
         torch.backends.cudnn.benchmark,
     )
 
@@ -52,14 +54,16 @@ def flags() -> tuple[bool, ...]:
 @pytest.mark.parametrize(
     ("device", "backward", "inside"),
     [
-        ("cuda", True, (True, False, False, False, False)),
-        ("cuda", False, (True, True, False, False, False)),  # cuDNN's attention may be used: its forward is so
-        ("mps", True, (True, True, False, False, False)),
+        ("cuda", True, (True, False, False, False, False, False)),
+        ("cuda", False, (True, True, False, False, False, False)),  # cuDNN's attention may be used: its forward is so
+        ("mps", True, (True, True, False, False, False, False)),
     ],
 )
 def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
-    device: str, backward: bool, inside: tuple[bool, ...]
+    device: str, backward: bool, inside: tuple[bool, ...], request: pytest.FixtureRequest
 ) -> None:
+    request.addfinalizer(partial(setattr, torch.backends.cuda.matmul, "allow_tf32", False))
+    torch.backends.cuda.matmul.allow_tf32 = True  # as the environment may have it
     before = flags()
     with pytest.raises(KeyboardInterrupt), deterministic(torch.device(device), backward):
         with deterministic(torch.device(device)):
@@ -71,18 +75,19 @@ def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
 
 def test_a_cpu_is_left_as_it_is() -> None:
     before = flags()
-    with deterministic(torch.device("cpu")), convolutions(torch.device("cpu"), by_speed=True):
+    with deterministic(torch.device("cpu")), fp32_as_such(torch.device("cpu"), by_speed=True):
         assert flags() == before
 
 
 def test_on_a_cpu_it_does_not_matter_how_tf32_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends, "fp32_precision", "ieee", raising=False)  # a read of the old flag then fails
-    with deterministic(torch.device("cpu")), convolutions(torch.device("cpu"), by_speed=True):
+    with deterministic(torch.device("cpu")), fp32_as_such(torch.device("cpu"), by_speed=True):
         pass
 
 
 @pytest.mark.parametrize(
-    ("fixed", "inside"), [(True, (True, False, False, False, False)), (False, (False, False, True, False, True))]
+    ("fixed", "inside"),
+    [(True, (True, False, False, False, False, False)), (False, (False, False, True, False, False, True))],
 )
 def test_training_leaves_kernels_to_the_gpu_only_if_told(
     fixed: bool, inside: tuple[bool, ...], tiny_base: Path
@@ -114,6 +119,30 @@ def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch
         UserError, match=r"'cuda:2' is not available on this machine \(GPUs that may be used: 2, counted"
     ):
         find_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "usable"),
+    [
+        (None, ["0", "1"]),
+        ("", []),
+        ("-1", []),
+        ("1, 0", ["1", "0"]),
+        ("0,1,", ["0", "1"]),
+        ("0,-1,1", ["0"]),
+        ("0,1,7", ["0", "1"]),  # there are two
+        ("GPU-1b,GPU-2c", ["GPU-1b", "GPU-2c"]),
+        ("MIG-a,MIG-b,MIG-c", ["MIG-a", "MIG-b", "MIG-c"]),
+    ],
+)
+def test_gpus_are_counted_as_cuda_counts_them(
+    chosen: str | None, usable: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_gpus() == usable
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

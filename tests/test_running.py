@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.upsampling import Upsample2D
+from functorch.compile import make_boxed_func, nop
 from PIL import Image
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.decomposition import select_decomp_table
 
 from benchmarks.training import peak_bytes
 from relinv.benchmark import load_benchmark
@@ -159,7 +163,7 @@ def test_the_text_encoder_computes_its_activations_twice_as_well(
     assert computed(run(tiny_base, gradient_checkpointing=True), tmp_path / "twice") == 2 * once > 0
 
 
-def test_compiled_once_for_its_steps_and_once_for_its_previews(
+def test_compiled_once_for_its_steps_and_not_for_its_previews(
     tiny_base: Path, exemplar_folder: Path, tmp_path: Path
 ) -> None:
     graphs: list[torch.fx.GraphModule] = []  # a part of the UNet that cannot be compiled would split one in two
@@ -168,10 +172,39 @@ def test_compiled_once_for_its_steps_and_once_for_its_previews(
         graphs.append(graph)
         return graph.forward
 
-    base = run(tiny_base)
+    base = run(tiny_base, compile=True)
     base.unet.compile(backend=keep)
     learned(base, exemplar_folder, tmp_path)
-    assert len(graphs) == 2
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("size", [None, (7, 7)])
+def test_a_compiled_unet_upsamples_as_any_and_its_gradient_adds_at_no_indices(
+    size: tuple[int, int] | None, tiny_base: Path, base: Base
+) -> None:
+    backward: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        backward.append(graph)
+        return make_boxed_func(graph.forward)
+
+    plain, ours = (
+        next(layer for layer in each.unet.modules() if isinstance(layer, Upsample2D))
+        for each in (base, run(tiny_base, compile=True))
+    )
+    backend = aot_autograd(fw_compiler=nop, bw_compiler=keep, decompositions=select_decomp_table())
+    ours.compile(backend=backend)
+    hidden = torch.randn(2, plain.channels, 4, 4).contiguous(memory_format=torch.channels_last)
+    one, other = (hidden.clone().requires_grad_() for _ in range(2))
+    expected, got = plain(one, size), ours(other, size)
+    assert torch.equal(expected, got)
+    change = torch.randn_like(expected)
+    expected.backward(change)
+    got.backward(change)
+    assert one.grad is not None and other.grad is not None
+    assert torch.allclose(one.grad, other.grad, atol=1e-5)
+    adds = [node for node in backward[0].graph.nodes if "index_put" in str(node.target)]
+    assert bool(adds) == (size is not None)
 
 
 def test_compiled_only_where_it_is_asked_for(tiny_base: Path, base: Base) -> None:
@@ -230,7 +263,7 @@ def test_gradients_are_deterministic_unless_the_base_says_otherwise(
     kept: bool, tiny_base: Path, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    for name, fixed in (("deterministic", True), ("convolutions", False)):
+    for name, fixed in (("deterministic", True), ("fp32_as_such", False)):
         block = partial(lambda fixed, device, **_: nullcontext(asked.append(fixed)), fixed)
         monkeypatch.setattr(f"relinv.learning.training.{name}", block)
     learned(run(tiny_base, deterministic=kept), exemplar_folder, tmp_path)

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -410,13 +410,13 @@ def test_the_loss_shown_is_the_mean_since_it_was_last_shown(
     assert shown == pytest.approx([losses[0], losses[1:4].mean(), losses[4:7].mean()], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("GET was unable to find an engine to execute this computation")]
+)
 def test_too_little_memory_says_what_to_lower(
-    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(*arguments: Any) -> None:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(training, "take_step", exhausted)
+    monkeypatch.setattr(training, "take_step", MagicMock(side_effect=error))
     with pytest.raises(UserError, match=r"too small to train with 2 samples: set the base's training\.s"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
 

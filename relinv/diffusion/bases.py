@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from relinv.settings import TrainingSettings
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers.models.upsampling import Upsample2D
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from relinv.settings import ModelSettings
@@ -137,6 +138,7 @@ class Base:
         """Return the network that predicts the noise or velocity, set up as the settings say."""
         from diffusers import UNet2DConditionModel
         from diffusers.models.attention_processor import AttnProcessor
+        from diffusers.models.upsampling import Upsample2D
 
         unet = self._load_network("unet", UNet2DConditionModel)
         if self.settings.attention == "eager":
@@ -144,6 +146,9 @@ class Base:
         if self.settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if self.settings.compile:
+            for layer in unet.modules():
+                if isinstance(layer, Upsample2D):
+                    layer.forward = partial(upsample, layer)
             unet.compile()
         return unet
 
@@ -216,6 +221,21 @@ class Base:
                 ) from error
             text = f"The {name} in '{self._folder}' cannot be loaded ({reason(error)}): restore the folder."
             raise UserError(text) from error
+
+
+def upsample(layer: Upsample2D, hidden: torch.Tensor, size: Sequence[int] | None = None) -> torch.Tensor:
+    """Return what a UNet's layer makes of `hidden`, (batch, channels, height, width): twice the sides, then convolved.
+
+    torch.compile would take the gradient of diffusers' own form by adding at indices: slow where the order is to be
+    fixed, else in bf16 by many roundings. Of this form it is a sum.
+    """
+    from torch.nn import functional as F
+
+    if size is not None:  # of a picture whose latents cannot be halved as often as the UNet does
+        return layer.conv(F.interpolate(hidden, size=size, mode="nearest"))
+    batch, channels, height, width = hidden.shape
+    cells = hidden[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)  # (batch, channels, height, 2, width, 2)
+    return layer.conv(cells.reshape(batch, channels, 2 * height, 2 * width))
 
 
 def load_base(settings: ModelSettings) -> Base:

@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import to_device
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,9 @@ def sample(
     try:
         with torch.no_grad() if guidance else torch.inference_mode():  # an adapter's guidance may need gradients
             images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise too_many_at_once(base, len(latents)) from None
     if not images.isfinite().all():
         raise overflow(base)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from relinv.devices import convolutions, deterministic
+from relinv.devices import deterministic, fp32_as_such
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import encode_png, to_pictures
-from relinv.errors import UserError
+from relinv.errors import UserError, is_out_of_memory
 from relinv.learning.batches import Batch, Batches
 from relinv.learning.learned import token_file
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
@@ -67,7 +67,9 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
                 take_step(active, step)
                 for loop in active:
                     loop.attempt(partial(loop.after, step))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise too_little_memory(active) from None
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{recent_loss(active):.4f}")
@@ -83,7 +85,15 @@ def numerics(base: Base) -> AbstractContextManager[None]:
 
     Without it, torch.compile and convolutions choose their kernels by speed alone, and sums may be in any order.
     """
-    return deterministic(base.device) if base.settings.deterministic else convolutions(base.device, by_speed=True)
+    return deterministic(base.device) if base.settings.deterministic else fp32_as_such(base.device, by_speed=True)
+
+
+def uncompiled(base: Base) -> AbstractContextManager[Any]:
+    """Return the block in which a compiled UNet runs as it is written.
+
+    So run the few passes without gradients: compiling it for these too would take longer than they do.
+    """
+    return torch.compiler.set_stance("force_eager") if base.settings.compile else nullcontext()
 
 
 def recent_loss(loops: Sequence[Loop]) -> float:
@@ -218,7 +228,7 @@ class Loop:
         due = (step + 1) * preview.count // self.end > step * preview.count // self.end
         if preview.prompts and due:
             self.require_finite()  # otherwise the error would blame the pictures
-            with self.attached():
+            with uncompiled(self.base), self.attached():
                 self._preview(step + 1)
         if self.checkpoints.is_due():
             self.save(step + 1)
@@ -226,7 +236,7 @@ class Loop:
     @torch.no_grad()
     def _fixed_loss(self) -> float:
         """Return the denoising loss on the fixed batch, which changes only with what is learned."""
-        with self.attached():
+        with uncompiled(self.base), self.attached():
             batch = self.batches.fixed()
             prediction = predict(self.base, batch.noisy, batch.timesteps, batch.conditioning)
         return weighted_denoising(prediction, batch.target, batch.masks).item()
