@@ -83,7 +83,7 @@ def visible_gpus() -> list[str]:
     named = [name.strip() for name in chosen.split(",")]
     names = list(takewhile(lambda name: name and not name.startswith("-"), named))  # CUDA ignores what follows
     # of the parts of a GPU that is divided, CUDA counts one alone
-    return names if any(name.startswith("MIG-") for name in names) else names[:count]
+    return names if count and any(name.startswith("MIG-") for name in names) else names[:count]
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -92,7 +92,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         return tensor.to(device)
     import torch
 
-    with torch.cuda.device(device):  # otherwise memory is pinned for the first GPU, and some of that one's taken
+    with torch.cuda.device(device):  # otherwise PyTorch would set up the first GPU too, and take some of its memory
         return tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -137,10 +137,12 @@ def fp32_as_such(device: torch.device, by_speed: bool) -> Iterator[None]:
         return
     import torch
 
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
-    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = False, False, by_speed
+    cudnn = torch.backends.cudnn
+    before, products = (cudnn.allow_tf32, cudnn.benchmark), torch.get_float32_matmul_precision()
+    cudnn.allow_tf32, cudnn.benchmark = False, by_speed
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+        cudnn.allow_tf32, cudnn.benchmark = before
+        torch.set_float32_matmul_precision(products)

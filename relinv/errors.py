@@ -33,10 +33,10 @@ class UserError(Exception):
     """A mistake in input, parameters or files; the command line prints only its text and exits with 1."""
 
 
-def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
+def unknown(kind: str, name: str, available: Iterable[str], where: str = "") -> UserError:
     """Return the error for a `name` that is not among `available`, naming the closest match first.
 
-    Of more than `LISTED` names only the closest are listed.
+    where: what the name stands in, such as a file. Of more than `LISTED` names only the closest are listed.
     """
     names = sorted(available)
     close = difflib.get_close_matches(name, names, n=1)
@@ -44,7 +44,8 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
     listed, heading = names, "Available"
     if len(names) > LISTED:
         listed, heading = difflib.get_close_matches(name, names, n=8, cutoff=0), f"The closest of {len(names)}"
-    return UserError(f"Unknown {kind} '{name}'.{hint} {heading}: {', '.join(listed) or 'none'}.")
+    place = f" in {where}" if where else ""
+    return UserError(f"Unknown {kind} '{name}'{place}.{hint} {heading}: {', '.join(listed) or 'none'}.")
 
 
 def reason(error: Exception) -> str:
@@ -57,6 +58,11 @@ def is_out_of_memory(error: Exception) -> bool:
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
     return named or told or isinstance(error, MemoryError)
+
+
+def as_said(error: Exception) -> str:
+    """Return in brackets what an error says that was taken for a lack of memory; "" if there is no doubt of it."""
+    return "" if type(error).__name__ == "OutOfMemoryError" else f" (taken from: {reason(error)})"
 
 
 def explain(error: Exception) -> str | None:

@@ -29,16 +29,21 @@ def find_model(source: str, revision: str | None, patterns: Sequence[str], kind:
     Raises UserError, which calls it a `kind` and says how to get access, if it is neither a folder nor available from
     the hub.
     """
+    require_place(source, kind)
     folder = Path(source)
-    if folder.is_dir():
-        return folder
+    return folder if folder.is_dir() else _download(source, revision, patterns, kind)
+
+
+def require_place(source: str, kind: str = BASE) -> None:
+    """Raise UserError unless `source` is a folder or may be a hub id."""
+    folder = Path(source)
     if folder.is_file():
         convert = CONVERT.format(f"from_single_file('{source}')", folder.with_name(f"{folder.stem}-diffusers"))
         remedy = f"if it is a Stable Diffusion, {convert}" if kind == BASE else "name the folder of the whole model"
         raise UserError(f"The {kind} '{source}' is a single file, not a folder: {remedy}.")
-    if folder.is_absolute() or len(folder.parts) != 2:
+    may_be_id = len(folder.parts) == 2 and not folder.is_absolute() and not source.startswith(".")
+    if not folder.is_dir() and not may_be_id:
         raise UserError(f"There is no {kind} folder '{source}': build it, or name a folder or hub id that exists.")
-    return _download(source, revision, patterns, kind)
 
 
 def require_tokenizer(folder: Path) -> None:

@@ -89,7 +89,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"
-        "To have the former results back: relinv restore"
+        "To have the former results back in place of this relation's: relinv restore"
     )
 
 

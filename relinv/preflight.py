@@ -10,7 +10,7 @@ from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError
 from relinv.exemplars import OWN
-from relinv.hub import find_tokenizer, load_tokenizer
+from relinv.hub import find_tokenizer, load_tokenizer, require_place
 from relinv.judge import check_judge
 from relinv.learning.token_row import TokenRowSettings
 from relinv.params import PRESETS, Params
@@ -36,6 +36,7 @@ def check_params(params: Params) -> None:
     Also, unless the base is still to be downloaded, if they name a word of more tokens of the base than they allow.
     """
     settings = check_settings(params)
+    require_place(params.model().source)
     _check_devices(params)
     _check_words(params, settings)
 

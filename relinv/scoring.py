@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from relinv.vqa import VqaModel
 
 METRICS = "relinv.metrics"
+PARTS = ("TITLE", "SOURCE", "DESCRIPTION", "HIGHER_IS_BETTER", "BOUNDS", "score")  # of a metric's file
 KEYS = ["relation", "method", "index", "head", "tail", "held_out", "seed", "file"]
 ROUNDING = 1e-4  # of a cosine
 JUDGE = "judge"  # the column, the last, that holds the fingerprint of the judge that scored
@@ -91,10 +92,18 @@ def ranked_first(true: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def load_metric(name: str) -> ModuleType:
-    """Return the metric of that file name; UserError if there is none, or another score column has its name."""
+    """Return the metric of that file name.
+
+    Raises UserError if there is none, it lacks one of its parts, or another score column has its name.
+    """
     if name in (*KEYS, JUDGE, "leakage"):
         raise UserError(f"A metric cannot be called '{name}', as another column of score files is: rename its file.")
-    return find_plugin(METRICS, name)
+    metric = find_plugin(METRICS, name)
+    if lacking := [part for part in PARTS if not hasattr(metric, part)]:
+        raise UserError(
+            f"The metric '{name}' lacks {', '.join(lacking)}: relinv/metrics/__init__.py tells what each is."
+        )
+    return metric
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,13 @@ def _values(name: str, context: Context) -> np.ndarray:
     metric = load_metric(name)
     lowest, highest = metric.BOUNDS
     values = np.asarray(metric.score(context), dtype=float)
+    images = len(context.pairs)
+    if values.shape != (images,):
+        raise UserError(
+            f"The metric '{name}' gives values of shape {values.shape} for {images} images: give all a value."
+        )
+    if np.isinf(values).any():
+        raise UserError(f"The metric '{name}' gives infinite values: give NaN where it is undefined.")
     within = values.clip(lowest, highest)
     if (np.abs(values - within) > ROUNDING).any():
         raise UserError(f"The metric '{name}' gives values beyond its BOUNDS, {lowest:g} and {highest:g}: correct one.")

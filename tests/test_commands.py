@@ -535,15 +535,15 @@ def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(ch
         run("imagine", *use[:1], "out.png", *use[1:], *options, "--with", "layout.threshold=2")
 
 
-def test_more_steps_and_another_guidance_scale_are_the_pictures_own(checkout: Path) -> None:
+def test_steps_guidance_scale_and_scheduler_may_be_the_pictures_own(checkout: Path) -> None:
     before = Path("params.yaml").read_bytes()
     run("imagine", "cat in box", "as_params.png")
-    for options in (("--steps", "3"), ("--guidance-scale", "0")):
+    for options in (("--steps", "3"), ("--guidance-scale", "0"), ("--scheduler", "ddim")):
         run("imagine", "cat in box", "own.png", *options)
         assert Image.open("own.png").tobytes() != Image.open("as_params.png").tobytes()
         settings = read_image_record(Path("own.png")).settings
         name, value = options
-        assert settings[name[2:].replace("-", "_")] == int(value)
+        assert settings[name[2:].replace("-", "_")] == (int(value) if value.isdigit() else value)
         run("draw", "own.png", "again.png")
         assert Path("again.png").read_bytes() == Path("own.png").read_bytes()
     assert Path("params.yaml").read_bytes() == before

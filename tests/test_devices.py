@@ -46,7 +46,7 @@ def flags() -> tuple[bool, ...]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         settings.fill_uninitialized_memory,
         torch.backends.cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
+        torch.get_float32_matmul_precision() != "highest",
         torch.backends.cudnn.benchmark,
     )
 
@@ -62,8 +62,8 @@ def flags() -> tuple[bool, ...]:
 def test_the_same_bits_each_time_on_a_gpu_and_as_it_was_after_it(
     device: str, backward: bool, inside: tuple[bool, ...], request: pytest.FixtureRequest
 ) -> None:
-    request.addfinalizer(partial(setattr, torch.backends.cuda.matmul, "allow_tf32", False))
-    torch.backends.cuda.matmul.allow_tf32 = True  # as the environment may have it
+    request.addfinalizer(partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
+    torch.set_float32_matmul_precision("medium")  # as the environment may have it
     before = flags()
     with pytest.raises(KeyboardInterrupt), deterministic(torch.device(device), backward):
         with deterministic(torch.device(device)):

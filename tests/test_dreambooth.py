@@ -179,7 +179,7 @@ def test_gradients_over_all_groups_are_clipped(base: Base, exemplar_folder: Path
     for group in loop.optimizer.param_groups:
         for tensor in group["params"]:
             tensor.grad = torch.ones_like(tensor)
-    loop.update()
+    loop.update(0)
     gradients = [tensor.grad for group in loop.optimizer.param_groups for tensor in group["params"]]
     assert torch.cat([gradient.flatten() for gradient in gradients]).norm().item() == pytest.approx(0.5, rel=1e-4)
 

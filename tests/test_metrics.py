@@ -115,6 +115,14 @@ def test_a_metric_cannot_take_another_columns_name(name: str) -> None:
         load_metric(name)
 
 
+def test_a_metric_without_one_of_its_parts_is_told_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = load_metric("entity")
+    monkeypatch.delattr(metric, "TITLE")
+    monkeypatch.delattr(metric, "BOUNDS")
+    with pytest.raises(UserError, match=r"The metric 'entity' lacks TITLE, BOUNDS: relinv/metrics/__init__\.py tells"):
+        load_metric("entity")
+
+
 def test_entity_is_the_cosine_to_both_names() -> None:
     assert value("entity", hand_made(INSIDE, [("cat", "box")], [{"cat and box": 0.3}])) == [0.3]
 

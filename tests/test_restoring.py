@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from relinv.errors import UserError
+from relinv.pipeline import restoring
 from relinv.pipeline.restoring import restore
 from tests.checkouts import run as relinv
 from tests.studying import PARAMS, runner, write_repository
@@ -70,12 +73,12 @@ def test_a_branch_that_an_experiment_left_is_told(repository: Path) -> None:
 
 
 def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
-    (first,) = restore(repository)
+    (first,) = restore(repository).kept
     runner(repository)("git", "apply", str(first))
     runner(repository)("git", "add", "params.yaml")
     (repository / "params.yaml").write_text(PARAMS)
     (repository / "presets.yaml").write_text("reversion: {}\n")
-    (second,) = restore(repository)  # of what is staged alone
+    (second,) = restore(repository).kept  # of what is staged alone
     assert first != second
     assert "skill: 0.9" in first.read_text() and "skill: 0.9" in second.read_text()
 
@@ -83,7 +86,7 @@ def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
 def test_what_is_staged_is_kept_beside_what_has_changed_since(repository: Path) -> None:
     runner(repository)("git", "add", "params.yaml")
     (repository / "params.yaml").write_text(PARAMS + "# mine\n")
-    changed, staged = restore(repository)
+    changed, staged = restore(repository).kept
     assert "# mine" in changed.read_text() and "skill: 0.9" not in changed.read_text()
     assert "skill: 0.9" in staged.read_text()
 
@@ -93,7 +96,7 @@ def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(repo
     (repository / "presets.yaml").write_text("reversion: {}\n")
     run("git", "add", "params.yaml", "presets.yaml")
     (repository / "data/reversion").unlink()
-    (kept,) = restore(repository)
+    (kept,) = restore(repository).kept
     assert (repository / "data/reversion").exists()
     assert run("git", "status", "--porcelain") == ""
     run("git", "apply", str(kept))
@@ -113,17 +116,27 @@ def test_what_a_retrained_miniature_came_from_stays(repository: Path) -> None:
     assert lock.read_text() == "retrained"
 
 
-def test_what_dvc_cannot_bring_back_is_told_with_where_the_parameters_are(repository: Path) -> None:
+def test_what_the_cache_lacks_is_named_and_all_else_comes_back(repository: Path) -> None:
     lost = repository / ".dvc/cache/files/md5"
     lost.rename(repository / "elsewhere")
     (repository / "data/reversion").unlink()
-    with pytest.raises(
-        UserError, match=r"(?s)`dvc checkout` failed in .*they differed is kept in .*\.diff\. Correct this"
-    ):
-        restore(repository)
+    told, cause, kept = relinv("restore").splitlines()
+    assert told == "The committed parameters are back, and the results but for 1 (data/reversion)."
+    assert cause.endswith("`dvc repro` makes them.") and kept.startswith("How the parameters differed is kept:")
+    assert (repository / "params.yaml").read_text() == PARAMS
+    assert restore(repository).lacking == ["data/reversion"]
+    shutil.rmtree(lost, ignore_errors=True)
     (repository / "elsewhere").rename(lost)
-    restore(repository)
+    assert restore(repository).lacking == []
     assert (repository / "data/reversion").exists()
+
+
+def test_what_dvc_refuses_is_told_with_where_the_parameters_are(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "dvc", MagicMock(side_effect=UserError("`dvc checkout` failed: Permission denied")))
+    with pytest.raises(UserError, match=r"(?s)denied.*they differed is kept in .*\.diff\. Correct this"):
+        restore(repository)
 
 
 @pytest.mark.parametrize(("file", "reason"), [(None, "There is no dvc.yaml in"), ("dvc.yaml", "not a git repository")])

@@ -179,7 +179,7 @@ def test_compiled_once_for_its_steps_and_not_for_its_previews(
 
 
 @pytest.mark.parametrize("size", [None, (7, 7)])
-def test_a_compiled_unet_upsamples_as_any_and_its_gradient_adds_at_no_indices(
+def test_a_compiled_unet_upsamples_as_any_and_to_twice_the_side_without_adding_at_indices(
     size: tuple[int, int] | None, tiny_base: Path, base: Base
 ) -> None:
     backward: list[torch.fx.GraphModule] = []

@@ -105,6 +105,31 @@ def test_a_metric_is_held_to_its_bounds_but_for_rounding(
         score_drawn(drawn, benchmark, judge, batch_size=3)
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.float64(0.5), r"shape \(\) for 4 images: give all a value"),
+        (None, r"shape \(\) for 4 images"),
+        (np.zeros(3), r"shape \(3,\) for 4 images"),
+        (np.zeros((4, 1)), r"shape \(4, 1\) for 4 images"),
+        (np.array([0.5, np.inf, 0.5, 0.5]), "infinite values: give NaN where it is undefined"),
+    ],
+)
+def test_a_metric_that_gives_no_number_for_each_image_is_named(
+    values: np.ndarray | None,
+    told: str,
+    images: Path,
+    exemplar_folder: Path,
+    benchmark: Benchmark,
+    judge: Judge,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load_metric("entity"), "score", lambda context: values)
+    monkeypatch.setattr(load_metric("entity"), "BOUNDS", (-np.inf, np.inf))
+    with pytest.raises(UserError, match=f"The metric 'entity' gives (values of )?{told}"):
+        score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+
+
 def test_an_image_is_held_against_its_own_words_and_the_exemplars(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
 ) -> None:

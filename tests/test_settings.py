@@ -465,6 +465,8 @@ VQA = {"model": "data/not/here", "revision": None, "precision": "fp32"}
         ("judge", "device", "cuda:99", "The device 'cuda:99' is not available"),
         ("judge", "vqa", VQA, "There is no vision-language model folder 'data/not/here'"),
         ("model", "device", "cuda:99", "The device 'cuda:99' is not available"),
+        ("model", "source", "/data/nowhere/base", "There is no base model folder '/data/nowhere/base': build it"),
+        ("model", "source", "./base", r"There is no base model folder '\./base': build it"),
     ],
 )
 def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(

@@ -539,25 +539,27 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bettr.*Did you mean 'better'"):
         load_plan(tmp_path / "study.yaml")
     (tmp_path / "study.yaml").write_text(PLAN + "reports: {btter: []}\n")
-    with pytest.raises(UserError, match=r"arm in reports .*Did you mean 'better'"):
+    with pytest.raises(UserError, match=r"arm 'btter' in reports of .*Did you mean 'better'"):
         load_plan(tmp_path / "study.yaml")
     plan = load_plan(repository / "study.yaml")
     misspelt = Contrast(title="one", left="better/reversoin", right="plain/reversion")
     with pytest.raises(
-        UserError, match=r"method of arm 'better' in contrast 'one' 'reversoin'.*Did you mean 'reversion'"
+        UserError, match=r"method 'reversoin' in arm 'better', which contrast 'one' names\..*Did you mean 'reversion'"
     ):
         trials(repository, plan.model_copy(update={"contrasts": [misspelt]}))
     (tmp_path / "study.yaml").write_text(PLAN.replace("right: plain/reversion", "right: plan/reversion"))
     with pytest.raises(UserError, match=r"plan'.*Did you mean 'plain'"):
         load_plan(tmp_path / "study.yaml")
     misspelt = Contrast(title="one", left="plain/reversion", right="better/reversoin")
-    with pytest.raises(UserError, match=r"method of arm 'better' in contrast 'one' 'reversoin'"):
+    with pytest.raises(UserError, match=r"method 'reversoin' in arm 'better'"):
         trials(repository, plan.model_copy(update={"contrasts": [misspelt]}))
+    with pytest.raises(UserError, match=r"^Arm 'better' of the study: Unknown method 'multirez'\. Did you"):
+        trials(repository, plan.model_copy(update={"common": {"methods": ["multirez"]}}))
     common = {"methods": ["multires"], "relations": ["kissing"]}  # of every arm
     other = Contrast(title="one", left="plain/multires", right="better/multires")
     fitting = {"common": common, "contrasts": [other], "reports": {"plain": ["kissing"]}}
     assert len(trials(repository, plan.model_copy(update=fitting))) == 2
-    with pytest.raises(UserError, match=r"Unknown relation in reports of arm 'plain'"):
+    with pytest.raises(UserError, match=r"Unknown relation 'hugging' in reports of arm 'plain'"):
         trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}))
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
         overridden({"params.yaml": {"invert": {"seed": 0}}}, {"invert.sed": 1})
@@ -733,6 +735,22 @@ def test_scenes_of_another_tail_are_others_and_scores_are_the_same_only_if_all_a
     for revision, count in (("turned", 12), ("moved", 3)):
         means, _ = compare(Path(), ["a", revision], FEW).methods["reversion"]
         assert means.caption == f"Means with intervals over the {count} scenarios that all have"
+
+
+def test_of_two_bases_the_entries_in_use_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"bases.small.model.device": "cpu", "bases.small.model.precision": "fp32"}
+    values = {
+        "a": {"base": "small"} | both,
+        "b": {"base": "other", "bases.other.model.device": "cpu", "bases.other.model.precision": "bf16"} | both,
+        "c": {"base": "small"} | both | {"bases.small.model.precision": "bf16"},
+    }
+    monkeypatch.setattr(
+        "relinv.report.compare.scores_at", lambda root, revision: with_leakage(score_table("inside", "reversion"))
+    )
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: values[revision])
+    changed = {"base": ["small", "other"], "bases.${base}.model.precision": ["fp32", "bf16"]}
+    assert compare(Path(), ["a", "b"], FEW).parameters == changed
+    assert compare(Path(), ["a", "c"], FEW).parameters == {"bases.small.model.precision": ["fp32", "bf16"]}
 
 
 def test_a_method_is_compared_among_the_revisions_that_ran_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -25,10 +26,12 @@ from relinv.learning.batches import visits
 from relinv.learning.checkpoints import Checkpoints, load_state, save_state
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import identity, invert_relation, invert_together
-from relinv.learning.losses import Term
+from relinv.learning.losses import Term, weighted_sum
+from relinv.learning.method import Visit
 from relinv.learning.problem import Task
 from relinv.learning.training import Loop, optimizer_of
 from relinv.learning.training_log import TrainingLog
+from relinv.plugins import find_plugin
 from relinv.settings import Sampler
 from tests.inverting import LEARNING, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
@@ -103,9 +106,9 @@ def test_two_updates_are_adamws_by_hand(base: Base, exemplar_folder: Path, tmp_p
     (row,) = loop.method.state().values()
     start = row.detach().clone()
     first, second = torch.linspace(-1, 1, base.dim)[None], torch.linspace(3, 1, base.dim)[None]
-    for gradient in (first, second):
+    for step, gradient in enumerate((first, second)):
         row.grad = gradient
-        loop.update()
+        loop.update(step)
     once = 0.95 * start - 0.1 * first.sign()
     mean, square = (0.09 * first + 0.1 * second) / 0.19, (0.999 * first**2 + second**2) / 1.999
     torch.testing.assert_close(row.detach(), 0.95 * once - 0.1 * mean / square.sqrt())
@@ -297,13 +300,78 @@ def test_a_joint_training_that_was_stopped_goes_on(
         assert (straight / EMBEDDING).read_bytes() == (stopped / EMBEDDING).read_bytes()
 
 
+def test_the_term_that_diverged_first_is_named(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = problem(base, exemplar_folder, "reversion", steps=6)
+    losses = build(task).losses
+    visits: list[Visit] = []
+
+    def broken(method: object, visit: Visit) -> dict[str, Term]:
+        visits.append(visit)
+        scale = torch.nan if len(visits) > 1 else 1.0
+        terms = losses(visit)
+        return terms | {"pull": Term(0.1, scale * terms["denoise"].value)}
+
+    monkeypatch.setattr(find_plugin("relinv.methods", "reversion").Method, "losses", broken)
+    with pytest.raises(UserError, match=r"no longer a finite number, first in 'pull' at step 2: lower"):
+        invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(("value", "told"), [(torch.zeros(3), r"one of shape \(3,\)"), (0.5, "float")])
+def test_a_term_of_the_wrong_kind_is_named(value: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"loss term 'pull' must be a scalar tensor, not {told}"):
+        weighted_sum({"denoise": Term(1.0, torch.tensor(1.0)), "pull": Term(1.0, value)})
+
+
+def test_a_method_may_change_its_rate_by_step_resumed_or_not(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = find_plugin("relinv.methods", "reversion").Method
+    task = problem(base, exemplar_folder, "reversion", steps=6)
+    invert_relation(task, tmp_path / "constant", tmp_path / "scratch")
+    monkeypatch.setattr(kind, "rate", lambda method, step: 1 - step / 6)
+    invert_relation(task, tmp_path / "straight", tmp_path / "scratch")
+    rates: list[float] = []
+    update = Loop.update
+
+    def noted(loop: Loop, step: int) -> None:
+        update(loop, step)
+        rates.append(loop.optimizer.param_groups[0]["lr"] / task.settings.learning_rate)
+        loop.save(step + 1)
+
+    monkeypatch.setattr(Loop, "update", noted)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(training, "take_step", stopping(training.take_step, after=3))
+        invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
+    invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
+    assert rates == pytest.approx([1 - step / 6 for step in range(6)])
+    constant, straight, stopped = (
+        (tmp_path / way / EMBEDDING).read_bytes() for way in ("constant", "straight", "stopped")
+    )
+    assert stopped == straight != constant
+
+
+def test_a_folder_that_holds_no_concept_is_not_replaced(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
+    task = problem(base, exemplar_folder, "textual_inversion", steps=1)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"results' holds files but no concept, which would replace them: move them"):
+        invert_relation(task, tmp_path / "results", tmp_path / "scratch")
+    assert (tmp_path / "results/notes.txt").read_text() == "mine"
+    for _ in range(2):  # one that is empty, then a concept
+        (tmp_path / "concept").mkdir(exist_ok=True)
+        invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+    assert (tmp_path / "concept/concept.json").is_file()
+
+
 def test_a_diverged_training_is_told_before_a_picture_is_drawn_of_it(
     base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update, taken = Loop.update, []
 
-    def diverging(loop: Loop) -> None:
-        update(loop)
+    def diverging(loop: Loop, step: int) -> None:
+        update(loop, step)
         taken.append(1)
         if len(taken) == 3:  # a preview is due after it
             loop.method.row.data.fill_(torch.nan)
@@ -322,8 +390,8 @@ def test_relations_end_whole_beside_one_that_diverges(
     invert_relation(problems[1], tmp_path / "alone", tmp_path / "scratch")
     update = Loop.update
 
-    def diverging(loop: Loop) -> None:
-        update(loop)
+    def diverging(loop: Loop, step: int) -> None:
+        update(loop, step)
         if loop.problem.exemplars.relation == "on":
             loop.method.row.data.fill_(torch.nan)
 
@@ -417,7 +485,9 @@ def test_too_little_memory_says_what_to_lower(
     error: RuntimeError, base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "take_step", MagicMock(side_effect=error))
-    with pytest.raises(UserError, match=r"too small to train with 2 samples: set the base's training\.s"):
+    with pytest.raises(
+        UserError, match=r"too small to train with 2 samples( \(taken from: GET was .*\))?: set the base's training\.s"
+    ):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
 
 

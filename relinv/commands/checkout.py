@@ -42,7 +42,12 @@ def restore() -> None:
     if branches := branches_left(Path()):
         switch = " or ".join(f"`git switch {branch}`" for branch in branches)
         print(f"git is on no branch, as a killed experiment leaves it: {switch}, so that what you commit is on one.")
-    kept = bring_back(Path())
-    print("The committed parameters and results are back.")
-    for file in kept:
+    restored = bring_back(Path())
+    if restored.lacking:
+        listed = ", ".join(restored.lacking[:3]) + (", …" if len(restored.lacking) > 3 else "")
+        print(f"The committed parameters are back, and the results but for {len(restored.lacking)} ({listed}).")
+        print("Most often these were never made in this clone, so that DVC's cache lacks them: `dvc repro` makes them.")
+    else:
+        print("The committed parameters and results are back.")
+    for file in restored.kept:
         print(f"How the parameters differed is kept: git apply {file}")

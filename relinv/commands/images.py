@@ -12,7 +12,7 @@ from relinv.commands.common import base_on_cpu
 from relinv.errors import UserError
 from relinv.params import load_params
 from relinv.results import find_result
-from relinv.settings import HIGHEST_GUIDANCE, MOST_STEPS
+from relinv.settings import HIGHEST_GUIDANCE, MOST_STEPS, Scheduler
 
 if TYPE_CHECKING:
     from relinv.images import ImageRecord
@@ -108,6 +108,7 @@ def imagine(
     guidance_scale: Annotated[
         float | None, typer.Option(min=0, max=HIGHEST_GUIDANCE, help="Default: the base's, as in params.yaml.")
     ] = None,
+    scheduler: Annotated[Scheduler | None, typer.Option(help="Default: the base's, as in params.yaml.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
@@ -129,7 +130,7 @@ def imagine(
     _require_recordable(prompt, seed, images)
     params = load_params()
     settings, options = params.generation(), option or []
-    given = {"steps": steps, "guidance_scale": guidance_scale}
+    given = {"steps": steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "diffusers", "transformers")  # on which results depend
 PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet may answer: the noise or the velocity
+# of diffusers' upsampling layer, as Stable Diffusion has it
+PLAIN = {"use_conv": True, "use_conv_transpose": False, "interpolate": True, "norm": None, "name": "conv"}
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
@@ -147,7 +149,7 @@ class Base:
             unet.enable_gradient_checkpointing()
         if self.settings.compile:
             for layer in unet.modules():
-                if isinstance(layer, Upsample2D):
+                if isinstance(layer, Upsample2D) and PLAIN.items() <= vars(layer).items():
                     layer.forward = partial(upsample, layer)
             unet.compile()
         return unet
@@ -224,7 +226,7 @@ class Base:
 
 
 def upsample(layer: Upsample2D, hidden: torch.Tensor, size: Sequence[int] | None = None) -> torch.Tensor:
-    """Return what a UNet's layer makes of `hidden`, (batch, channels, height, width): twice the sides, then convolved.
+    """Return what a `PLAIN` layer makes of `hidden`, (batch, channels, height, width): twice the sides, then convolved.
 
     torch.compile would take the gradient of diffusers' own form by adding at indices: slow where the order is to be
     fixed, else in bf16 by many roundings. Of this form it is a sum.

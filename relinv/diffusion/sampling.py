@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from relinv.devices import to_device
-from relinv.errors import UserError, is_out_of_memory
+from relinv.errors import UserError, as_said, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -58,16 +58,16 @@ def sample(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise too_many_at_once(base, len(latents)) from None
+        raise too_many_at_once(base, len(latents), error) from error
     if not images.isfinite().all():
         raise overflow(base)
     return images
 
 
-def too_many_at_once(base: Base, images: int) -> UserError:
-    """Return the error to raise if memory is too small for so many images."""
+def too_many_at_once(base: Base, images: int, error: Exception) -> UserError:
+    """Return what to raise for `error`: memory is too small for so many images."""
     return UserError(
-        f"The memory of '{base.device}' is too small for {images} images at once: lower the base's "
+        f"The memory of '{base.device}' is too small for {images} images at once{as_said(error)}: lower the base's "
         "sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, take some "
         "of invert.preview.prompts out."
     )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relinv.files import atomic_folder, atomic_write_bytes, code_hash, sha256_file
+from relinv.diffusion.concept import METADATA
+from relinv.errors import UserError
+from relinv.files import atomic_folder, atomic_write_bytes, code_hash, is_visible, sha256_file
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.learned import to_concept
 from relinv.learning.problem import Problem, Task
@@ -19,13 +21,22 @@ CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "exemplars.py", "
 def invert_relation(problem: Problem, folder: Path, scratch: Path, confirm: Callable[[], None] = lambda: None) -> None:
     """Learn the relation and write its concept folder: concept.json, token, losses.csv and previews.
 
-    If it is killed and run again, it resumes from the last checkpoint below `scratch`, with byte-identical results; so
-    it does if `confirm`, which is called at the end, raises an error.
+    A concept that is there already is replaced, with all else in its folder. Raises UserError if that holds files but
+    no concept. If it is killed and run again, it resumes from the last checkpoint below `scratch`, with byte-identical
+    results; so it does if `confirm`, which is called at the end, raises an error.
     """
+    _require_replaceable(folder)
     task = _task(problem, scratch)
     learn(task, folder)
     confirm()
     task.checkpoints.remove()
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Raise UserError if the folder that a concept is to replace holds something, and no concept."""
+    names = [path.name for path in folder.iterdir() if is_visible(path.name)] if folder.is_dir() else []
+    if names and METADATA not in names:
+        raise UserError(f"'{folder}' holds files but no concept, which would replace them: move them away.")
 
 
 def invert_together(problems: Sequence[Problem], scratch: Path) -> None:

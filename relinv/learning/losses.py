@@ -21,9 +21,17 @@ class Term(NamedTuple):
 
 
 def weighted_sum(terms: Mapping[str, Term]) -> torch.Tensor:
-    """Return the loss that is minimised: the sum of weight * value over its terms."""
+    """Return the loss that is minimised: the sum of weight * value over its terms.
+
+    Raises ValueError, a method's mistake, for a value that is no scalar tensor.
+    """
     import torch
 
+    for name, term in terms.items():
+        if not isinstance(term.value, torch.Tensor) or term.value.dim():
+            is_tensor = isinstance(term.value, torch.Tensor)
+            found = f"one of shape {tuple(term.value.shape)}" if is_tensor else type(term.value).__name__
+            raise ValueError(f"The loss term '{name}' must be a scalar tensor, not {found}")
     return torch.stack([term.weight * term.value for term in terms.values()]).sum()
 
 

@@ -88,14 +88,18 @@ class InversionMethod:
     def groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimiser, each {"params": [...], "lr": ..., "weight_decay": ...}.
 
-        Gradients reach these tensors and no others.
+        Gradients reach these tensors and no others. Called once; a rate that changes by step is for `rate`.
         """
         return []
+
+    def rate(self, step: int) -> float:
+        """Return what the groups' learning rates are multiplied by at a step, counted from 0. Default: always 1."""
+        return 1.0
 
     def state(self) -> Mapping[str, torch.Tensor]:
         """Return by name every tensor that training changes: what `groups` holds, and buffers such as averages.
 
-        Checkpoints save these and copy them back in place.
+        All are on the base's device. Checkpoints save these and copy them back in place.
         """
         return {}
 
@@ -161,7 +165,10 @@ class InversionMethod:
         return None
 
     def after_step(self) -> None:
-        """Update what the optimiser does not: averages, projections. Called after each of its steps."""
+        """Update what the optimiser does not: averages, projections. Called after each of its steps.
+
+        Do not read a tensor's value here, as `item` does: the CPU would wait for the GPU, and then that for it.
+        """
 
     # The result
 

@@ -19,7 +19,7 @@ from relinv.devices import deterministic, fp32_as_such
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import encode_png, to_pictures
-from relinv.errors import UserError, is_out_of_memory
+from relinv.errors import UserError, as_said, is_out_of_memory
 from relinv.learning.batches import Batch, Batches
 from relinv.learning.learned import token_file
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
@@ -70,7 +70,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                raise too_little_memory(active) from None
+                raise too_little_memory(active, error) from error
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{recent_loss(active):.4f}")
         for loop in loops:
@@ -107,13 +107,13 @@ def optimizer_of(method: InversionMethod) -> torch.optim.Optimizer:
     return torch.optim.AdamW(method.groups(), fused=method.base.device.type == "cuda")
 
 
-def too_little_memory(loops: Sequence[Loop]) -> UserError:
-    """Return the error to raise if memory is too small for a step of these trainings, or for their fixed loss."""
+def too_little_memory(loops: Sequence[Loop], error: Exception) -> UserError:
+    """Return what to raise for `error`: memory is too small for a step of these trainings, or for their fixed loss."""
     samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
     return UserError(
-        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples: set the base's "
-        "training.samples_per_pass to fewer (1 is the least), its training.gradient_checkpointing to true or its "
-        "model.precision to bf16, or train fewer relations together."
+        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples{as_said(error)}: set the "
+        "base's training.samples_per_pass to fewer (1 is the least), its training.gradient_checkpointing to true or "
+        "its model.precision to bf16, or train fewer relations together."
     )
 
 
@@ -134,7 +134,7 @@ def take_step(loops: Sequence[Loop], step: int) -> None:
     terms = accumulate_gradients(loops[0].base, **joined, loss=loss)
     for loop, each in zip(loops, terms, strict=True):
         loop.log.add(each)
-        loop.update()
+        loop.update(step)
 
 
 class Loop:
@@ -149,6 +149,8 @@ class Loop:
         pictures = self.method.training_pictures(self.checkpoints.scratch)
         self.batches = Batches(self.method, pictures, self.problem.seed)
         self.optimizer = optimizer_of(self.method)
+        # before it resumes: a checkpoint's groups have the rate of its last step
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
@@ -182,8 +184,10 @@ class Loop:
         with self.attached():
             return self.method.losses(visit)
 
-    def update(self) -> None:
+    def update(self, step: int) -> None:
         """Clip gradients if the method says so, take the optimiser's step and call the method's `after_step`."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.method.rate(step)
         if self.method.max_grad_norm is not None:
             tensors = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
             torch.nn.utils.clip_grad_norm_(tensors, self.method.max_grad_norm)
@@ -194,9 +198,10 @@ class Loop:
         """Raise UserError if a loss, or anything learned, is no longer a finite number."""
         found = [torch.stack(self.log.losses), *self.method.state().values()]
         if not torch.stack([tensor.isfinite().all() for tensor in found]).all():  # read from a GPU once
+            place = f", first in {diverged}" if (diverged := self.log.first_diverged()) else ""
             raise UserError(
-                f"The loss of '{self.problem.exemplars.relation}' is no longer a finite number: lower the method's "
-                "learning_rate, or set the model's precision to fp32."
+                f"The loss of '{self.problem.exemplars.relation}' is no longer a finite number{place}: lower the "
+                "method's learning_rate, or set the model's precision to fp32."
             )
 
     def attempt(self, work: Callable[[], None]) -> None:

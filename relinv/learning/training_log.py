@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,16 @@ class TrainingLog:
     def steps(self) -> int:
         """Return the number of steps taken."""
         return len(self.losses)
+
+    def first_diverged(self) -> str:
+        """Return which terms of the loss were the first not to be finite numbers, and when; "" if all were at once."""
+        steps = torch.stack(self.losses).tolist() if self.losses else []
+        for step, values in enumerate(steps, start=1):
+            *terms, total = (math.isfinite(value) for value in values)
+            if not total:
+                names = [f"'{name}'" for name, finite in zip(self.names, terms, strict=False) if not finite]
+                return f"{' and '.join(names)} at step {step}" if any(terms) and names else ""
+        return ""
 
     def losses_csv(self) -> str:
         """Return the loss log as CSV: the step and one column per term, to six significant digits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from relinv.errors import UserError
@@ -19,12 +20,22 @@ KEPT = Path(".scratch/replaced_parameters")  # git-ignored
 MINIATURE = "data/miniature"
 
 
-def restore(root: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` kept, and could not bring back.
+
+    kept: files, as `git apply` reads them, of how the parameters differed, as they were and as staged. lacking: results
+    that DVC could not bring back, most often because they were never made in this clone.
+    """
+
+    kept: list[Path]
+    lacking: list[str]
+
+
+def restore(root: Path) -> Restored:
     """Bring the committed parameters and results of the pipeline at `root` back, from git and from DVC's cache.
 
-    Only what an experiment writes is replaced. Returns the files, as `git apply` reads them, that keep how the
-    parameters differed, as they were and as staged; none if they did not. Raises UserError if `root` is no pipeline, or
-    git or DVC refuses.
+    Only what an experiment writes is replaced. Raises UserError if `root` is no pipeline, or git or DVC refuses.
     """
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"There is no dvc.yaml in '{root.resolve()}': run this in the pipeline's own folder.")
@@ -38,12 +49,17 @@ def restore(root: Path) -> list[Path]:
     try:
         dvc(root, "checkout")
     except UserError as error:
+        if lacking := _lacking(str(error)):
+            return Restored(kept, lacking)
         how = f", and how they differed is kept in {' and '.join(map(str, kept))}" if kept else ""
-        raise UserError(
-            f"{error}\nThe parameters are back{how}. Correct this and run it again; what DVC's cache lacks, `make "
-            "reproduce` makes anew."
-        ) from None
-    return kept
+        raise UserError(f"{error}\nThe parameters are back{how}. Correct this and run it again.") from None
+    return Restored(kept, [])
+
+
+def _lacking(said: str) -> list[str]:
+    """Return the results that DVC could not bring back, from what `dvc checkout` said once it had done all others."""
+    _, lacking, rest = said.partition("Checkout failed for following targets:\n")
+    return rest.partition("\nIs your cache up to date?")[0].splitlines() if lacking else []
 
 
 def branches_left(root: Path) -> list[str]:

@@ -121,8 +121,17 @@ def _by_scene(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(index=rows.groupby(["relation", "index", "head", "tail"]).ngroup())
 
 
+def _of_the_base_in_use(values: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with the entry of the base in use under the name that dvc.yaml gives it, and no other entry."""
+    used = f"bases.{values.get('base')}."
+    kept = {name: value for name, value in values.items() if name.startswith(used) or not name.startswith("bases.")}
+    return {name.replace(used, "bases.${base}."): value for name, value in kept.items()}
+
+
 def _changed(parameters: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return the parameters whose value differs between revisions, "–" if one has no such parameter."""
+    if len({values.get("base") for values in parameters}) > 1:
+        parameters = [_of_the_base_in_use(values) for values in parameters]
     names = dict.fromkeys(name for values in parameters for name in values)
     found = {name: [values.get(name, "–") for values in parameters] for name in names}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}

@@ -16,6 +16,7 @@ from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files, sha256_json
 from relinv.overrides import require_edits_take_effect
 from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, flatten, load_presets
+from relinv.plugins import find_plugin
 from relinv.preflight import check_params
 from relinv.report.rows import READINGS
 from relinv.report.tables import HEADLINE
@@ -76,7 +77,7 @@ def load_plan(path: Path) -> Plan:
         for side in (contrast.left, contrast.right):
             arm = side.split("/")[0]
             if arm not in plan.arms:
-                raise unknown(f"arm in contrast '{contrast.title}' of {path}", arm, plan.arms)
+                raise unknown("arm", arm, plan.arms, f"contrast '{contrast.title}' of {path}")
     places = {"common": plan.common} | {f"arms.{arm}": changes for arm, changes in plan.arms.items()}
     for place, overrides in places.items():
         if seeded := flatten(overrides).keys() & {*plan.seeded}:
@@ -86,10 +87,10 @@ def load_plan(path: Path) -> Plan:
             )
     for arm in plan.reports:
         if arm not in plan.arms:
-            raise unknown(f"arm in reports of {path}", arm, plan.arms)
+            raise unknown("arm", arm, plan.arms, f"reports of {path}")
     for metric in plan.metrics:
         if metric not in READINGS:
-            raise unknown(f"metric in {path}", metric, READINGS)
+            raise unknown("metric", metric, READINGS, str(path))
     return plan
 
 
@@ -143,11 +144,14 @@ def _require_known(plan: Plan, files: Mapping[str, Any]) -> None:
         for side in (contrast.left, contrast.right):
             arm, method = side.split("/")
             if method not in (methods := arms[arm]["methods"]):
-                raise unknown(f"method of arm '{arm}' in contrast '{contrast.title}'", method, methods)
+                with _of_arm(arm):
+                    for name in methods:
+                        find_plugin("relinv.methods", name)  # one misspelt there would be the cause
+                raise unknown("method", method, methods, f"arm '{arm}', which contrast '{contrast.title}' names")
     for arm, pictured in plan.reports.items():
         for relation in pictured:
             if relation not in (relations := arms[arm]["relations"]):
-                raise unknown(f"relation in reports of arm '{arm}'", relation, relations)
+                raise unknown("relation", relation, relations, f"reports of arm '{arm}'")
 
 
 def overridden(files: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
