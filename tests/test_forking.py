@@ -253,6 +253,7 @@ def test_stages_share_what_there_is(
     params.model().device, params.judge().device = devices
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("stages.reproduce.THREADS_CHOSEN", False)
     monkeypatch.setattr("stages.reproduce.load_params", lambda: params)
     monkeypatch.setattr("relinv.preflight.check_params", lambda params: None)

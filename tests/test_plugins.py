@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,17 @@ from relinv.plugins import find_plugin, plugin_names
 
 
 @pytest.fixture
-def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package with two plugins, a private module, and a plugin that is broken."""
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package with two plugins, a private module, and a plugin that is broken; forgotten afterwards."""
     folder = tmp_path / "shapes"
     folder.mkdir()
     contents = {"__init__": "", "circle": "SIDES = 0", "square": "SIDES = 4", "_private": "", "torn": "1 / 0"}
     for name, text in contents.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    return "shapes"
+    yield "shapes"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shapes"]:
+        del sys.modules[name]
 
 
 def test_names_leave_out_private_modules(shapes: str) -> None:
