@@ -14,6 +14,7 @@ from relinv.devices import deterministic
 from relinv.diffusion.bases import Base
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.sampling import to_pictures
+from relinv.errors import is_out_of_memory
 from relinv.settings import SamplingSettings
 
 OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times samples in each
@@ -22,21 +23,26 @@ OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times sam
 def show_rates(base: Base, steps: Mapping[int, Callable[[], object]], samples: int, drawing: SamplingSettings) -> None:
     """Print what share of the measured matrix rate training steps reach, and how fast images are drawn.
 
-    steps: by how many relations take them at once, with `samples` each. drawing: how images are drawn, and how many at
-    once.
+    steps: by how many relations take them at once, with `samples` each; of one for which the memory is too small, that
+    is said. drawing: how images are drawn, and how many at once.
     """
     rate = matrix_rate(base)
     print(f"{'matrix products':24}{rate / 1e12:10.3f} TFLOP/s in {base.settings.precision}")
+    speed, seconds = measured(base, partial(drawn, base, drawing), calls=1, rounds=3)
+    name = f"draw in {drawing.steps} steps"
+    print(f"{name:24}{drawing.batch_size / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
     for relations, step in steps.items():
-        # several steps in a row, as in training: the CPU prepares one while the GPU still runs the last
-        speed, seconds = measured(base, step, calls=5, rounds=5)
         name = "one step" if relations == 1 else f"one step, {relations} relations"
+        try:  # several steps in a row, as in training: the CPU prepares one while the GPU still runs the last
+            speed, seconds = measured(base, step, calls=5, rounds=5)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{name:24} needs more memory than there is")
+            continue
         print(f"{name:24}{1000 * seconds:10.1f} ms, {100 * speed / rate:.0f} % of that rate")
         alone = OFFICIAL / samples / relations * seconds
         print(f"{'the official budget':24}{alone:10.0f} s a relation, {OFFICIAL} samples")
-    speed, seconds = measured(base, partial(drawn, base, drawing), calls=1, rounds=1)
-    name = f"draw in {drawing.steps} steps"
-    print(f"{name:24}{drawing.batch_size / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
 
 
 def measured(base: Base, work: Callable[[], object], calls: int, rounds: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -63,29 +64,60 @@ def main(
     """Time our training and the published procedure in turns, and each phase of an inversion; print a table."""
     with tempfile.TemporaryDirectory() as scratch:
         model = build_sd15(Path(scratch)) if sd15 else load_params().model()
-        began = time.perf_counter()
         changes = {"precision": precision or model.precision, "attention": attention, "compile": compiled}
         changes |= {"gradient_checkpointing": checkpointing, "samples_per_pass": samples_per_pass}
         changes |= {"deterministic": not any_order}
+        began = time.perf_counter()
         base = load_base(ModelSettings(**(model.model_dump() | changes)))
         _ = base.unet, base.vae, base.text_encoder, base.tokenizer, base.scheduler
         load = time.perf_counter() - began
         exemplars = render(Path(scratch) / RELATION)
-        plain = load_base(model.model_copy(update={"precision": "fp32"}))
-        loops = [our_steps(base, exemplars, Path(scratch), attached=together > 1) for _ in range(together)]
-        ours, theirs = stepping(*loops), PublishedTrainer(plain, exemplars)
-        with loops[0].method.attached() if together == 1 else nullcontext():
-            times = in_turns(base, {"ours": ours, "published": theirs.step}, rounds, steps)
-            peaks = {"ours": peak_bytes(base, ours), "published": peak_bytes(base, theirs.step)}
-        kept = [(loop.optimizer, loop.batches.latents.mean, loop.batches.latents.deviation) for loop in loops]
-        states = {"ours": sum(state_bytes(*each) for each in kept),
-                  "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
-        show(base, times, states, peaks, together)
-        show_phases(base, exemplars, Path(scratch), loops[0], load, median(times["ours"]))
-        drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
+        comparison = compare(base, model, exemplars, Path(scratch), together, rounds, steps)
+        show(base, comparison)
         loops = [our_steps(base, exemplars, Path(scratch), attached=True) for _ in range(TOGETHER)]
+        show_phases(base, exemplars, Path(scratch), loops[0], load, median(comparison.times["ours"]))
+        drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
         each = {1: stepping(*loops[:1]), TOGETHER: stepping(*loops)}
         show_rates(base, each, SAMPLES, drawing)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Our step, of `together` relations, beside the published one; the names in each are "ours" and "published".
+
+    times: seconds per step, by turn. states: bytes held between steps. peaks: the most bytes that a step holds at one
+    moment beyond those.
+    """
+
+    times: dict[str, list[float]]
+    states: dict[str, int]
+    peaks: dict[str, int]
+    together: int
+
+    def ratios(self) -> list[float]:
+        """Return how many times as many samples per second our step takes as the published, per turn, sorted."""
+        pairs = zip(self.times["ours"], self.times["published"], strict=True)
+        return sorted(self.together * published / ours for ours, published in pairs)
+
+    def needs(self, name: str) -> int:
+        """Return the bytes that one of them needs beyond the frozen weights."""
+        return self.states[name] + self.peaks[name]
+
+
+def compare(
+    base: Base, model: ModelSettings, exemplars: ExemplarSet, scratch: Path, together: int, rounds: int, steps: int
+) -> Comparison:
+    """Return our step on `base` beside the published one, in fp32 but otherwise on `model`, taken in turns."""
+    loops = [our_steps(base, exemplars, scratch, attached=together > 1) for _ in range(together)]
+    ours = stepping(*loops)
+    theirs = PublishedTrainer(load_base(model.model_copy(update={"precision": "fp32"})), exemplars)
+    with loops[0].method.attached() if together == 1 else nullcontext():
+        times = in_turns(base, {"ours": ours, "published": theirs.step}, rounds, steps)
+        peaks = {"ours": peak_bytes(base, ours), "published": peak_bytes(base, theirs.step)}
+    kept = [(loop.optimizer, loop.batches.latents.mean, loop.batches.latents.deviation) for loop in loops]
+    states = {"ours": sum(state_bytes(*each) for each in kept),
+              "published": state_bytes(theirs.optimizer, theirs.original)}  # fmt: skip
+    return Comparison(times, states, peaks, together)
 
 
 def in_turns(base: Base, each: dict[str, Callable[[], None]], rounds: int, steps: int) -> dict[str, list[float]]:
@@ -150,23 +182,22 @@ def peak_bytes(base: Base, step: Callable[[], object]) -> int:
     return max(accumulate(changes))
 
 
-def show(
-    base: Base, times: dict[str, list[float]], states: dict[str, int], peaks: dict[str, int], together: int
-) -> None:
-    """Print both steps, the ratio of their samples per second, and the memory of both; ours is of several relations."""
-    threads, samples = torch.get_num_threads(), {"ours": together * SAMPLES, "published": SAMPLES}
+def show(base: Base, comparison: Comparison) -> None:
+    """Print both steps, the ratio of their samples per second, and the memory of both."""
+    threads, together = torch.get_num_threads(), comparison.together
+    samples = {"ours": together * SAMPLES, "published": SAMPLES}
     print(f"{base.id} on {base.gpu or 'CPU'}, {threads} threads, {base.settings.precision}")
     print(f"{SAMPLES} samples a step for each relation; of ours, {together} together")
     print(f"{'':12}{'step, ms':>10}{'samples/s':>12}{'state, KB':>12}{'peak, MB':>12}")
-    for name in times:
-        seconds = median(times[name])
-        state, peak = states[name] / 2**10, peaks[name] / 2**20
+    for name, times in comparison.times.items():
+        seconds = median(times)
+        state, peak = comparison.states[name] / 2**10, comparison.peaks[name] / 2**20
         print(f"{name:12}{1000 * seconds:10.1f}{samples[name] / seconds:12.1f}{state:12.0f}{peak:12.1f}")
-    ratios = sorted(together * b / a for a, b in zip(times["ours"], times["published"], strict=True))
+    ratios = comparison.ratios()
     print(f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} turns)")
-    print(f"and holds 1/{states['published'] / states['ours']:.1f} of the state; peak: what a step holds for a moment")
-    needs = {name: states[name] + peaks[name] for name in times}
-    share = needs["ours"] / needs["published"]
+    share = comparison.states["published"] / comparison.states["ours"]
+    print(f"and holds 1/{share:.1f} of the state; peak: what a step holds for a moment")
+    share = comparison.needs("ours") / comparison.needs("published")
     print(f"state and peak, all memory beyond the frozen weights: {share:.2f} of the published")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import training
+from benchmarks import speed, training
 from benchmarks.published import PublishedTrainer
-from benchmarks.training import our_steps, state_bytes, stepping
+from benchmarks.training import Comparison, our_steps, state_bytes, stepping
 from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.learning.losses import steering
@@ -82,3 +82,31 @@ def test_the_benchmark_prints_what_it_compares(
     assert re.search(r"all memory beyond the frozen weights: \d+\.\d\d of the published", printed)
     assert "encode 10 exemplars" in printed and "save the concept" in printed
     assert re.search(r"one step, 4 relations +\d+\.\d ms, \d+ % of that rate", printed)
+
+
+def test_the_table_of_speeds_has_a_line_for_each_setting() -> None:
+    mb = 2**20
+    measured = [
+        Comparison(
+            {"ours": [0.05, 0.1, 0.1], "published": [0.2, 0.2, 0.3]},
+            {"ours": mb, "published": 4 * mb},
+            {"ours": 2 * mb, "published": 8 * mb},
+            together,
+        )
+        for _, together in speed.SETTINGS
+    ]
+    lines = speed.page(measured, rounds=3, where="a CPU").splitlines()
+    found = [line for line in lines if line.startswith("| ")][1:]  # the first names the columns
+    assert found[0] == "| the default | 100 | 3.0 (2.0 to 4.0) | 3.0 | 0.25 |"
+    assert found[2].endswith("`compile: true`; 4 relations in one batch | 100 | 12.0 (8.0 to 16.0) | 3.0 | 0.25 |")
+    assert found[-1] == "| the published procedure | 200 to 200 | 1 | 12.0 | 1 |"
+    assert len(found) == len(speed.SETTINGS) + 1
+
+
+def test_a_setting_is_measured_on_the_base_in_use(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, model = load_params(), tiny_settings(tiny_base)
+    monkeypatch.setattr(params, "model", lambda: model)
+    monkeypatch.setattr(speed, "load_params", lambda: params)
+    comparison = speed.measure({"samples_per_pass": 1, "gradient_checkpointing": True}, together=2, rounds=2, steps=1)
+    assert [len(times) for times in comparison.times.values()] == [2, 2]
+    assert comparison.needs("ours") > comparison.states["ours"] > 0
