@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -163,8 +164,8 @@ def test_the_text_encoder_computes_its_activations_twice_as_well(
     assert computed(run(tiny_base, gradient_checkpointing=True), tmp_path / "twice") == 2 * once > 0
 
 
-def test_compiled_once_for_its_steps_and_not_for_its_previews(
-    tiny_base: Path, exemplar_folder: Path, tmp_path: Path
+def test_compiled_once_for_its_steps_and_not_for_previews_or_the_fixed_loss(
+    tiny_base: Path, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs: list[torch.fx.GraphModule] = []  # a part of the UNet that cannot be compiled would split one in two
 
@@ -174,8 +175,11 @@ def test_compiled_once_for_its_steps_and_not_for_its_previews(
 
     base = run(tiny_base, compile=True)
     base.unet.compile(backend=keep)
-    learned(base, exemplar_folder, tmp_path)
-    assert len(graphs) == 1
+    drawn, measured = (MagicMock(side_effect=getattr(Loop, name)) for name in ("_preview", "_fixed_loss"))
+    monkeypatch.setattr(Loop, "_preview", lambda *arguments: drawn(*arguments))
+    monkeypatch.setattr(Loop, "_fixed_loss", lambda *arguments: measured(*arguments))
+    learned(base, exemplar_folder, tmp_path, steps=8, stop_window=10)
+    assert drawn.called and measured.called and len(graphs) == 1
 
 
 @pytest.mark.parametrize("size", [None, (7, 7)])
