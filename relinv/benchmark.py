@@ -147,9 +147,13 @@ def load_benchmark(path: Path | str, *folders: Path) -> Benchmark:
         name = file.parent.name
         if name in relations:
             raise UserError(f"'{name}' stands both in {path} and in {file}: remove it from one of them.")
-        entry = parse(_RelationEntry, read_yaml(file, "relation") or {}, "", file)
-        relations[name] = _relation(name, entry, own=True)
+        relations[name] = read_own_relation(file)
     return Benchmark(content.name, relations, content.held_out, content.validation)
+
+
+def read_own_relation(file: Path) -> Relation:
+    """Return the relation in a relation.yaml, named after its folder; UserError if the file is malformed."""
+    return _relation(file.parent.name, parse(_RelationEntry, read_yaml(file, "relation") or {}, "", file), own=True)
 
 
 def _relation(name: str, entry: _RelationEntry, own: bool = False) -> Relation:

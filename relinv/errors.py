@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # What CUDA, Metal, the CPU, cuBLAS and cuDNN say when PyTorch has no class for the error. The last two say that cuDNN
@@ -46,6 +47,15 @@ def unknown(kind: str, name: str, available: Iterable[str], where: str = "") -> 
         listed, heading = difflib.get_close_matches(name, names, n=8, cutoff=0), f"The closest of {len(names)}"
     place = f" in {where}" if where else ""
     return UserError(f"Unknown {kind} '{name}'{place}.{hint} {heading}: {', '.join(listed) or 'none'}.")
+
+
+@contextmanager
+def told_as(sentence: str) -> Iterator[None]:
+    """Inside the block, a UserError becomes one of `sentence`, followed by the error's own first line."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{sentence} {str(error).splitlines()[0]}") from None
 
 
 def reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from pydantic import ConfigDict
 
 from relinv.checking import parse
-from relinv.errors import UserError
+from relinv.errors import UserError, told_as
 from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse_json, read_text, sha256_json
 from relinv.settings import GenerateSettings, Positive, Scheduler, Seed
 
@@ -65,14 +65,9 @@ def read_records(folder: Path) -> list[ImageRecord]:
     """Return an image folder's records in their order; UserError if they are missing, damaged or empty."""
     path = Path(folder) / RECORDS
     lines = read_text(path, "record file", "generate the images again").split("\n")  # JSON may hold other line ends
-    try:
+    with told_as(f"The image records '{path}' are damaged: delete the folder and generate again."):
         content = [parse_json(line, "record") for line in lines if line]
         records = parse(list[ImageRecord], content, "records", path)
-    except UserError as error:
-        problem = str(error).splitlines()[0]
-        raise UserError(
-            f"The image records '{path}' are damaged: delete the folder and generate again. {problem}"
-        ) from None
     if not records:
         raise UserError(f"The image records '{path}' are empty: delete the folder and generate again.")
     return records
@@ -124,15 +119,10 @@ def read_image_record(path: Path) -> ImageRecord:
     if text is None:
         raise UserError(f"The image '{path}' does not say how it was made: it is not one that relinv drew.")
     content = parse_json(text, f"record in the image '{path}'")
-    try:
+    remedy = "generate it again, or correct its record"
+    with told_as(f"The image '{path}' does not say how it was made as this version does: {remedy}."):
         record = parse(ImageRecord, content, "record", path)
         parse(DrawnWith, record.settings, "record.settings", path)
-    except UserError as error:
-        problem = str(error).splitlines()[0]
-        raise UserError(
-            f"The image '{path}' does not say how it was made as this version does: generate it again, or correct its "
-            f"record. {problem}"
-        ) from None
     return record
 
 

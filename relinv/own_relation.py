@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relinv.benchmark import ENTRY, Benchmark
+from relinv.benchmark import ENTRY, Benchmark, read_own_relation
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, TO_FILL, pictures_in, read_captions
 from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
@@ -34,7 +34,7 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
 
     A text.json beside the pictures gives the captions it has; masks are copied too. A relation that the benchmark lacks
     also gets the relation.yaml beside them, or one with a small grid to start from. Raises UserError if the relation's
-    name is not allowed, there are no pictures, their text.json cannot be used, or the folder exists.
+    name is not allowed, there are no pictures, their text.json or relation.yaml cannot be used, or the folder exists.
     """
     require_name(relation, "relation")
     if not pictures.is_dir():
@@ -55,13 +55,16 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
     if folder.exists():
         raise UserError(f"'{folder}' exists already: fill in its {CAPTIONS}, or remove it first.")
     captions = read_captions(pictures) if (pictures / CAPTIONS).exists() else {}
+    has_entry = is_new and (pictures / ENTRY).is_file()
+    if has_entry:
+        read_own_relation(pictures / ENTRY)
     with atomic_folder(folder) as new:
         for path in found:
             shutil.copyfile(path, new / path.name)
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found} | captions)
         if (pictures / MASKS).is_dir():
             shutil.copytree(pictures / MASKS, new / MASKS)
-        if is_new and (pictures / ENTRY).is_file():
+        if has_entry:
             shutil.copyfile(pictures / ENTRY, new / ENTRY)
         elif is_new:
             atomic_write_text(new / ENTRY, _first_grid(relation))

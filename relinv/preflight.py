@@ -14,7 +14,7 @@ from relinv.hub import find_tokenizer, load_tokenizer, require_place
 from relinv.judge import check_judge
 from relinv.learning.token_row import TokenRowSettings
 from relinv.params import PRESETS, Params
-from relinv.plugins import find_plugin
+from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
@@ -33,12 +33,17 @@ SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert
 def check_params(params: Params) -> None:
     """Raise UserError as `check_settings` does, and if this machine cannot run what the parameters name.
 
-    Also, unless the base is still to be downloaded, if they name a word of more tokens of the base than they allow.
+    Also if a metric lacks a part, and, unless the base is still to be downloaded, if they name a word of more tokens of
+    the base than they allow.
     """
+    from relinv.scoring import METRICS, load_metric  # here, since stages call `check_settings`, and pandas takes long
+
     settings = check_settings(params)
     require_place(params.model().source)
     _check_devices(params)
     _check_words(params, settings)
+    for metric in plugin_names(METRICS):
+        load_metric(metric)
 
 
 def check_settings(params: Params) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from relinv.benchmark import Benchmark, load_benchmark, unknown_relation
 from relinv.checking import parse
-from relinv.errors import UserError, unknown
+from relinv.errors import UserError, told_as, unknown
 from relinv.files import read_json
 from relinv.params import Params, load_params
 from relinv.plugins import plugin_names
@@ -73,10 +73,8 @@ def read_judged(path: Path, remedy: str) -> Judged:
 
 def _read(kind: type[T], path: Path, what: str, remedy: str) -> T:
     content = read_json(path, what, remedy)
-    try:
+    with told_as(f"The {what} '{path}' is damaged: delete it, and {remedy}."):
         return parse(kind, content, "", path)
-    except UserError:
-        raise UserError(f"The {what} '{path}' is damaged: delete it, and {remedy}.") from None
 
 
 def find_benchmark(params: Params, relation: str) -> Benchmark:
@@ -99,12 +97,11 @@ def find_result(stage: str, relation: str, method: str) -> Path:
     found = _folders_in(FOLDERS[stage] / relation)
     if method in found:  # a name with a slash is in no folder, while a path with it may well exist
         return folder
-    methods = plugin_names("relinv.methods")
-    if method not in methods:
-        raise unknown("method", method, {*methods, *found})
     benchmark = load_benchmark(load_params().benchmark(), FOLDERS["fetch"] / relation)
-    if relation not in (known := {*benchmark.relations, *_folders_in(FOLDERS[stage])}):
-        raise unknown_relation(relation, known)
+    if relation not in (relations := {*benchmark.relations, *_folders_in(FOLDERS[stage])}):
+        raise unknown_relation(relation, relations)
+    if method not in (methods := {*plugin_names("relinv.methods"), *found, *_folders_in(FOLDERS["invert"] / relation)}):
+        raise unknown("method", method, methods)
     raise UserError(f"There is no '{folder}' yet: make it with `python -m stages.{stage} {relation} {method}`.")
 
 

@@ -29,9 +29,8 @@ Name = Annotated[str, Field(pattern=NAME)]
 Names = Distinct[Name]
 Positive = Annotated[int, Field(ge=1)]
 MOST_STEPS = 500  # of sampling: with nearly as many as the 1,000 of training, schedulers fail
-HIGHEST_GUIDANCE = 50
 SamplingSteps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-GuidanceScale = Annotated[float, Field(ge=0, le=HIGHEST_GUIDANCE)]
+GuidanceScale = Annotated[float, Field(ge=0, le=50)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # a folder, with ~ expanded, or an id
 File = Annotated[Path, Field(strict=False)]  # named by text
@@ -257,6 +256,6 @@ class ReportSettings(Settings):
     """
 
     subject: Name
-    resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+    resamples: Annotated[int, Field(ge=100, le=20_000)]  # of 1,000 scenarios, 20,000 take 0.5 GB of memory
     seed: Seed
     level: Annotated[float, Field(gt=0, lt=1)]

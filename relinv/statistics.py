@@ -16,6 +16,7 @@ one. Relations drawn anew vary by their scenarios' noise already, and drawing sc
 large, intervals about relations in general are wider than they need be.
 
 Methods are scored on the same scenarios, so a difference between two of them draws the same clusters for both.
+Trainings count as independent, though those under one seed draw the same timesteps and noise for different pictures.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _draws_relations(sizes: tuple[int, ...], bootstrap: Bootstrap) -> bool:
     return bootstrap.drawn == "relations" and len(sizes) > 1
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def resample_weights(sizes: tuple[int, ...], bootstrap: Bootstrap) -> np.ndarray:
     """Return how much each cluster weighs in each resample, shape (resamples, sum of sizes).
 

@@ -73,6 +73,7 @@ def test_the_benchmark_prints_what_it_compares(
     params, model = load_params(), tiny_settings(tiny_base)
     monkeypatch.setattr(params, "model", lambda: model)
     monkeypatch.setattr(training, "load_params", lambda: params)
+    params._values["bases"]["miniature"]["sampling"]["batch_size"] = 2  # images that are drawn, to spare time
     training.main(rounds=2, steps=1, together=2)
     printed = capsys.readouterr().out
     assert re.search(r"ours is \d+\.\d\d times as fast \(\d+\.\d\d to \d+\.\d\d over 2 turns\)", printed)

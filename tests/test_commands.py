@@ -89,13 +89,18 @@ def test_captions_beside_the_pictures_are_taken_over(checkout: Path) -> None:
     assert json.loads((own / "inside/text.json").read_text()) == captions
     assert "holds 4 pictures. What is left to do: nothing.\n" in printed
     given.write_text(json.dumps({"0.png": captions["0.png"], "9.png": ["cat {} box"]}))
-    (checkout / "pictures/relation.yaml").write_text("words: leans on\n")
+    entry = "words: leans on\nasymmetric: true\nheads: [cat]\ntails: [box]\n"
+    (checkout / "pictures/relation.yaml").write_text(entry.replace("asymmetric", "asymetric"))
+    with pytest.raises(UserError, match=r"Unknown parameter 'asymetric'.*in pictures/relation\.yaml"):
+        run("new", "leaning_on", "pictures")
+    assert not (own / "leaning_on").exists()
+    (checkout / "pictures/relation.yaml").write_text(entry)
     (checkout / "pictures/masks").mkdir()
     Image.new("L", (64, 64), 255).save(checkout / "pictures/masks/0.png")
     printed = run("new", "leaning_on", "pictures")
     assert json.loads((own / "leaning_on/text.json").read_text())["1.png"] == ["HEAD {} TAIL"]
     assert "text.json names '9.png', which is not there" in printed and "of 0.png" not in printed
-    assert (own / "leaning_on/relation.yaml").read_text() == "words: leans on\n" and "say what stands" not in printed
+    assert (own / "leaning_on/relation.yaml").read_text() == entry and "say what stands" not in printed
     assert (own / "leaning_on/masks/0.png").is_file() and "without" not in printed
     shutil.rmtree(own / "inside")
     assert "holds 4 pictures, without relation.yaml. " in run("new", "inside", "pictures")  # the benchmark has one
@@ -205,6 +210,7 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
         ("inside", "reversion/", r"Unknown method 'reversion/'\. Did you mean 'reversion'"),
         ("inside", "../inside/reversion", r"Unknown method '\.\./inside/reversion'\. Did you mean 'reversion'"),
         ("insdie", "reversion", r"Unknown relation 'insdie'\. Did you mean 'inside'"),
+        ("insdie", "published", r"Unknown relation 'insdie'\. Did you mean 'inside'"),
         ("coala", "reversion", r"Unknown relation 'coala'\. Did you mean 'koala'\? Available: inside, koala"),
         ("koala", "multires", r"There is no 'data/concepts/koala/multires' yet: make it with `python -m stages\.inv"),
     ],
@@ -547,6 +553,19 @@ def test_steps_guidance_scale_and_scheduler_may_be_the_pictures_own(checkout: Pa
         run("draw", "own.png", "again.png")
         assert Path("again.png").read_bytes() == Path("own.png").read_bytes()
     assert Path("params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--steps", "501", "'steps' is 501 in the command: it must be less than or equal to 500"),
+        ("--guidance-scale", "nan", "'guidance_scale' is nan in the command: it must be a finite number"),
+    ],
+)
+def test_what_no_picture_can_be_drawn_with_is_refused(checkout: Path, option: str, value: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run("imagine", "cat in box", "out.png", option, value)
+    assert not Path("out.png").exists()
 
 
 def test_an_image_is_not_made_again_by_a_base_that_runs_otherwise(checkout: Path) -> None:

@@ -27,6 +27,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import Problem
 from relinv.methods.imported import Method, Settings
 from relinv.params import load_params
+from relinv.preflight import check_settings
 from relinv.results import Verdict
 from relinv.settings import GenerateSettings
 from stages.invert import invert
@@ -104,7 +105,10 @@ def test_another_file_than_params_says_is_refused_with_its_number(
 def test_what_does_not_fit_the_base_is_refused(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.safetensors"
     save_file({"<R>": torch.ones(base.dim + 1)}, wide)
-    for file, told in ((wide, f"has {base.dim + 1} numbers"), (tmp_path / "none.bin", "does not exist")):
+    for file, told in (
+        (wide, f"has {base.dim + 1} numbers"),
+        (tmp_path / "none.bin", "but there is no such file: put it there"),
+    ):
         task = taking(base, exemplar_folder, file=str(file), sha256="0" * 64)
         with pytest.raises(UserError, match=told):
             invert_relation(task, tmp_path / "c", tmp_path / "s")
@@ -139,6 +143,7 @@ def test_the_command_that_import_prints_brings_the_token_into_the_pipeline(
     Path(name).unlink()
     with pytest.raises(UserError, match=f"{re.escape(name)}', but there is no such file"):
         invert("inside", "imported")
+    check_settings(params)  # as what was learned from it may still be drawn
 
 
 def test_what_dvc_may_remove_is_to_be_copied_first(

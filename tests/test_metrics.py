@@ -11,7 +11,9 @@ from PIL import Image
 
 from relinv.benchmark import Relation
 from relinv.errors import UserError
+from relinv.params import load_params
 from relinv.plugins import plugin_names
+from relinv.preflight import check_params
 from relinv.scoring import METRICS, Context, load_metric, ranked_first
 
 INSIDE = Relation("inside", "inside", True, ("cat", "dog", "box"), ("box", "cup"))
@@ -121,6 +123,8 @@ def test_a_metric_without_one_of_its_parts_is_told_with_them(monkeypatch: pytest
     monkeypatch.delattr(metric, "BOUNDS")
     with pytest.raises(UserError, match=r"The metric 'entity' lacks TITLE, BOUNDS: relinv/metrics/__init__\.py tells"):
         load_metric("entity")
+    with pytest.raises(UserError, match="The metric 'entity' lacks TITLE, BOUNDS"):
+        check_params(load_params())  # before anything is learned
 
 
 def test_entity_is_the_cosine_to_both_names() -> None:

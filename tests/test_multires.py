@@ -18,7 +18,7 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, guided_by, in_use
 from relinv.diffusion.sampling import initial_latents
-from relinv.diffusion.token_rows import ROWS, TokenRowsAdapter
+from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exchange.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
@@ -270,35 +270,24 @@ def test_a_layout_is_asked_for_where_it_is_decided(base: Base, adapter: Adapter)
         assert guided_by([adapter, boxes], ["cat box"]) is None
 
 
-def test_boxes_follow_their_words_when_the_token_has_left_the_prompt(base: Base, adapter: Adapter) -> None:
-    other = TokenRowsAdapter(base, "<s>", {ROWS: torch.randn(2, base.dim)}, {})
-    with adapter.applied(), other.applied():
-        then, now = (base.tokenize(texts) for texts in (
-            ["cat <r|9|> big box", "<r|9|> box <s|1|>", "<r|9|> box", "cat <r|9|> box"],
-            ["cat big box", "box <s|0|>", "box", "cat <r|3|> box"],
-        ))  # fmt: skip
-        boxes = layout.Adapter(base, "<r>", {}, load_params().section("invert.compositional.layout", dict[str, Any]))
-        words = boxes.words(["cat <r|9|> big box", "<r|9|> box <s|1|>", "<r|9|> box", "cat <r|9|> box"])
-        moved = layout.in_other_prompts(words, then, now, base.tokenizer.get_added_vocab())
-    places = [[row.nonzero()[:, 0].tolist() for row in prompt] for prompt in moved]
-    assert places == [[[1], [2, 3]], [[], [1, 2]], [[], [1]], [[1], [3]]]
-
-
-def test_a_guided_picture_is_told_its_words_at_every_step(base: Base, adapter: Adapter) -> None:
+def test_a_picture_is_guided_while_its_prompt_has_the_token(base: Base, adapter: Adapter) -> None:
     values = load_params().section("invert.compositional.layout", dict[str, Any]) | {"iterations": 1, "threshold": 0.0}
-    boxes = layout.Adapter(base, "<r>", {}, values)
-    latents, timestep = initial_latents(base, [1]), torch.tensor(400)  # finer than asked for
+    boxes, prompts = layout.Adapter(base, "<r>", {}, values), ["cat <r(5)> big box", "cat <r(9)> box"]
+    latents, timestep = initial_latents(base, [1, 2]), torch.tensor(600)  # finer than asked for
     with adapter.applied(), torch.no_grad():
-        guidance = guided_by([adapter, boxes], ["cat <r(5)> box"])
-        encodings = base.encode(base.tokenize([adapter.prompt_at("cat <r(5)> box", 400)]))
+        guidance = guided_by([adapter, boxes], prompts)
+        encodings = base.encode(base.tokenize([adapter.prompt_at(prompt, 600) for prompt in prompts]))
         assert guidance is not None
         moved = guidance(latents, timestep, 0.0, encodings)
-    start = latents.clone().requires_grad_()
+        assert torch.equal(guidance(latents, torch.tensor(400), 0.0, encodings), latents)  # both tokens are gone
+    assert torch.equal(moved[1], latents[1])  # its prompt is "cat box"
+    start = latents[:1].clone().requires_grad_()
     words = torch.zeros(1, 2, encodings.shape[1], dtype=torch.bool)
-    words[0, 0, 1] = words[0, 1, 2] = True  # "cat box"
-    loss = layout.spatial_loss(attention_maps(base, start, timestep, encodings), words, boxes.layout.boxes)
+    words[0, 0, 1] = words[0, 1, 3:5] = True  # "cat" and "big box"
+    loss = layout.spatial_loss(attention_maps(base, start, timestep, encodings[:1]), words, boxes.layout.boxes)
     (gradient,) = torch.autograd.grad(boxes.layout.scale * loss.sum(), start)
-    assert torch.allclose(moved, latents - (1 - base.scheduler.alphas_cumprod[400]) * gradient, atol=1e-6)
+    expected = latents[:1] - (1 - base.scheduler.alphas_cumprod[600]) * gradient
+    assert torch.allclose(moved[:1], expected, atol=1e-6)
 
 
 def test_other_concepts_know_no_resolutions(base: Base, exemplar_folder: Path) -> None:

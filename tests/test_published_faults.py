@@ -1,7 +1,8 @@
 """Faults of the published code that this one does not share.
 
-Three more are tested elsewhere: a preposition of two tokens (tests/test_sd15.py), a run that cannot be repeated or
-resumed (tests/test_methods_contract.py), and a concept that holds the whole token table (tests/test_concept.py).
+Four more are tested elsewhere: a preposition of two tokens (tests/test_sd15.py), a run that cannot be repeated or
+resumed, and previews before training alone (tests/test_methods_contract.py), and a concept that holds the whole token
+table (tests/test_concept.py).
 """
 
 from __future__ import annotations

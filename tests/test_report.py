@@ -34,7 +34,7 @@ from relinv.report.build import write_report
 from relinv.report.collect import collect, used_parameters
 from relinv.report.pages import data_uri, html
 from relinv.report.rows import FURTHER, READINGS, Reading, format_rows, means, parse_rows, shows, with_leakage
-from relinv.report.sheets import CELL, RIGHT, WRONG, Panel, Sheet, Shot, build, render, spread
+from relinv.report.sheets import CELL, GAP, LEAST, RIGHT, WRONG, Panel, Sheet, Shot, build, render, spread
 from relinv.report.sheets import Line as SheetLine
 from relinv.report.story import _mean, _smooth, tell
 from relinv.report.tables import (
@@ -396,6 +396,12 @@ def test_differences_are_grey_where_zero_is_inside() -> None:
     drawn = charts.differences("t", [("x", Interval(0.1, 0.05, 0.15)), ("y <z>", Interval(0.0, -0.1, 0.1))])
     assert drawn.count('class="s2"') == 1 and drawn.count('class="s0"') == 1
     assert "y &lt;z&gt;" in drawn
+    words = "A difference whose name takes more than the width of the drawing, which would cut it off"
+    wrapped = charts.differences("t", [(words, Interval(0.1, 0.05, 0.15)), ("x", Interval(0.1, 0.05, 0.15))])
+    lines = re.findall(r'y="([\d.]+)" font-size="11"[^>]*>([^<]*)', wrapped)
+    assert " ".join(text for _, text in lines) == f"{words} x" and all(len(text) <= charts.NAME for _, text in lines)
+    heights = [float(y) for y, _ in lines]
+    assert np.diff(heights).tolist() == [charts.LINE, 21 + charts.LINE]  # its interval is below its last line
     touching = charts.differences("t", [("x", Interval(0.1, 0.0, 0.2))])
     assert 'class="s0"' in touching and 'class="s2"' not in touching
 
@@ -524,6 +530,17 @@ def test_a_sheet_draws_every_picture_whole_with_its_marks(tmp_path: Path) -> Non
         panels[1].lines[0] = dataclasses.replace(lines[0], **{name: "dog"})
         other = np.asarray(Image.open(io.BytesIO(render(sheet))))
         assert (other != drawn).any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_a_sheet_shows_as_many_exemplars_as_can_be_told_apart(count: int, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (0, 200, 0)).save(tmp_path / "exemplar.png")
+    sheet = Sheet("inside", "inside", "inside", ["a"], [tmp_path / "exemplar.png"] * count, [], {})
+    drawn = np.asarray(Image.open(io.BytesIO(render(sheet))).convert("RGB"))
+    x = np.nonzero((drawn == (0, 200, 0)).all(axis=-1).any(axis=0))[0]
+    widths = [len(part) for part in np.split(x, np.nonzero(np.diff(x) > 1)[0] + 1) if len(part)]
+    assert len(widths) == min(count, 6) and {LEAST <= width <= CELL for width in widths} <= {True}
+    assert count == 0 or drawn.shape[1] - x.max() > GAP
 
 
 def test_an_object_is_not_called_what_its_plain_words_say(tmp_path: Path) -> None:

@@ -18,19 +18,28 @@ from tests.studying import PARAMS, runner, write_repository
 CHANGED = PARAMS.replace("skill: 0.6", "skill: 0.9")
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a committed run, after another run with other parameters; commands run in it."""
-    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
-    write_repository(tmp_path)
-    (tmp_path / "params.yaml").write_text(CHANGED)
-    (tmp_path / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
-    runner(tmp_path)(sys.executable, "-m", "dvc", "repro", "--quiet")
+@pytest.fixture(scope="module")
+def run_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a committed run, after another run with other parameters."""
+    root = tmp_path_factory.mktemp("run_twice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path.cwd()))
+        write_repository(root)
+        (root / "params.yaml").write_text(CHANGED)
+        (root / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
+        runner(root)(sys.executable, "-m", "dvc", "repro", "--quiet")
     for name in ("kissing.png", "kissing-reversion.png"):
-        (tmp_path / "reports/grids" / name).write_text("of a relation that the committed run lacks")
-    (tmp_path / "data/relations/kissing").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        (root / "reports/grids" / name).write_text("of a relation that the committed run lacks")
+    (root / "data/relations/kissing").mkdir(parents=True)
+    return root
+
+
+@pytest.fixture
+def repository(run_twice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that repository; commands run in it."""
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    monkeypatch.chdir(shutil.copytree(run_twice, tmp_path / "copy"))
+    return tmp_path / "copy"
 
 
 def test_parameters_and_results_come_back_and_what_had_changed_is_kept(repository: Path) -> None:

@@ -546,11 +546,6 @@ def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path
     for tokens, told in (
         ({"inside": inside}, r"^The method 'imported' has no token of 'hug': name its file"),
         (
-            {"inside": inside | {"file": "none.bin"}},
-            r"^The token of 'inside' should be in 'none\.bin', but there is",
-        ),
-        ({"inside": inside | {"token": "a\0b"}}, "should be in 'a\0b', but there is no such file"),
-        (
             {"inside": inside | {"sha256": None}},
             r"'invert\.imported\.tokens\.inside\.sha256' is null in params\.yaml: it must be a valid string",
         ),

@@ -86,22 +86,11 @@ class Adapter(ConceptAdapter):
         self.layout = parse(Layout, self.options, "adapter.options", "concept.json")
 
     def guidance(self, prompts_at: Callable[[int], list[str]]) -> Guidance | None:
-        """Return the guidance of a batch, or None if no prompt has the token together with other words.
-
-        The prompts at the noisiest timestep, where the layout is decided, tell which words are head and which tail.
+        """Return the guidance of a batch, or None if at the noisiest timestep, where the layout is decided, no prompt
+        has the token together with other words.
         """
         noisiest = prompts_at(self.base.scheduler.config.num_train_timesteps - 1)
-        words = self.words(noisiest)
-
-        def words_at(timestep: int) -> torch.Tensor:
-            """Return where these words are in a timestep's prompts, from which a token may have gone."""
-            prompts = prompts_at(timestep)
-            if prompts == noisiest:
-                return words
-            then, now = self.base.tokenize(noisiest), self.base.tokenize(prompts)
-            return in_other_prompts(words, then, now, self.base.tokenizer.get_added_vocab())
-
-        return partial(self._guide, words_at) if words.any() else None
+        return partial(self._guide, prompts_at) if self.words(noisiest).any() else None
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token.
@@ -127,7 +116,7 @@ class Adapter(ConceptAdapter):
 
     def _guide(
         self,
-        words_at: Callable[[int], torch.Tensor],
+        prompts_at: Callable[[int], list[str]],
         latents: torch.Tensor,
         timestep: torch.Tensor,
         progress: float,
@@ -143,11 +132,11 @@ class Adapter(ConceptAdapter):
         layout = self.layout
         if progress >= layout.fraction:
             return latents
-        words = words_at(int(timestep))  # (images, 2, tokens)
+        words = self.words(prompts_at(int(timestep)))  # (images, 2, tokens)
         step = layout.scale * (1 - self.base.scheduler.alphas_cumprod[int(timestep)].item())
         latents = latents.clone()
         far = words.flatten(1).any(-1).nonzero()[:, 0]  # indices in the batch of the images still to be moved
-        for _ in range(layout.iterations):
+        for _ in range(layout.iterations if len(far) else 0):
             with torch.enable_grad(), deterministic(self.base.device):
                 moving = latents[far].requires_grad_()
                 maps = attention_maps(self.base, moving, timestep, encodings[far])
@@ -181,28 +170,6 @@ def sides(row: Sequence[int], token: Collection[int]) -> tuple[list[int], list[i
         return [], [], []
     after = [place for place in range(places[0], len(row)) if place not in places]
     return places, list(range(1, places[0])), after
-
-
-def in_other_prompts(
-    words: torch.Tensor, then: torch.Tensor, now: torch.Tensor, placeholders: Mapping[str, int]
-) -> torch.Tensor:
-    """Return `words`, marked in prompts of the ids `then`, at the places of the same words in the prompts `now`.
-
-    Both prompts have the same words, but a placeholder may have another of its rows `now`, or be gone and then is not
-    marked. `words` is (prompts, objects, tokens) bool, ids are (prompts, tokens); `placeholders` has their ids by name.
-    """
-    import torch
-
-    stems = {id_: stem(name) for name, id_ in placeholders.items()}
-    marked = words.cpu()
-    moved = torch.zeros_like(marked)
-    for prompt, (before, after) in enumerate(zip(then.tolist(), now.tolist(), strict=True)):
-        place = 0
-        for old, id_ in enumerate(before):
-            if stems.get(id_, id_) == stems.get(after[place], after[place]):
-                moved[prompt, :, place] = marked[prompt, :, old]
-                place += 1
-    return to_device(moved, words.device)
 
 
 def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Sequence[Sequence[float]]) -> torch.Tensor:

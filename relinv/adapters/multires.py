@@ -9,6 +9,8 @@ to the last, where the layout is. A prompt says which of a token's rows it uses 
     <r>     <r[0]>
 
 n is a whole number, or a fraction of the resolutions with a decimal point: of ten resolutions, <r[0.8]> is <r[8]>.
+<r(n)> is as the published code for DreamBooth has it. That for Textual Inversion has a row of zeros at resolution n and
+finer ones.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Drawing(Settings):
     """How the edit is drawn: it applies to tokens more similar to the concept than about beta; tau softens that.
 
     locking: whether keys see the prompt itself (local), or that with the superclass in the token's place (global).
+    Published betas are 0.6 to 0.75 with local locking, 0.4 to 0.6 with global, and 0.6 where concepts are combined.
     """
 
     beta: Annotated[float, Field(ge=-10, le=10)]
@@ -53,7 +54,6 @@ class Adapter(ConceptAdapter):
     """
 
     Drawing = Drawing
-    widens_encodings = True  # with global locking
     learning = False  # whether its tensors change between two passes of the UNet
 
     def __init__(

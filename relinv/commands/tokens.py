@@ -27,7 +27,8 @@ def import_(
         Path,
         typer.Argument(
             parser=cli.path,
-            help="A learned token (.safetensors, .bin or .pt), a Perfusion .ckpt, or Custom Diffusion weights.",
+            help="A learned token (.safetensors, .bin or .pt), a Perfusion .ckpt, Custom Diffusion weights, or the "
+            "text encoder that Multiresolution Textual Inversion saved.",
         ),
     ],
     relation: Relation,

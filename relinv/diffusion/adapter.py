@@ -42,7 +42,6 @@ class ConceptAdapter:
     shares_unet = False
     Drawing: type[Settings] = Settings  # the options that can be changed each time the concept is drawn
     addable = False  # whether concepts that were learned without it can be drawn with it; it has no tensors then
-    widens_encodings = False  # whether what `encode` returns may be wider than the base's, for its own hooks
     replaces_layers = False  # whether it replaces modules or weights, which must happen before hooks are added
 
     def __init__(
@@ -85,9 +84,8 @@ class ConceptAdapter:
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
         """Return the UNet's conditioning, (prompts, tokens, dim or more); `plain` gives the text encodings.
 
-        What is beyond `dim` is read by the adapter's own hooks. Adapters of one kind may share it, but two kinds whose
-        `widens_encodings` is true cannot be in use together. A method trains with the same encodings, by its
-        `conditioning`.
+        What is beyond `dim` is read by the adapter's own hooks, which adapters of one kind may share; only one kind
+        (Perfusion's) may have any. A method trains with the same encodings, by its `conditioning`.
         """
         return plain(prompts)
 

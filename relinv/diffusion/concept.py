@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from relinv.checking import parse
-from relinv.errors import UserError
+from relinv.errors import UserError, told_as
 from relinv.files import atomic_file, atomic_write_bytes, read_json, write_json
 from relinv.settings import Settings
 
@@ -150,11 +150,8 @@ def read_metadata(folder: Path, make: str) -> dict[str, Any]:
         raise UserError(f"The concept '{file}' is damaged: invert the relation again.")
     if missing := [name for name in REQUIRED if name not in metadata]:
         raise UserError(f"The concept '{file}' lacks {', '.join(missing)}: {remedy_for(metadata)}.")
-    try:
+    with told_as(f"The concept '{file}' is damaged: {remedy_for(metadata)}."):
         parse(_Metadata, metadata, "", file)
-    except UserError as error:
-        problem = str(error).splitlines()[0]
-        raise UserError(f"The concept '{file}' is damaged: {remedy_for(metadata)}. {problem}") from None
     return metadata
 
 

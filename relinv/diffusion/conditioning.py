@@ -51,8 +51,7 @@ def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]], file:
 def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdapter]]:
     """Inside the block `base` knows the tokens of `concepts`, and their adapters, which are yielded, are applied.
 
-    Raises UserError if two concepts have the same token or adapters that exclude each other, or if an adapter does not
-    fit the base.
+    Raises UserError if two concepts have the same token, or if an adapter does not fit the base.
     """
     tokens = [concept.token for concept in concepts if concept.token]
     for index, token in enumerate(tokens):
@@ -60,8 +59,6 @@ def in_use(base: Base, concepts: Sequence[Concept]) -> Iterator[list[ConceptAdap
             raise UserError(f"The base knows the token '{token}' already, by another concept: use one of them.")
     rows = {concept.token: concept.embedding for concept in concepts if concept.token and concept.embedding is not None}
     adapters = [adapter for concept in concepts for adapter in _adapters_of(base, concept)]
-    if len({type(adapter) for adapter in adapters if adapter.widens_encodings}) > 1:
-        raise UserError("Two of the concepts in use need encodings of their own kind: use one of them.")
     with PlaceholderTokens(base, rows).applied(), in_place(adapters):
         yield adapters
 

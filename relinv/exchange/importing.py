@@ -11,6 +11,7 @@ from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exchange.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
+from relinv.exchange.multires_folders import is_text_encoder, read_multires
 from relinv.exchange.perfusion_checkpoints import read_perfusion
 from relinv.exchange.tensor_files import load_content
 from relinv.exchange.token_files import Published, token_in
@@ -21,6 +22,8 @@ from relinv.settings import require_name
 
 if TYPE_CHECKING:
     from relinv.diffusion.bases import Base
+
+LUCIDRAINS = {"embed_params", "key_value_params"}
 
 
 def import_concept(
@@ -135,6 +138,13 @@ def _read(file: Path, base: Base, token_file: Path | None) -> Published:
         raise UserError(f"'{file}' holds its token itself: leave '{token_file}' out.")
     if file.suffix.lower() == ".ckpt":
         return read_perfusion(content, file, base)
+    if is_text_encoder(content):
+        return read_multires(content, file, base)
+    if content.keys() >= LUCIDRAINS:
+        raise UserError(
+            f"'{file}' is a concept of lucidrains' perfusion-pytorch, which does not say to which layer each of its "
+            "parameters belongs: it cannot be imported."
+        )
     name, rows = token_in(content, file)
     if name == ROWS:
         raise UserError(

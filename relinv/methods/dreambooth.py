@@ -1,7 +1,8 @@
 """DreamBooth (Ruiz et al., CVPR 2023): UNet weights, low-rank changes or all of them, learned with prior pictures.
 
 L = denoise_weight * L_denoise + prior_weight * L_prior (+ the anchor term). With `resolutions` above 1 the token has
-one row per range of timesteps: the second form of Multiresolution Textual Inversion (Daras & Dimakis 2022).
+one row per range of timesteps, as in the second form of Multiresolution Textual Inversion (Daras & Dimakis 2022); but
+that starts its rows at random, learns none of them unless it trains the text encoder, and prompts with the token alone.
 """
 
 from __future__ import annotations

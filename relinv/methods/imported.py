@@ -57,6 +57,12 @@ class Method(InversionMethod):
     def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         super().__init__(base, words, settings, exemplars)
         source = settings.tokens[exemplars.relation]
+        for file in filter(None, (source.file, source.token)):
+            if not Path(file).is_file():
+                raise UserError(
+                    f"The token of '{exemplars.relation}' should be in '{file}', but there is no such file: put it "
+                    f"there, or correct invert.imported.tokens.{exemplars.relation}."
+                )
         published = read_published(Path(source.file), base, Path(source.token) if source.token else None)
         if (found := sha256_of(Path(source.file), published.token_file)) != source.sha256:
             raise UserError(
@@ -76,14 +82,7 @@ class Method(InversionMethod):
                 f"The method 'imported' has no token of '{relation}': name its file in params.yaml, as "
                 f"invert.imported.tokens.{relation}, or take that relation out, or the method."
             )
-        source = settings.tokens[relation]
-        for file in filter(None, (source.file, source.token)):
-            if not Path(file).is_file():
-                raise UserError(
-                    f"The token of '{relation}' should be in '{file}', but there is no such file: put it there, or "
-                    f"correct invert.imported.tokens.{relation}."
-                )
-        return settings.model_copy(update={"tokens": {relation: source}})
+        return settings.model_copy(update={"tokens": {relation: settings.tokens[relation]}})
 
     def known(self) -> AbstractContextManager[None]:
         """Return the block in which the base knows `<r>`, unless the token has several rows."""

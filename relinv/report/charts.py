@@ -8,8 +8,10 @@ series in the order given, and `quiet`, `rule`, `zero`, `whisker`; `STYLE` defin
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from itertools import accumulate
 
 from relinv.statistics import Interval
 
@@ -17,6 +19,7 @@ WIDTH = 360  # pixels
 LABEL = 92  # pixels on the left that hold a row's name
 RIGHT = 12  # pixels kept free on the right, half a tick label
 DIGIT = 7  # the width of a tick label's character, at most
+NAME, LINE = 54, 13  # characters in a line of a difference's name, and the line's height in pixels
 SERIES_COLOURS = 8
 Scale = Callable[[float], float]  # from a value to pixels
 STYLE = """
@@ -57,23 +60,25 @@ def bars(
 
 def differences(title: str, entries: Sequence[tuple[str, Interval]]) -> str:
     """Return dots with intervals about a zero line, one row per entry, with its name above."""
-    pitch, top = 34, 4
-    height = top + pitch * len(entries) + 22
+    top = 4
+    names = [textwrap.wrap(name, NAME) for name, _ in entries]
+    tops = list(accumulate((21 + LINE * len(lines) for lines in names), initial=top))  # of the rows, then the axis
+    height = tops[-1] + 22
     reach = max([0.01] + [abs(value) for _, i in entries for value in (i.low, i.high)])
     reach = _round_up(reach)
     x = _scale(-reach, reach, left=RIGHT)
     parts = _axis(x, [-reach, -reach / 2, 0, reach / 2, reach], top, height - 22)
     parts.append(_vertical(x(0), top, height - 22, "zero"))
-    for row, (label, interval) in enumerate(entries):
-        y = top + pitch * row
+    for y, lines, (label, interval) in zip(tops, names, entries, strict=False):
         colour = "s2" if interval.excludes_zero else "s0"  # grey: cannot be told from zero
-        parts.append(_text(RIGHT, y + 12, label, size=11))
+        parts += [_text(RIGHT, y + 12 + LINE * place, line, size=11) for place, line in enumerate(lines)]
+        middle = y + 9 + LINE * len(lines)
         parts.append(
             f'<g class="{colour}"><title>{escape(f"{label}: {_words(interval)}")}</title>'
             f'<line x1="{x(interval.low):.1f}" x2="{x(interval.high):.1f}"'
-            f' y1="{y + 22}" y2="{y + 22}"'
+            f' y1="{middle}" y2="{middle}"'
             f' stroke-width="2.5" stroke-linecap="round"/>'
-            f'<circle cx="{x(interval.mean):.1f}" cy="{y + 22}" r="4"/></g>'
+            f'<circle cx="{x(interval.mean):.1f}" cy="{middle}" r="4"/></g>'
         )
     return _svg(title, height, parts)
 

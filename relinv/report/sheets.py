@@ -17,6 +17,7 @@ from relinv.report.tables import label
 
 PANEL_LINES = 5  # scenarios shown of each kind
 CELL = 112  # pixels a side of a generated image on the sheet
+LEAST = 28  # pixels a side of an exemplar
 GAP = 6
 LABEL = 84  # pixels left of a row for its entities' names, at least
 NAMES = 13  # font size of those names
@@ -116,14 +117,15 @@ def render(sheet: Sheet) -> bytes:
     """Return the PNG bytes of a sheet: exemplars, then the panels side by side; equal input, equal bytes."""
     panel_width = _label_width(sheet) + len(sheet.methods) * (CELL + GAP)
     width = GAP * 2 + max(1, len(sheet.panels)) * (panel_width + GAP * 2)
-    strip = _strip_side(sheet, width)
+    exemplars, strip = _strip(sheet, width)
     top = 34 + 20 + strip + 22
     rows = max((len(panel.lines) for panel in sheet.panels), default=0)
     image = Image.new("RGB", (width, top + 44 + rows * (CELL + GAP) + 26), PAPER)
     draw = ImageDraw.Draw(image)
     _write(draw, (GAP * 2, 8), sheet.title, 20)
-    _write(draw, (GAP * 2, 36), "exemplars", 12, QUIET)
-    for place, path in enumerate(sheet.exemplars):
+    of_all = f" ({len(exemplars)} of {len(sheet.exemplars)})" if len(exemplars) < len(sheet.exemplars) else ""
+    _write(draw, (GAP * 2, 36), f"exemplars{of_all}", 12, QUIET)
+    for place, path in enumerate(exemplars):
         image.paste(load_image(path, strip), (GAP * 2 + place * (strip + GAP), 54))
     for place, panel in enumerate(sheet.panels):
         _paste_panel(image, draw, sheet, panel, (GAP * 2 + place * (panel_width + GAP * 2), top))
@@ -140,10 +142,11 @@ def _label_width(sheet: Sheet) -> int:
     return max([LABEL, *(math.ceil(font.getlength(name)) + GAP for name in names)])
 
 
-def _strip_side(sheet: Sheet, width: int) -> int:
-    """Return the side in pixels at which all exemplars fit in one line."""
-    count = max(1, len(sheet.exemplars))
-    return min(CELL, (width - 4 * GAP - (count - 1) * GAP) // count)
+def _strip(sheet: Sheet, width: int) -> tuple[list[Path], int]:
+    """Return the exemplars, or as many as can be told apart in one line, and their side there in pixels."""
+    space = width - 3 * GAP  # for exemplars with a gap after each
+    shown = [sheet.exemplars[place] for place in spread(len(sheet.exemplars), space // (LEAST + GAP))]
+    return shown, min(CELL, space // max(1, len(shown)) - GAP)
 
 
 def _paste_panel(

@@ -1,0 +1,39 @@
+"""Multiresolution Textual Inversion's published files: a pipeline's text encoder, whose table has the learned rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relinv.diffusion.token_rows import ROWS
+from relinv.errors import UserError
+from relinv.exchange.tensor_files import rows
+from relinv.exchange.token_files import Published
+
+if TYPE_CHECKING:
+    from relinv.diffusion.bases import Base
+
+TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def is_text_encoder(content: Mapping[str, Any]) -> bool:
+    """Return whether a file holds a text encoder."""
+    return TABLE in content
+
+
+def read_multires(content: Mapping[str, Any], file: Path, base: Base) -> Published:
+    """Return the token whose rows, one for each part of the timesteps, end the token table in `content` of `file`.
+
+    It is named after the pipeline's folder, as the published loader does. The `learned_embeds.bin` in that folder holds
+    its last row alone. Raises UserError unless the table is the base's with at least two rows more.
+    """
+    table = rows(content[TABLE], TABLE, file)
+    known = len(base.table)
+    if len(table) < known + 2:
+        raise UserError(
+            f"'{file}' is a text encoder with {len(table)} rows, where the base '{base.id}' has {known}: only one with "
+            "the rows of a token after these, as Multiresolution Textual Inversion saves it, can be imported."
+        )
+    name = file.absolute().parent.parent.name  # of FOLDER/text_encoder/pytorch_model.bin
+    return Published(f"<{name}>", None, adapter="multires", tensors={ROWS: table[known:].clone()})

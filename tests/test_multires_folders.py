@@ -1,0 +1,59 @@
+"""Multiresolution Textual Inversion's published pipelines: a text encoder, whose table ends in the learned rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from relinv.adapters.multires import Adapter
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import load_concept
+from relinv.diffusion.conditioning import Encodings, in_use
+from relinv.diffusion.token_rows import ROWS
+from relinv.errors import UserError
+from relinv.exchange.importing import import_concept
+from relinv.exchange.multires_folders import TABLE
+
+
+def save_text_encoder(base: Base, folder: Path, learned: torch.Tensor) -> Path:
+    """Save the base's text encoder with `learned` rows after its own, as the published trainer does; return the file.
+
+    The rows before them differ from the base's by the trainer's weight decay.
+    """
+    state = {f"text_model.{name}": tensor for name, tensor in base.text_encoder.state_dict().items()}
+    state[TABLE] = torch.cat([0.942 * base.table.detach().cpu(), learned])
+    file = folder / "koala/text_encoder/pytorch_model.bin"
+    file.parent.mkdir(parents=True)
+    torch.save(state, file)
+    return file
+
+
+def test_its_rows_are_used_as_those_learned_here(base: Base, tmp_path: Path) -> None:
+    learned = torch.randn(4, base.dim, generator=torch.Generator().manual_seed(0))
+    import_concept(save_text_encoder(base, tmp_path, learned), "inside", "published", base, tmp_path / "concept")
+    concept = load_concept(tmp_path / "concept", base)
+    assert concept.metadata["imported"]["token"] == "<koala>"
+    prompts, timesteps = ["cat <r> box", "cat <r|2|> box", "cat <r[3]> box", "cat box"], [0, 300, 999]
+    own = Adapter(base, "<r>", {ROWS: learned}, {})
+    with own.applied():
+        expected = Encodings(base, [own], prompts, timesteps).of(prompts)
+    with in_use(base, [concept]) as adapters:
+        found = Encodings(base, adapters, prompts, timesteps).of(prompts)
+        assert all(torch.equal(found(timestep), expected(timestep)) for timestep in timesteps)
+    assert not torch.equal(found(0)[0], found(999)[0])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_text_encoder_without_such_rows_is_refused(count: int, base: Base, tmp_path: Path) -> None:
+    file, known = save_text_encoder(base, tmp_path, torch.zeros(count, base.dim)), len(base.table)
+    with pytest.raises(UserError, match=f"is a text encoder with {known + count} rows, where the base .* has {known}"):
+        import_concept(file, "inside", "published", base, tmp_path / "concept")
+    assert not (tmp_path / "concept").exists()
+
+
+def test_another_perfusion_whose_layers_are_not_told_is_named(base: Base, tmp_path: Path) -> None:
+    torch.save({"embed_params": torch.zeros(base.dim), "key_value_params": [torch.zeros(8)]}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=r"is a concept of lucidrains' perfusion-pytorch, .*: it cannot be imported"):
+        import_concept(tmp_path / "ckpt.pt", "inside", "published", base, tmp_path / "concept")
