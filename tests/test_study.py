@@ -442,7 +442,7 @@ def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: P
     assert "| What skill adds | **+0.500** (+0.500 … +0.500) |" in these
     assert "the two apart" in large and 'class="s2"' not in (tmp_path / "study.svg").read_text()  # in general
     assert INTERVALS in page  # how far to trust intervals over so few relations
-    assert "One seed cannot say" in page and DIFFERENCES["trainings"] not in page
+    assert "One seed cannot say" in page and DIFFERENCES["trainings"] not in page and "Seed by seed" not in page
 
 
 def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(repository: Path, tmp_path: Path) -> None:
@@ -464,6 +464,7 @@ def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(reposit
     these, others = page.partition(DIFFERENCES["trainings"])[::2]
     assert "Other trainings have" in these and these.count("| What skill adds | **+0.500** (+0.500 … +0.500) |") == 2
     assert "| What skill adds | +0.500 (−0.598 … +1.000) |" in others
+    assert "excludes zero). Seed by seed: +0.000, +1.000.\n" in page
 
 
 def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) -> None:

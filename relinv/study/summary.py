@@ -13,7 +13,17 @@ from relinv.report import charts
 from relinv.report.pages import fill
 from relinv.report.revisions import read_at, scores_at
 from relinv.report.rows import READINGS
-from relinv.report.tables import Table, by_method, differences, label, percent, scenario_count, verdict
+from relinv.report.tables import (
+    Table,
+    by_method,
+    difference,
+    differences,
+    figure,
+    label,
+    percent,
+    scenario_count,
+    verdict,
+)
 from relinv.scoring import as_csv
 from relinv.statistics import Bootstrap
 from relinv.study.plan import Plan, Trial
@@ -49,7 +59,7 @@ def write_study(
         relations=rows["relation"].nunique(),
         scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
-        verdicts=_verdicts(plan, tables[0], bootstrap),
+        verdicts=_verdicts(plan, tables[0], pooled, bootstrap),
         contrasts=tables,
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
@@ -82,14 +92,19 @@ def draw(table: Table, metrics: Sequence[str]) -> str:
     return charts.stack(panels, headings)
 
 
-def _verdicts(plan: Plan, table: Table, bootstrap: Bootstrap) -> list[str]:
-    """Return each contrast's first metric in words."""
-    title = READINGS[plan.metrics[0]].title
-    return [
-        f"**{contrast.title}.** " + verdict(contrast.left, contrast.right, title, line.cells[0], bootstrap.level)
-        for contrast, line in zip(plan.contrasts, table.lines, strict=True)
-        if line.cells[0] is not None
-    ]
+def _verdicts(plan: Plan, table: Table, rows: pd.DataFrame, bootstrap: Bootstrap) -> list[str]:
+    """Return each contrast's first metric in words, and seed by seed if there are several."""
+    metric, told = plan.metrics[0], []
+    for contrast, line in zip(plan.contrasts, table.lines, strict=True):
+        if (found := line.cells[0]) is None:
+            continue
+        pair = contrast.left, contrast.right
+        words = f"**{contrast.title}.** {verdict(*pair, READINGS[metric].title, found, bootstrap.level)}"
+        each = [difference(of_seed, *pair, metric, bootstrap) for _, of_seed in rows.groupby("trial")]
+        if len(each) > 1:
+            words += f" Seed by seed: {', '.join('–' if one is None else figure(one.mean, True) for one in each)}."
+        told.append(words)
+    return told
 
 
 def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
