@@ -51,7 +51,7 @@ def unknown(kind: str, name: str, available: Iterable[str], where: str = "") -> 
 
 @contextmanager
 def told_as(sentence: str) -> Iterator[None]:
-    """Inside the block, a UserError becomes one of `sentence`, followed by the error's own first line."""
+    """Inside the block, a UserError is raised as `sentence`, followed by its own first line."""
     try:
         yield
     except UserError as error:

@@ -15,6 +15,7 @@ from relinv.judge import check_judge
 from relinv.learning.token_row import TokenRowSettings
 from relinv.params import PRESETS, Params
 from relinv.plugins import find_plugin, plugin_names
+from relinv.results import FOLDERS
 from relinv.settings import (
     BaseSettings,
     ExemplarSettings,
@@ -33,8 +34,8 @@ SECTIONS = {"exemplars": ExemplarSettings, "validate": ValidateSettings, "invert
 def check_params(params: Params) -> None:
     """Raise UserError as `check_settings` does, and if this machine cannot run what the parameters name.
 
-    Also if a metric lacks a part, and, unless the base is still to be downloaded, if they name a word of more tokens of
-    the base than they allow.
+    Also if a metric lacks a part, the file of a token still to be imported is missing, or, unless the base is still to
+    be downloaded, they name a word of more tokens of the base than they allow.
     """
     from relinv.scoring import METRICS, load_metric  # here, since stages call `check_settings`, and pandas takes long
 
@@ -44,6 +45,10 @@ def check_params(params: Params) -> None:
     _check_words(params, settings)
     for metric in plugin_names(METRICS):
         load_metric(metric)
+    if "imported" in settings:
+        for relation in params.relations():
+            if not (FOLDERS["invert"] / relation / "imported").is_dir():  # once it is taken, its file may go
+                settings["imported"].tokens[relation].require_files(relation)
 
 
 def check_settings(params: Params) -> dict[str, Any]:

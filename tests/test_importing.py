@@ -349,3 +349,9 @@ def test_rows_that_no_prompt_has_room_for_are_refused(base: Base, tmp_path: Path
     write(tmp_path / "long.bin", {"<R>": torch.ones(limit - 4, base.dim)})
     with in_use(base, [bring()]) as adapters:
         assert base.tokenize([prompt_at(adapters, "cat <r> box", 0)]).shape == (1, limit)
+
+
+def test_another_perfusion_whose_layers_are_not_told_is_named(base: Base, tmp_path: Path) -> None:
+    torch.save({"embed_params": torch.zeros(base.dim), "key_value_params": [torch.zeros(8)]}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=r"is a concept of lucidrains' perfusion-pytorch, .*: it cannot be imported"):
+        import_concept(tmp_path / "ckpt.pt", "inside", "published", base, tmp_path / "concept")

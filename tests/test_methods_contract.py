@@ -198,6 +198,7 @@ def test_a_prompt_is_encoded_for_drawing_as_for_training(
         prompt = method.template.format(head="cat", tail="box")
         drawn = Encodings(base, method.adapters, [prompt], [timestep]).of([prompt])(timestep)
     assert torch.equal(trained, drawn)
+    assert drawn.shape[-1] == base.dim or name == "perfusion"  # no other adapter may widen encodings
 
 
 def drawn(method: InversionMethod) -> np.ndarray:

@@ -17,6 +17,7 @@ from relinv.diffusion.attention_maps import attention_maps
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, guided_by, in_use
+from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.diffusion.sampling import initial_latents
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
@@ -288,6 +289,18 @@ def test_a_picture_is_guided_while_its_prompt_has_the_token(base: Base, adapter:
     (gradient,) = torch.autograd.grad(boxes.layout.scale * loss.sum(), start)
     expected = latents[:1] - (1 - base.scheduler.alphas_cumprod[600]) * gradient
     assert torch.allclose(moved[:1], expected, atol=1e-6)
+
+
+def test_a_relation_does_not_become_the_head_when_its_head_has_left_the_prompt(base: Base, adapter: Adapter) -> None:
+    values = load_params().section("invert.compositional.layout", dict[str, Any]) | {"threshold": 0.0}
+    boxes, latents = layout.Adapter(base, "<s>", {}, values), initial_latents(base, [1])
+    with adapter.applied(), PlaceholderTokens(base, {"<s>": torch.ones(base.dim)}).applied(), torch.no_grad():
+        guidance = guided_by([adapter, boxes], ["<r(9)> <s> box"])
+        assert guidance is not None
+        for timestep, guided in ((950, True), (850, False)):
+            encodings = base.encode(base.tokenize([adapter.prompt_at("<r(9)> <s> box", timestep)]))
+            moved = guidance(latents, torch.tensor(timestep), 0.0, encodings)
+            assert torch.equal(moved, latents) is not guided
 
 
 def test_other_concepts_know_no_resolutions(base: Base, exemplar_folder: Path) -> None:

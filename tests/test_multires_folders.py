@@ -14,7 +14,7 @@ from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exchange.importing import import_concept
-from relinv.exchange.multires_folders import TABLE
+from relinv.exchange.multires_folders import NORM, TABLE
 
 
 def save_text_encoder(base: Base, folder: Path, learned: torch.Tensor) -> Path:
@@ -45,15 +45,24 @@ def test_its_rows_are_used_as_those_learned_here(base: Base, tmp_path: Path) -> 
     assert not torch.equal(found(0)[0], found(999)[0])
 
 
+def test_other_text_encoders_with_more_rows_are_refused(base: Base, tmp_path: Path) -> None:
+    """Those of DreamBooth's form hold no learned rows, and those of other programs rows of another meaning."""
+    file = save_text_encoder(base, tmp_path, torch.zeros(4, base.dim))
+    state = torch.load(file)
+    for change in (
+        {TABLE: torch.cat([base.table.detach().half().float(), torch.zeros(4, base.dim)])},  # no weight decay
+        {f"text_model.{NORM}": state[f"text_model.{NORM}"] + 0.01},  # the whole encoder was trained
+    ):
+        torch.save(state | change, file)
+        with pytest.raises(
+            UserError, match="was not saved by Multiresolution Textual Inversion, but by its DreamBooth"
+        ):
+            import_concept(file, "inside", "published", base, tmp_path / "concept")
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_text_encoder_without_such_rows_is_refused(count: int, base: Base, tmp_path: Path) -> None:
     file, known = save_text_encoder(base, tmp_path, torch.zeros(count, base.dim)), len(base.table)
     with pytest.raises(UserError, match=f"is a text encoder with {known + count} rows, where the base .* has {known}"):
         import_concept(file, "inside", "published", base, tmp_path / "concept")
     assert not (tmp_path / "concept").exists()
-
-
-def test_another_perfusion_whose_layers_are_not_told_is_named(base: Base, tmp_path: Path) -> None:
-    torch.save({"embed_params": torch.zeros(base.dim), "key_value_params": [torch.zeros(8)]}, tmp_path / "ckpt.pt")
-    with pytest.raises(UserError, match=r"is a concept of lucidrains' perfusion-pytorch, .*: it cannot be imported"):
-        import_concept(tmp_path / "ckpt.pt", "inside", "published", base, tmp_path / "concept")

@@ -539,12 +539,20 @@ def test_what_contradicts_a_row_held_by_dreambooth_is_told_before_the_first_stag
         check_params(Params(values, Path("params.yaml")))
 
 
-def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path) -> None:
+def test_what_imported_tokens_lack_is_told_before_the_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = read_yaml(Path("params.yaml")) | {"relations": ["inside", "hug"], "methods": ["imported"]}
+    monkeypatch.setattr("relinv.preflight.FOLDERS", {"invert": tmp_path})
     (file := tmp_path / "r.bin").write_bytes(b"abc")
     inside = {"file": str(file), "sha256": "0" * 64}
     for tokens, told in (
         ({"inside": inside}, r"^The method 'imported' has no token of 'hug': name its file"),
+        (
+            {"inside": inside, "hug": inside | {"file": "none.bin"}},
+            r"^The token of 'hug' should be in 'none\.bin', but there is no such file",
+        ),
+        ({"inside": inside | {"token": "a\0b"}, "hug": inside}, "should be in 'a\0b', but there is no such file"),
         (
             {"inside": inside | {"sha256": None}},
             r"'invert\.imported\.tokens\.inside\.sha256' is null in params\.yaml: it must be a valid string",
@@ -553,6 +561,9 @@ def test_what_imported_tokens_lack_is_told_before_the_first_stage(tmp_path: Path
         values["invert"]["imported"]["tokens"] = tokens
         with pytest.raises(UserError, match=told):
             check_params(Params(values, Path("params.yaml")))
+    values["invert"]["imported"]["tokens"] = {"inside": inside, "hug": inside | {"file": "none.bin"}}
+    (tmp_path / "hug/imported").mkdir(parents=True)
+    check_params(Params(values, Path("params.yaml")))  # taken already
 
 
 def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:

@@ -86,11 +86,26 @@ class Adapter(ConceptAdapter):
         self.layout = parse(Layout, self.options, "adapter.options", "concept.json")
 
     def guidance(self, prompts_at: Callable[[int], list[str]]) -> Guidance | None:
-        """Return the guidance of a batch, or None if at the noisiest timestep, where the layout is decided, no prompt
-        has the token together with other words.
+        """Return the guidance of a batch, or None if no prompt has the token together with other words.
+
+        The prompts at the noisiest timestep, where the layout is decided, tell which words are head and which tail.
+        Each is guided as long as it has all of its tokens: a form of a token may leave it at finer timesteps.
         """
         noisiest = prompts_at(self.base.scheduler.config.num_train_timesteps - 1)
-        return partial(self._guide, prompts_at) if self.words(noisiest).any() else None
+        words, lengths = self.words(noisiest), self._lengths(noisiest)
+
+        def words_at(timestep: int) -> torch.Tensor:
+            """Return where these words are in the prompts that are whole at a timestep, (prompts, 2, tokens) bool."""
+            whole = self._lengths(prompts_at(timestep)) == lengths
+            return words & to_device(whole, words.device)[:, None, None]
+
+        return partial(self._guide, words_at) if words.any() else None
+
+    def _lengths(self, prompts: list[str]) -> torch.Tensor:
+        """Return how many tokens each prompt has, (prompts,) on the CPU."""
+        import torch
+
+        return torch.tensor([len(ids) for ids in self.base.tokenizer(prompts).input_ids])
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Return where the words of head and tail are, (prompts, 2, tokens) bool; all False without the token.
@@ -116,7 +131,7 @@ class Adapter(ConceptAdapter):
 
     def _guide(
         self,
-        prompts_at: Callable[[int], list[str]],
+        words_at: Callable[[int], torch.Tensor],
         latents: torch.Tensor,
         timestep: torch.Tensor,
         progress: float,
@@ -132,11 +147,13 @@ class Adapter(ConceptAdapter):
         layout = self.layout
         if progress >= layout.fraction:
             return latents
-        words = self.words(prompts_at(int(timestep)))  # (images, 2, tokens)
+        words = words_at(int(timestep))  # (images, 2, tokens)
+        far = words.flatten(1).any(-1).nonzero()[:, 0]  # indices in the batch of the images still to be moved
+        if not len(far):
+            return latents
         step = layout.scale * (1 - self.base.scheduler.alphas_cumprod[int(timestep)].item())
         latents = latents.clone()
-        far = words.flatten(1).any(-1).nonzero()[:, 0]  # indices in the batch of the images still to be moved
-        for _ in range(layout.iterations if len(far) else 0):
+        for _ in range(layout.iterations):
             with torch.enable_grad(), deterministic(self.base.device):
                 moving = latents[far].requires_grad_()
                 maps = attention_maps(self.base, moving, timestep, encodings[far])

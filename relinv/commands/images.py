@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from relinv.commands.common import base_on_cpu
 from relinv.errors import UserError
 from relinv.params import load_params
 from relinv.results import find_result
-from relinv.settings import GenerateSettings, Scheduler
+from relinv.settings import Sampler, Scheduler
 
 if TYPE_CHECKING:
     from relinv.images import ImageRecord
@@ -103,8 +103,12 @@ def imagine(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
     images: Annotated[int, typer.Option(min=1, help="How many to draw, from that seed and those after it.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the base's, as in params.yaml.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Default: the base's, as in params.yaml.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampling steps, 1 to 500; default: the base's, as in params.yaml.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="0 to 50; default: the base's, as in params.yaml.")
+    ] = None,
     scheduler: Annotated[Scheduler | None, typer.Option(help="Default: the base's, as in params.yaml.")] = None,
     option: Annotated[
         list[str] | None,
@@ -127,10 +131,10 @@ def imagine(
     _require_recordable(prompt, seed, images)
     params = load_params()
     settings, options = params.generation(), option or []
-    given: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
-    given["adapters"] = with_options(options, settings.adapters)
-    chosen = {name: value for name, value in given.items() if value is not None}
-    settings = parse(GenerateSettings, settings.model_dump() | chosen, "", "the command")
+    given = {"steps": steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
+    sampler = {name: getattr(settings, name) if value is None else value for name, value in given.items()}
+    chosen = parse(Sampler, sampler, "", "the command").model_dump()
+    settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
     for sentence in unsaid(prompt, concepts):  # drawn anyway: weights beside a token change any picture

@@ -84,8 +84,8 @@ class ConceptAdapter:
     def encode(self, prompts: Sequence[str], plain: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
         """Return the UNet's conditioning, (prompts, tokens, dim or more); `plain` gives the text encodings.
 
-        What is beyond `dim` is read by the adapter's own hooks, which adapters of one kind may share; only one kind
-        (Perfusion's) may have any. A method trains with the same encodings, by its `conditioning`.
+        What is beyond `dim` is read by the adapter's own hooks, and adapters of one kind may share it. Only one kind of
+        adapter may add any, and Perfusion's does. A method trains with the same encodings, by its `conditioning`.
         """
         return plain(prompts)
 

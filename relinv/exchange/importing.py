@@ -60,7 +60,9 @@ def _require_fit(published: Published, file: Path, base: Base) -> None:
             f"{base.dim}: it was learned for another kind of base."
         )
     limit = base.tokenizer.model_max_length
-    if count > limit - 4:  # minus a prompt's start and end tokens and two entities of a token each
+    if (
+        published.adapter == "vectors" and count > limit - 4
+    ):  # minus a prompt's start and end tokens and two entities of a token each
         raise UserError(
             f"The token in '{file}' takes {count} tokens of a prompt, and '{base.id}' reads {limit} with its two "
             "entities and its ends: it cannot be used here."

@@ -39,7 +39,7 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
     """Train the method of each task in place, from its last checkpoint if there is one; return their logs.
 
     Tasks share only the base and each step's passes of its UNet: each has its own state, optimiser, captions, timesteps
-    and noise (the same numbers as another's if both have one seed), and learns the same as it would alone, up to
+    and noise (the same numbers as another's if their seeds are equal), and learns the same as it would alone, up to
     rounding. Tests require that its rows agree within 1e-4, absolute and relative, in fp32 on a CPU, and have a cosine
     of 0.99 in bf16 on a GPU. `keep`: whether to save the final state as a checkpoint too, for another process. Raises
     UserError if one of several tasks changes the UNet, if the memory is too small, or if a loss diverged, in which case

@@ -36,6 +36,15 @@ class TokenFile(settings.Settings):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     token: Place | None = None
 
+    def require_files(self, relation: str) -> None:
+        """Raise UserError, which names the relation, if a file is missing."""
+        for file in filter(None, (self.file, self.token)):
+            if not Path(file).is_file():
+                raise UserError(
+                    f"The token of '{relation}' should be in '{file}', but there is no such file: put it there, or "
+                    f"correct invert.imported.tokens.{relation}."
+                )
+
     @field_serializer("file", "token")
     def _name(self, place: str | None) -> str | None:
         """Return the name alone: what a concept says of its origin does not depend on where the files lie."""
@@ -57,12 +66,7 @@ class Method(InversionMethod):
     def __init__(self, base: Base, words: str, settings: Settings, exemplars: ExemplarSet) -> None:
         super().__init__(base, words, settings, exemplars)
         source = settings.tokens[exemplars.relation]
-        for file in filter(None, (source.file, source.token)):
-            if not Path(file).is_file():
-                raise UserError(
-                    f"The token of '{exemplars.relation}' should be in '{file}', but there is no such file: put it "
-                    f"there, or correct invert.imported.tokens.{exemplars.relation}."
-                )
+        source.require_files(exemplars.relation)
         published = read_published(Path(source.file), base, Path(source.token) if source.token else None)
         if (found := sha256_of(Path(source.file), published.token_file)) != source.sha256:
             raise UserError(
