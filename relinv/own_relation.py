@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relinv.benchmark import ENTRY, Benchmark, read_own_relation
 from relinv.errors import UserError
-from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, TO_FILL, pictures_in, read_captions
+from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, OWN, TO_FILL, pictures_in, read_captions
 from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
 from relinv.settings import require_name
 
@@ -88,7 +88,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
     listed = "".join(f"\n  - {text}" for text in to_do) or " nothing."
     return (
         f"'{folder}' holds {verdict.images} pictures{without}. What is left to do:{listed}\n"
-        f"Then run: dvc exp run -S 'relations=[{relation}]'\n"
+        f"Then run: dvc exp run -S 'relations=[{relation}]' (with --temp or --queue, add -C {OWN})\n"
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -144,8 +147,33 @@ def test_what_dvc_refuses_is_told_with_where_the_parameters_are(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restoring, "dvc", MagicMock(side_effect=UserError("`dvc checkout` failed: Permission denied")))
-    with pytest.raises(UserError, match=r"(?s)denied.*they differed is kept in .*\.diff\. Correct this"):
+    with pytest.raises(UserError, match=r"(?s)denied.*they differed is kept in .*\.diff\. Correct this and run"):
         restore(repository)
+
+
+def test_what_dvc_has_no_copy_of_is_not_lost(repository: Path) -> None:
+    (repository / "data/reversion").unlink()
+    (repository / "data/reversion").write_text("learned without DVC")
+    with pytest.raises(UserError, match=r"(?s)data/reversion.*DVC has no copy of these files: .*checkout --force` and"):
+        restore(repository)
+    assert (repository / "data/reversion").read_text() == "learned without DVC"
+    runner(repository)(sys.executable, "-m", "dvc", "checkout", "--quiet", "--force")
+    assert restore(repository).lacking == []
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_nothing_changes_under_a_stage_that_is_running(kind: str, repository: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    by = [{"pid": pid, "cmd": "dvc exp run"} for pid in (ended.pid, os.getpid())]
+    locks = {"read": {"data": by}, "write": {}} if kind == "read" else {"read": {"data": by[:1]}, "write": {"d": by[1]}}
+    (repository / ".dvc/tmp/rwlock").write_text(json.dumps(locks))
+    with pytest.raises(UserError, match=rf"running here, by process {os.getpid()} \(dvc exp run\): wait until"):
+        restore(repository)
+    assert (repository / "params.yaml").read_text() == CHANGED
+    (repository / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by[:1]}, "write": {}}))
+    restore(repository)  # that process was killed
+    assert (repository / "params.yaml").read_text() == PARAMS
 
 
 @pytest.mark.parametrize(("file", "reason"), [(None, "There is no dvc.yaml in"), ("dvc.yaml", "not a git repository")])

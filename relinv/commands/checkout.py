@@ -39,10 +39,10 @@ def restore() -> None:
     from relinv.pipeline.restoring import branches_left
     from relinv.pipeline.restoring import restore as bring_back
 
+    restored = bring_back(Path())
     if branches := branches_left(Path()):
         switch = " or ".join(f"`git switch {branch}`" for branch in branches)
         print(f"git is on no branch, as a killed experiment leaves it: {switch}, so that what you commit is on one.")
-    restored = bring_back(Path())
     if restored.lacking:
         listed = ", ".join(restored.lacking[:3]) + (", …" if len(restored.lacking) > 3 else "")
         print(f"The committed parameters are back, and the results but for {len(restored.lacking)} ({listed}).")

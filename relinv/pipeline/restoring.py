@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from relinv.errors import UserError
-from relinv.files import atomic_write_bytes
+from relinv.files import atomic_write_bytes, read_json
 from relinv.params import MAIN, PRESETS
 from relinv.pipeline.repository import PLAIN_DIFF, dvc, git
 from relinv.results import FOLDERS
@@ -35,10 +36,12 @@ class Restored:
 def restore(root: Path) -> Restored:
     """Bring the committed parameters and results of the pipeline at `root` back, from git and from DVC's cache.
 
-    Only what an experiment writes is replaced. Raises UserError if `root` is no pipeline, or git or DVC refuses.
+    Only what an experiment writes is replaced. Raises UserError if `root` is no pipeline or one that is running, or if
+    git or DVC refuses.
     """
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"There is no dvc.yaml in '{root.resolve()}': run this in the pipeline's own folder.")
+    _require_idle(root)
     results = [*RESULTS]
     if not git(root, "status", "--porcelain", "--", MINIATURE, f":!{MINIATURE}/dvc.lock"):
         # DVC writes the present code into it as what the weights were trained with, when it saves an experiment
@@ -52,8 +55,26 @@ def restore(root: Path) -> Restored:
         if lacking := _lacking(str(error)):
             return Restored(kept, lacking)
         how = f", and how they differed is kept in {' and '.join(map(str, kept))}" if kept else ""
-        raise UserError(f"{error}\nThe parameters are back{how}. Correct this and run it again.") from None
+        remedy = "Correct this"
+        if "unsaved files" in str(error):  # made without DVC, or by a run that was stopped
+            remedy = "DVC has no copy of these files: copy those that you want to keep, run `dvc checkout --force`"
+        raise UserError(f"{error}\nThe parameters are back{how}. {remedy} and run `relinv restore` again.") from None
     return Restored(kept, [])
+
+
+def _require_idle(root: Path) -> None:
+    """Raise UserError if a stage runs at `root`: its parameters would change under it, and its results be lost."""
+    import psutil
+
+    file = root / ".dvc/tmp/rwlock"  # who reads or writes what; killed processes stay in it
+    locks = read_json(file, "list of DVC's locks", "remove it") if file.is_file() else {}
+    infos = [*locks.get("write", {}).values(), *chain(*locks.get("read", {}).values())]
+    for pid, command in {info["pid"]: info["cmd"] for info in infos}.items():
+        if psutil.pid_exists(pid):
+            raise UserError(
+                f"A stage is running here, by process {pid} ({command}): wait until it has ended, or stop it, and run "
+                "`relinv restore` then."
+            )
 
 
 def _lacking(said: str) -> list[str]:
