@@ -60,6 +60,13 @@ def test_other_text_encoders_with_more_rows_are_refused(base: Base, tmp_path: Pa
             import_concept(file, "inside", "published", base, tmp_path / "concept")
 
 
+def test_one_of_another_width_is_told_as_such(base: Base, tmp_path: Path) -> None:
+    file = save_text_encoder(base, tmp_path, torch.zeros(4, base.dim))
+    torch.save({name: torch.cat([tensor, tensor], dim=-1) for name, tensor in torch.load(file).items()}, file)
+    with pytest.raises(UserError, match=f"has {2 * base.dim} numbers and the base .* takes {base.dim}"):
+        import_concept(file, "inside", "published", base, tmp_path / "concept")
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_text_encoder_without_such_rows_is_refused(count: int, base: Base, tmp_path: Path) -> None:
     file, known = save_text_encoder(base, tmp_path, torch.zeros(count, base.dim)), len(base.table)
