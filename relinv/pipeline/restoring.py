@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, read_json
@@ -72,8 +73,8 @@ def _require_idle(root: Path) -> None:
     for pid, command in {info["pid"]: info["cmd"] for info in infos}.items():
         if psutil.pid_exists(pid):
             raise UserError(
-                f"A stage is running here, by process {pid} ({command}): wait until it has ended, or stop it, and run "
-                "`relinv restore` then."
+                f"A stage is running here, by process {pid} ({shorten(command, 80, placeholder=' …')}): wait until it "
+                "has ended, or stop it, and run `relinv restore` then."
             )
 
 
