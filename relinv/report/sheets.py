@@ -17,7 +17,7 @@ from relinv.report.tables import label
 
 PANEL_LINES = 5  # scenarios shown of each kind
 CELL = 112  # pixels a side of a generated image on the sheet
-LEAST = 28  # pixels a side of an exemplar
+LEAST = 28  # pixels a side of an exemplar, at least
 GAP = 6
 LABEL = 84  # pixels left of a row for its entities' names, at least
 NAMES = 13  # font size of those names
