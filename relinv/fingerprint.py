@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relinv.files import sha256_file, sha256_files, write_json
-
-if TYPE_CHECKING:
-    from relinv.settings import JudgeSettings
+from relinv.settings import JudgeSettings
 
 KNOWN = Path(".scratch/hashes.json")  # git-ignored: size, modification time and hash of each large file seen
 LARGE = 2**26  # bytes; smaller files are read in a moment

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from relinv.exemplars import load_image
+from relinv.benchmark import Benchmark
+from relinv.exemplars import ExemplarSet, load_image
+from relinv.judge import Judge
 from relinv.results import Judged
-from relinv.vqa import RESOLUTION
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from relinv.benchmark import Benchmark
-    from relinv.exemplars import ExemplarSet
-    from relinv.judge import Judge
-    from relinv.vqa import VqaModel
+from relinv.vqa import RESOLUTION, VqaModel
 
 
 def require_scenarios_read(judge: Judge, relation: str, benchmark: Benchmark) -> None:

@@ -6,16 +6,13 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from relinv.benchmark import ENTRY, Benchmark, read_own_relation
 from relinv.errors import UserError
 from relinv.exemplars import CAPTIONS, IMAGE_SUFFIXES, MASKS, OWN, TO_FILL, pictures_in, read_captions
 from relinv.files import atomic_folder, atomic_write_text, is_visible, require_utf8, write_json
+from relinv.results import Verdict
 from relinv.settings import require_name
-
-if TYPE_CHECKING:
-    from relinv.results import Verdict
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 OTHER_KINDS = frozenset({".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".nef",

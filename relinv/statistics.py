@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-if TYPE_CHECKING:
-    from relinv.settings import ReportSettings
+from relinv.settings import ReportSettings
 
 CLUSTER = ["relation", "index"]
 Resampled = Literal["relations", "scenarios", "trainings"]

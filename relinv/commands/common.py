@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from relinv.diffusion.bases import Base
 from relinv.params import load_params
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
 
 ON_CPU = {"device": "cpu"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,12 +11,10 @@ from relinv import cli
 from relinv.checking import parse
 from relinv.commands.common import base_on_cpu
 from relinv.errors import UserError
+from relinv.images import ImageRecord
 from relinv.params import load_params
 from relinv.results import find_result
 from relinv.settings import Sampler, Scheduler
-
-if TYPE_CHECKING:
-    from relinv.images import ImageRecord
 
 app = cli.stage_app()
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from relinv import cli
 from relinv.commands.common import Method, Relation, base_on_cpu
+from relinv.diffusion.concept import Concept
 from relinv.errors import unknown
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
-
-if TYPE_CHECKING:
-    from relinv.diffusion.concept import Concept
 
 app = cli.stage_app()
 CONCEPTS = FOLDERS["invert"]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from relinv.diffusion.bases import Base
 from relinv.errors import UserError
 from relinv.exchange.tensor_files import floats, load_content, row
 from relinv.exchange.token_files import Published, token_in
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
 
 MARK = "_custom_diffusion"
 UNUSED = tuple(f".{part}{MARK}." for part in ("to_q", "to_out"))

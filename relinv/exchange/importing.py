@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import METADATA, Concept, save_concept
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
@@ -19,9 +20,6 @@ from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
 from relinv.learning.token_row import TOKEN
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import require_name
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
 
 LUCIDRAINS = {"embed_params", "key_value_params"}
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from relinv.diffusion.bases import Base
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exchange.tensor_files import floats, rows
 from relinv.exchange.token_files import Published
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 NORM = "final_layer_norm.weight"  # of the text encoder's last layer, which this training leaves as it is

@@ -5,21 +5,17 @@ Its pictures, timesteps, captions and noise come from generators made for that s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
 from relinv.devices import to_device
 from relinv.diffusion.randomness import generator
 from relinv.learning.exemplar_latents import ExemplarLatents, encode_pictures
+from relinv.learning.method import InversionMethod, TrainingPicture
 from relinv.learning.timesteps import require_probabilities, sample_timesteps
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from relinv.learning.method import InversionMethod, TrainingPicture
 
 
 @dataclass(frozen=True)

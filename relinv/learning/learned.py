@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relinv.diffusion.bases import LIBRARIES
 from relinv.diffusion.concept import Concept, embedding_bytes
-
-if TYPE_CHECKING:
-    from relinv.learning.method import InversionMethod
-    from relinv.learning.problem import Problem
+from relinv.learning.method import InversionMethod
+from relinv.learning.problem import Problem
 
 
 def token_file(problem: Problem, method: InversionMethod, steps: int) -> bytes | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base
 
 Terms = TypeVar("Terms")
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from relinv.diffusion.bases import Base
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
+from relinv.learning.checkpoints import Checkpoints
+from relinv.learning.method import InversionMethod
 from relinv.params import Params
 from relinv.plugins import find_plugin
 from relinv.results import FOLDERS, find_benchmark, read_verdict
 from relinv.settings import ModelSettings, PreviewSettings, Seed, Settings
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
-    from relinv.learning.checkpoints import Checkpoints
-    from relinv.learning.method import InversionMethod
 
 
 @dataclass(frozen=True)

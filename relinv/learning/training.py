@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from relinv.devices import deterministic, fp32_as_such
+from relinv.diffusion.bases import Base
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import encode_png, to_pictures
@@ -23,14 +24,10 @@ from relinv.errors import UserError, as_said, is_out_of_memory
 from relinv.learning.batches import Batch, Batches
 from relinv.learning.learned import token_file
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
-from relinv.learning.method import Visit
+from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.passes import accumulate_gradients, predict
+from relinv.learning.problem import Task
 from relinv.learning.training_log import LOSSES, TrainingLog
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
-    from relinv.learning.method import InversionMethod
-    from relinv.learning.problem import Task
 
 SHOWN_EVERY = 20  # steps between reading the loss, to show it and to detect divergence: each read stalls a GPU
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
-from relinv.learning.losses import weighted_sum
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from relinv.learning.losses import Term
-
+from relinv.learning.losses import Term, weighted_sum
 
 LOSSES = "losses.csv"
 

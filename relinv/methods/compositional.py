@@ -5,14 +5,10 @@ L = denoise_weight * L_denoise + anchor_weight * L_anchor; the layout is an adap
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from relinv.adapters.layout import Adapter, Layout
+from relinv.diffusion.bases import Base
+from relinv.exemplars import ExemplarSet
 from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
-
-if TYPE_CHECKING:
-    from relinv.diffusion.bases import Base
-    from relinv.exemplars import ExemplarSet
 
 
 class Settings(TokenRowSettings):

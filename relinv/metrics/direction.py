@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from relinv.scoring import ranked_first
-
-if TYPE_CHECKING:
-    from relinv.scoring import Context
+from relinv.scoring import Context, ranked_first
 
 TITLE = "Direction"
 DESCRIPTION = (

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from relinv.scoring import Context
+from relinv.scoring import Context
 
 TITLE = "Relation similarity"
 DESCRIPTION = (

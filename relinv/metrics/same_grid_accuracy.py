@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from relinv.scoring import ranked_first
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from relinv.benchmark import Relation
-    from relinv.scoring import Context
+from relinv.benchmark import Relation
+from relinv.scoring import Context, ranked_first
 
 TITLE = "Same-grid accuracy"
 DESCRIPTION = (
