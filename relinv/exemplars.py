@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image, ImageOps
+from PIL.Image import Transpose
 
 from relinv.errors import UserError
 from relinv.files import is_visible, opened_picture, read_json, sha256_files
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 OWN = Path("data/exemplars/own")  # the relations that the user laid out
 CAPTIONS = "text.json"
@@ -81,20 +81,17 @@ def _is_template_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
-def orientation(picture: Image) -> int:
+def orientation(picture: Image.Image) -> int:
     """Return an opened picture's EXIF orientation, 1 (upright) to 8 (EXIF 2.3, section 4.6.4)."""
     found = picture.getexif().get(EXIF_ORIENTATION, 1)
     return int(found) if found in range(1, 9) else 1  # some programs write it as a fraction
 
 
-def open_upright(path: Path) -> Image:
+def open_upright(path: Path) -> Image.Image:
     """Return a picture as RGB with its EXIF orientation applied; transparency becomes white.
 
     Raises UserError if the file cannot be decoded.
     """
-    from PIL import Image
-    from PIL.Image import Transpose
-
     turns = [Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
              Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90]  # for 2 to 8 # fmt: skip
     with opened_picture(path) as opened:
@@ -108,24 +105,20 @@ def open_upright(path: Path) -> Image:
     return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
 
 
-def load_image(path: Path, resolution: int) -> Image:
+def load_image(path: Path, resolution: int) -> Image.Image:
     """Return a picture as a model sees it: the upright RGB centre square, `resolution` pixels a side, bicubic.
 
     Never squashed or flipped: either would change the relation shown. Raises UserError as `open_upright` does.
     """
-    from PIL import Image, ImageOps
-
     return ImageOps.fit(open_upright(path), (resolution, resolution), Image.Resampling.BICUBIC)
 
 
-def load_mask(exemplar: Exemplar, side: int) -> Image | None:
+def load_mask(exemplar: Exemplar, side: int) -> Image.Image | None:
     """Return a picture's grey mask, framed as `load_image` frames the picture, `side` pixels a side; or None.
 
     A mask that is not its picture's size, such as a segmenter's square, is first stretched over the whole picture.
     Raises UserError as `open_upright` does.
     """
-    from PIL import Image, ImageOps
-
     if exemplar.mask is None:
         return None
     mask = open_upright(exemplar.mask).convert("L").resize(open_upright(exemplar.path).size, Image.Resampling.BILINEAR)

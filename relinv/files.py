@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
+
+from PIL import Image
 
 from relinv.errors import UserError, is_out_of_memory, reason
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 LEFT_BY_WINDOWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # in folders of pictures; lower case
 UNREADABLE = "The {} nests too deeply, or holds a value that cannot be read: correct it."
@@ -80,15 +79,13 @@ def require_utf8(name: str, holder: str, remedy: str = "rename that file") -> No
 
 
 @contextmanager
-def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it") -> Iterator[Image]:
+def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it") -> Iterator[Image.Image]:
     """Yield an opened picture, whose pixels are read on demand.
 
     Any failure to open it or inside the block, except a lack of memory, becomes a UserError: `what` names the
     picture's role, `remedy` what to do. Pillow's limit to the number of pixels holds, but not half of it, from which
     Pillow warns: photographs have so many.
     """
-    from PIL import Image
-
     quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
     try:
         with quiet, Image.open(path) as opened:

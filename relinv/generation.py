@@ -8,25 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from relinv.benchmark import Scenario
 from relinv.checking import parse
 from relinv.devices import deterministic
+from relinv.diffusion.bases import Base
+from relinv.diffusion.concept import Concept
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
 from relinv.images import FORMS_FILE, ImageRecord, png_texts, publish, workspace
 from relinv.settings import GenerateSettings
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from relinv.benchmark import Scenario
-    from relinv.diffusion.bases import Base
-    from relinv.diffusion.concept import Concept
 
 # The code that decides the pixels: an unfinished run is resumed only by the same code.
 CODE = ("adapters", "benchmark.py", "devices.py", "diffusion", "generation.py", "images.py")
@@ -129,8 +126,6 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
 
 def contact_sheet(pictures: Sequence[Image.Image], lines: Sequence[Sequence[str]]) -> Image.Image:
     """Return the pictures arranged as `lines`, each below its words: as many pictures as words, in the same order."""
-    from PIL import Image, ImageDraw, ImageFont
-
     cell, text, gap = 112, 18, 6  # pixels
     left = iter(pictures)
     size = (max(map(len, lines)) * (cell + gap) + gap, len(lines) * (cell + text + gap) + gap)

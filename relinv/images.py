@@ -8,18 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
+from PIL import Image
 from pydantic import ConfigDict
 
 from relinv.checking import parse
 from relinv.errors import UserError, told_as
 from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse_json, read_text, sha256_json
 from relinv.settings import GenerateSettings, Positive, Scheduler, Seed
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 RECORDS = "records.jsonl"
 PNG_RECORD = "relinv"  # the key of the PNG text that holds its record

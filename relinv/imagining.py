@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from relinv.devices import deterministic
-from relinv.diffusion.bases import PLACEHOLDER, load_base
-from relinv.diffusion.concept import load_concept
+from relinv.diffusion.bases import PLACEHOLDER, Base, load_base
+from relinv.diffusion.concept import Concept, load_concept
 from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
 from relinv.diffusion.sampling import to_pictures
 from relinv.errors import UserError
 from relinv.files import parse_yaml
 from relinv.generation import redraw, require_same, settings_of, shared_facts
 from relinv.images import ImageRecord
+from relinv.params import Params
 from relinv.results import find_benchmark, find_result
 from relinv.settings import GenerateSettings
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from relinv.diffusion.bases import Base
-    from relinv.diffusion.concept import Concept
-    from relinv.params import Params
 
 FORM = re.compile(r"[\[(|>]")  # ends the name in a token, such as <r>, or <r[3]> of several rows
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from relinv.checking import parse
 from relinv.devices import deterministic, find_device
@@ -18,7 +19,6 @@ from relinv.settings import JudgeSettings
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 CONFIG = "open_clip_config.json"
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")  # one is needed, else transformers makes up a byte-level one

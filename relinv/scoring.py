@@ -7,23 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from relinv.benchmark import Benchmark, Relation
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.files import atomic_write_text
 from relinv.images import ImageRecord, read_pictures, read_records
+from relinv.judge import Judge
 from relinv.plugins import find_plugin, plugin_names
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from relinv.judge import Judge
-    from relinv.vqa import VqaModel
+from relinv.vqa import VqaModel
 
 METRICS = "relinv.metrics"
 PARTS = ("TITLE", "SOURCE", "DESCRIPTION", "HIGHER_IS_BETTER", "BOUNDS", "score")  # of a metric's file
@@ -43,8 +39,8 @@ class Context:
     exemplars: np.ndarray  # (exemplars, dim)
     encode_texts: Callable[[Sequence[str]], np.ndarray]  # (texts, dim); called often, so it remembers
     # for metrics of pixels, or with a model of their own, all RGB:
-    pictures: Sequence[Image] = ()  # as they were drawn
-    exemplar_pictures: Sequence[Image] = ()  # their centre squares, of the judge's resolution
+    pictures: Sequence[Image.Image] = ()  # as they were drawn
+    exemplar_pictures: Sequence[Image.Image] = ()  # their centre squares, of the judge's resolution
     # VQAScore of each image with its own text, (images,), if the judge names a model for it
     vqa: Callable[[Sequence[str]], np.ndarray] | None = None
 
@@ -111,7 +107,7 @@ class Drawn:
     """A generated folder's records and pictures, and the exemplars its relation was learned from."""
 
     records: list[ImageRecord]
-    pictures: list[Image]
+    pictures: list[Image.Image]
     exemplars: ExemplarSet
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from relinv.errors import UserError, reason
@@ -15,7 +16,6 @@ from relinv.results import FOLDERS
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 MODEL = "CIDAS/clipseg-rd64-refined"  # what Perfusion's authors used
 SIDE = 352  # pixels a side of the square that the published weights take
@@ -31,13 +31,12 @@ class Segmenter:
         self.name = name
         self._network, self._processor = network.eval(), processor
 
-    def find(self, picture: Image, words: str) -> Image:
+    def find(self, picture: Image.Image, words: str) -> Image.Image:
         """Return how likely each pixel of an RGB picture shows what `words` say, as a grey picture of the same size.
 
         The mean over all `PROMPTS`. Raises UserError if there are more words than the model reads.
         """
         import torch
-        from PIL import Image
 
         resample = Image.Resampling.BILINEAR
         square = picture.resize((SIDE, SIDE), resample)  # all of it, with nothing cropped by the processor

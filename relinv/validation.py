@@ -7,7 +7,10 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from relinv.benchmark import ENTRY
 from relinv.errors import UserError
@@ -15,10 +18,6 @@ from relinv.exemplars import CAPTIONS, MASKS, OWN, TO_FILL, open_upright, orient
 from relinv.files import is_visible, opened_picture, write_json
 from relinv.results import Verdict
 from relinv.settings import ValidateSettings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
 
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")  # as relinv/diffusion/bases.py finds it
 THUMBNAIL = 32  # pixels a side at which pictures are compared
@@ -206,8 +205,6 @@ def _mode_problems(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _check_duplicates(looks: Mapping[str, Look], settings: ValidateSettings, verdict: Verdict) -> None:
     """Add the pairs of pictures with the same pixels (errors) and with nearly the same (warnings)."""
-    import numpy as np
-
     for first, second in itertools.combinations(looks, 2):
         if looks[first].digest == looks[second].digest:
             verdict.errors.append(f"{second} is an exact duplicate of {first}: remove one of the two.")
@@ -215,11 +212,8 @@ def _check_duplicates(looks: Mapping[str, Look], settings: ValidateSettings, ver
             verdict.warnings.append(f"{second} is nearly the same picture as {first}: different scenes teach more.")
 
 
-def _look(picture: Image) -> Look:
+def _look(picture: Image.Image) -> Look:
     """Return what is kept of an RGB picture to compare it with others."""
-    import numpy as np
-    from PIL import Image
-
     pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes())
     small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return Look(pixels.hexdigest(), np.asarray(small, dtype=np.float32))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from relinv.devices import deterministic, find_device, float_type, require_precision
 from relinv.errors import UserError, is_out_of_memory, reason
@@ -18,7 +19,6 @@ from relinv.hub import find_model
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
     from relinv.settings import JudgeSettings, VqaSettings
 
@@ -35,7 +35,7 @@ class VqaModel:
         self.name = name
         self._network, self._processor, self._yes = network, processor, yes
 
-    def ask(self, pictures: Sequence[Image], texts: Sequence[str], batch_size: int) -> np.ndarray:
+    def ask(self, pictures: Sequence[Image.Image], texts: Sequence[str], batch_size: int) -> np.ndarray:
         """Return for each RGB picture the probability that it shows its text, (pictures,) float32.
 
         That is the probability, among all tokens, that the answer to `QUESTION` starts with one that says yes (`YES`).
@@ -51,7 +51,7 @@ class VqaModel:
                 parts.append(self._probabilities(pairs[start : start + batch_size]).cpu().numpy())
         return np.concatenate(parts)
 
-    def _probabilities(self, pairs: Sequence[tuple[Image, str]]) -> torch.Tensor:
+    def _probabilities(self, pairs: Sequence[tuple[Image.Image, str]]) -> torch.Tensor:
         """Return the probability of yes for pictures with their texts, (pictures,) float32."""
         inputs = self._processor.apply_chat_template(
             [_chat(picture, text) for picture, text in pairs],
@@ -124,7 +124,7 @@ def _one_token_spellings(tokenizer: Any) -> list[int]:
     return sorted({ids[0] for ids in spelt if len(ids) == 1} - {tokenizer.unk_token_id})
 
 
-def _chat(picture: Image, text: str) -> list[dict[str, Any]]:
+def _chat(picture: Image.Image, text: str) -> list[dict[str, Any]]:
     """Return what to ask about a picture, as transformers' processors take it."""
     content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION.format(text)}]
     return [{"role": "user", "content": content}]

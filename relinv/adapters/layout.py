@@ -12,6 +12,7 @@ from functools import partial
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated, Any
 
+from PIL import Image, ImageDraw
 from pydantic import AfterValidator, Field
 
 from relinv.checking import parse
@@ -25,7 +26,6 @@ from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
@@ -235,8 +235,6 @@ def layout_of(concept: Concept) -> Layout:
 
 def draw_boxes(picture: Image.Image, layout: Layout) -> Image.Image:
     """Return a copy of the picture with both boxes outlined: the head's in red, the tail's in blue."""
-    from PIL import ImageDraw
-
     marked = picture.copy()
     pen = ImageDraw.Draw(marked)
     for name, box in zip(COLOURS, layout.boxes, strict=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image
 
 from relinv import cli
 from relinv.checking import parse
@@ -52,8 +53,6 @@ def _require_another(target: Path, image: Path) -> None:
 
 def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     """Write a drawn image with the boxes of its concept; UserError if it has none or has changed since."""
-    from PIL import Image
-
     from relinv.adapters.layout import draw_boxes, layout_of
     from relinv.diffusion.concept import load_concept
     from relinv.diffusion.conditioning import drawn_with

@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from relinv.devices import to_device
 from relinv.errors import UserError, as_said, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.bases import Base
@@ -156,8 +158,6 @@ def initial_latents(base: Base, seeds: Sequence[int]) -> torch.Tensor:
 
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     """Return one RGB picture for each of `images`, (batch, 3, height, width) in [0, 1]."""
-    from PIL import Image
-
     # the arithmetic on the images' device: a GPU waits for what the CPU does between two batches
     levels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (batch, height, width, 3)
     return [Image.fromarray(picture) for picture in levels]
@@ -165,8 +165,6 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
 
 def encode_png(picture: Image.Image, texts: Mapping[str, str] = {}) -> bytes:
     """Return the picture as a PNG that holds `texts` by their keys; the same pixels and texts give the same bytes."""
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text)

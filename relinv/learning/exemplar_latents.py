@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy
 import torch
+from PIL import Image
 
 from relinv.devices import to_device
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL import Image
-
-    from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,6 @@ def encode_pictures(base: Base, pictures: Sequence[Image.Image]) -> ExemplarLate
 
 def _encode(base: Base, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean and standard deviation of one picture's latents, each (1, channels, h, w)."""
-    import numpy
-
     levels = torch.from_numpy(numpy.array(picture))  # (side, side, 3)
     pixels = (levels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(base.device, base.dtype)
     distribution = base.vae.encode(pixels).latent_dist

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy
+from PIL import Image
+
 from relinv.diffusion.adapter import in_place
 from relinv.diffusion.conditioning import prompt_at
 from relinv.exemplars import load_image, load_mask
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from PIL import Image
 
     from relinv.diffusion.adapter import ConceptAdapter
     from relinv.diffusion.bases import Base
@@ -187,7 +189,6 @@ def mask_of(base: Base, exemplar: Exemplar) -> torch.Tensor | None:
 
     An all-black mask has found nothing, so it gives None too. Raises UserError if the mask is unreadable.
     """
-    import numpy
     import torch
 
     picture = load_mask(exemplar, base.latent_side)

@@ -10,23 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
 from tqdm import tqdm
 
 from relinv.devices import deterministic
+from relinv.diffusion.bases import Base
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
+from relinv.exemplars import ExemplarSet
 from relinv.files import atomic_write_bytes, code_hash, opened_picture, sha256_json
 from relinv.learning.method import TrainingPicture
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from relinv.diffusion.bases import Base
-    from relinv.exemplars import ExemplarSet
-    from relinv.settings import Sampler
+from relinv.settings import Sampler
 
 CODE = ("devices.py", "diffusion", "learning/prior.py")  # determines the pictures besides the arguments
 DRAWN_AT_ONCE = 8

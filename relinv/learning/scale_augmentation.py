@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from relinv.learning.method import TrainingPicture
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 SMALLER = 0.66  # probability that a picture is shown smaller, or at most as it is
 SMALL_SIDES, LARGE_SIDES = (170 / 512, 1.0), (614 / 512, 716 / 512)  # smallest and largest, uniform between
@@ -48,8 +48,6 @@ def scale_variant(picture: TrainingPicture, cells: int, generator: torch.Generat
 
 def _as_picture(mask: torch.Tensor, side: int) -> Image.Image:
     """Return a mask, (h, w) in [0, 1], as a greyscale picture of `side` pixels."""
-    from PIL import Image
-
     return Image.fromarray((mask * 255).byte().cpu().numpy()).resize((side, side), Image.Resampling.BILINEAR)
 
 
@@ -62,8 +60,6 @@ def _integer(low: int, high: int, generator: torch.Generator) -> int:
 
 def _placed(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
     """Return the picture scaled to `side` pixels: pasted at an offset on grey if smaller, cropped at it if larger."""
-    from PIL import Image
-
     full = image.width
     scaled = image.resize((side, side), Image.Resampling.BICUBIC)
     if side > full:
