@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,10 @@ class Adapter(ConceptAdapter):
 
     FILE = "pytorch_custom_diffusion_weights.safetensors"
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        """Copy `tensors`. Raises UserError if they do not fit the projections of this base."""
-        self._own = pretrained(base)  # as they are now: another adapter may replace the layers' weights later
-        require_fit(base, tensors, self._own)
-        super().__init__(base, token, tensors, options)
+    def prepare(self) -> None:
+        """Keep the base's own projections. Raises UserError if the learned ones do not fit them."""
+        self._own = pretrained(self.base)  # as they are now: another adapter may replace the layers' weights later
+        require_fit(self.base, self.tensors, self._own)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -32,15 +32,12 @@ class Adapter(ConceptAdapter):
 
     replaces_layers = True
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        """Copy `tensors`. Raises UserError if they do not fit the base's UNet."""
+    def prepare(self) -> None:
+        """Lay the tensors out in memory as the base's. Raises UserError if they do not fit its UNet."""
         import torch
 
-        require_fit(base, tensors, initial_tensors(base, options))
-        super().__init__(base, token, tensors, options)
-        self.FILE = FILES[options["weights"]]
+        require_fit(self.base, self.tensors, initial_tensors(self.base, self.options))
+        self.FILE = FILES[self.options["weights"]]
         for tensor in self.tensors.values():
             if tensor.dim() == 4:  # the memory layout of the base's convolutions, even 1 x 1 ones: bits depend on it
                 tensor.data = torch.empty_like(tensor.data, memory_format=torch.channels_last).copy_(tensor.data)

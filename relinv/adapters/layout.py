@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from math import isqrt
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from PIL import Image, ImageDraw
 from pydantic import AfterValidator, Field
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from relinv.diffusion.adapter import Guidance
-    from relinv.diffusion.bases import Base
     from relinv.diffusion.concept import Concept
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -79,10 +78,8 @@ class Adapter(ConceptAdapter):
     Drawing = Layout
     addable = True
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(base, token, tensors, options)
+    def prepare(self) -> None:
+        """Read the options."""
         self.layout = parse(Layout, self.options, "adapter.options", "concept.json")
 
     def guidance(self, prompts_at: Callable[[int], list[str]]) -> Guidance | None:

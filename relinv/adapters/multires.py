@@ -16,17 +16,14 @@ finer ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from relinv.diffusion.token_rows import TokenRowsAdapter, row_token
 from relinv.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-
-    from relinv.diffusion.bases import Base
 
 KINDS = ("[]", "()", "||")
 NUMBER = re.compile(r"\d+|\d*\.\d+")
@@ -37,11 +34,10 @@ Timesteps = TypeVar("Timesteps", int, "torch.Tensor")
 class Adapter(TokenRowsAdapter):
     """Replaces the token in a prompt by the one of its rows to use at a timestep."""
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(base, token, tensors, options)
-        stem = re.escape(str(token).removesuffix(">"))
+    def prepare(self) -> None:
+        """Put the rows in place, and find the token's forms in prompts."""
+        super().prepare()
+        stem = re.escape(str(self.token).removesuffix(">"))
         self._form = re.compile(rf"{stem}(?P<form>[\[(|][^<>]*)?>", re.IGNORECASE)
 
     def prompt_at(self, prompt: str, timestep: int) -> str:

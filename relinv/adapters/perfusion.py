@@ -8,7 +8,7 @@ Several concepts in one base are composed into one edit (relinv/diffusion/rank_o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import CLIPTokenizer
 
-    from relinv.diffusion.bases import Base
 
 # The tensors i, C^-1 i and e_super, (dim,) each.
 INPUT, DIRECTION, SUPERCLASS = "concept_input", "concept_direction", "superclass_encoding"
@@ -56,16 +55,14 @@ class Adapter(ConceptAdapter):
     Drawing = Drawing
     learning = False  # whether its tensors change between two passes of the UNet
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(base, token, tensors, options)
+    def prepare(self) -> None:
+        """Check the tensors and the locking, and freeze what is not learned by gradients."""
         self._check()
-        self.gate: tuple[float, float] = (options["beta"], options["tau"])  # training sets its own
+        self.gate: tuple[float, float] = (self.options["beta"], self.options["tau"])  # training sets its own
         for name in self.tensors.keys() & FROZEN:
             self.tensors[name].requires_grad_(False)
         self._keys: dict[str, torch.Tensor] = {}  # o_K of each layer that computes keys, (out,)
-        require_lockable(base.tokenizer, options["superclass"], options["locking"])
+        require_lockable(self.base.tokenizer, self.options["superclass"], self.options["locking"])
 
     def _check(self) -> None:
         """Raise UserError if the tensors do not fit the base's layers."""

@@ -7,26 +7,18 @@ learns such a token: files of other programs hold them (relinv/exchange/importin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion.token_rows import TokenRowsAdapter, row_token
-
-if TYPE_CHECKING:
-    import torch
-
-    from relinv.diffusion.bases import Base
 
 
 class Adapter(TokenRowsAdapter):
     """Replaces the token in a prompt by all of its rows, in order."""
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(base, token, tensors, options)
-        self._name = re.compile(re.escape(str(token)), re.IGNORECASE)
-        self._rows = "".join(row_token(str(token), number) for number in range(self.count))
+    def prepare(self) -> None:
+        """Put the rows in place, and find the token in prompts."""
+        super().prepare()
+        self._name = re.compile(re.escape(str(self.token)), re.IGNORECASE)
+        self._rows = "".join(row_token(str(self.token), number) for number in range(self.count))
 
     def prompt_at(self, prompt: str, timestep: int) -> str:
         """Return the prompt with all rows in the token's place, at every timestep."""

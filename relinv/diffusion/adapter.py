@@ -47,7 +47,7 @@ class ConceptAdapter:
     def __init__(
         self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> None:
-        """Copy `tensors`; the base is not changed yet. Adapters raise UserError if the tensors do not fit it."""
+        """Copy `tensors` and call `prepare`; the base is not changed yet."""
         import torch
 
         self.base, self.token, self.options = base, token, dict(options)
@@ -55,6 +55,10 @@ class ConceptAdapter:
             name: torch.nn.Parameter(tensor.detach().float().to(base.device, copy=True))
             for name, tensor in tensors.items()
         }
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Compute what is needed once; UserError if the tensors or options do not fit the base. Default: nothing."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from relinv.diffusion.adapter import ConceptAdapter
 from relinv.diffusion.embeddings import PlaceholderTokens
 from relinv.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-
-    from relinv.diffusion.bases import Base
 
 ROWS = "rows"  # the one tensor of a concept's file, (rows, dim)
 
@@ -24,15 +18,13 @@ class TokenRowsAdapter(ConceptAdapter):
     FILE = "rows.safetensors"
     shares_unet = True  # a subclass that changes the UNet, or the encodings' width, sets this back to False
 
-    def __init__(
-        self, base: Base, token: str | None, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(base, token, {}, options)
-        if token is None or set(tensors) != {ROWS} or tensors[ROWS].dim() != 2:
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    def prepare(self) -> None:
+        """Put the rows in place. Raises UserError unless they are those of a token."""
+        if self.token is None or set(self.tensors) != {ROWS} or self.tensors[ROWS].dim() != 2:
+            shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
             raise UserError(f"A concept of several rows holds {shapes}, not the rows of a token.")
-        self.count = len(tensors[ROWS])
-        self._tokens = PlaceholderTokens(base, {row_token(token, n): row for n, row in enumerate(tensors[ROWS])})
+        rows = {row_token(self.token, number): row for number, row in enumerate(self.tensors[ROWS])}
+        self.count, self._tokens = len(rows), PlaceholderTokens(self.base, rows)
         self.tensors = {ROWS: self._tokens.rows}
 
     @contextmanager
