@@ -8,7 +8,10 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import ENTRY
+from relinv.diffusion.bases import load_base
+from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
+from relinv.generation import generate_folder
 from relinv.params import load_params
 from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH, find_benchmark, find_result
@@ -38,10 +41,6 @@ def generate(
         )
     model = params.drawing_model()
     learned = find_result("invert", relation, method)
-
-    from relinv.diffusion.bases import load_base  # only after the parameters are checked: these import torch
-    from relinv.diffusion.concept import load_concept
-    from relinv.generation import generate_folder
 
     base = load_base(model)
     folder = FOLDERS["generate"] / relation / method

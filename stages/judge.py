@@ -10,9 +10,12 @@ import typer
 from relinv import cli
 from relinv.exemplars import read_exemplars
 from relinv.files import write_json
+from relinv.judge import load_judge
+from relinv.judging import ask_of_exemplars, require_scenarios_read
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ScoreSettings
+from relinv.vqa import load_vqa_model
 
 app = cli.stage_app()
 
@@ -27,10 +30,6 @@ def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchm
     settings = params.section("score", ScoreSettings)
     benchmark = find_benchmark(params, relation)
     exemplars = read_exemplars(FOLDERS["fetch"] / relation)
-
-    from relinv.judge import load_judge  # these import torch, so they come after the checks of the files
-    from relinv.judging import ask_of_exemplars, require_scenarios_read
-    from relinv.vqa import load_vqa_model
 
     loaded = load_judge(params.judge())
     require_scenarios_read(loaded, relation, benchmark)  # now, rather than when all is learned and drawn

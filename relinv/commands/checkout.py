@@ -6,7 +6,11 @@ from pathlib import Path
 
 from relinv import cli
 from relinv.commands.common import ON_CPU, base_on_cpu
+from relinv.judge import load_judge
 from relinv.params import load_params
+from relinv.pipeline.restoring import branches_left
+from relinv.pipeline.restoring import restore as bring_back
+from relinv.vqa import find_vqa_model
 
 app = cli.stage_app()
 
@@ -18,9 +22,6 @@ def download() -> None:
     They come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
     checked: dvc repro --glob 'validate@*'
     """
-    from relinv.judge import load_judge
-    from relinv.vqa import find_vqa_model
-
     base = base_on_cpu()  # loaded as the stages do, which shows that all is there
     settings = load_params().judge()
     here = [base.id, load_judge(settings.model_copy(update=ON_CPU)).name]
@@ -36,9 +37,6 @@ def restore() -> None:
 
     How params.yaml and presets.yaml differed is kept in a file. What no experiment writes is left as it is.
     """
-    from relinv.pipeline.restoring import branches_left
-    from relinv.pipeline.restoring import restore as bring_back
-
     restored = bring_back(Path())
     if branches := branches_left(Path()):
         switch = " or ".join(f"`git switch {branch}`" for branch in branches)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base, load_base
 from relinv.params import load_params
 
 ON_CPU = {"device": "cpu"}
@@ -19,6 +19,4 @@ Method = Annotated[
 
 def base_on_cpu() -> Base:
     """Return the base in use on the CPU, for what reads or checks its weights: a machine without its GPU will do."""
-    from relinv.diffusion.bases import load_base
-
     return load_base(load_params().model().model_copy(update=ON_CPU))

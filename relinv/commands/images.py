@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from PIL import Image
+from tqdm import trange
 
 from relinv import cli
+from relinv.adapters.layout import draw_boxes, layout_of
 from relinv.checking import parse
 from relinv.commands.common import base_on_cpu
+from relinv.diffusion.bases import load_base
+from relinv.diffusion.concept import load_concept
+from relinv.diffusion.conditioning import drawn_with
+from relinv.diffusion.sampling import encode_png
 from relinv.errors import UserError
-from relinv.images import ImageRecord
+from relinv.files import atomic_write_bytes
+from relinv.generation import settings_of
+from relinv.images import ImageRecord, parameters, png_texts, read_image_record, require_png
+from relinv.imagining import draw_again, find_concepts, free_record, imagine_each, require_used, unsaid, with_options
 from relinv.params import load_params
 from relinv.results import find_result
 from relinv.settings import Sampler, Scheduler
@@ -28,12 +41,6 @@ def show(
     ] = None,
 ) -> None:
     """Print how an image was made, and the command that makes it again."""
-    import json
-    import shlex
-    from dataclasses import asdict
-
-    from relinv.images import parameters, read_image_record, require_png
-
     if boxes:
         require_png(boxes)
     record = read_image_record(image)
@@ -53,13 +60,6 @@ def _require_another(target: Path, image: Path) -> None:
 
 def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     """Write a drawn image with the boxes of its concept; UserError if it has none or has changed since."""
-    from relinv.adapters.layout import draw_boxes, layout_of
-    from relinv.diffusion.concept import load_concept
-    from relinv.diffusion.conditioning import drawn_with
-    from relinv.diffusion.sampling import encode_png
-    from relinv.files import atomic_write_bytes
-    from relinv.generation import settings_of
-
     if not record.method:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
     learned = find_result("invert", record.relation, record.method)
@@ -77,11 +77,6 @@ def draw(
     target: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
     """Draw an image again from the record stored in it: the same bytes on the same machine."""
-    from relinv.diffusion.sampling import encode_png
-    from relinv.files import atomic_write_bytes
-    from relinv.images import png_texts, read_image_record, require_png
-    from relinv.imagining import draw_again
-
     require_png(target)
     record = read_image_record(image)
     _require_another(target, image)
@@ -113,17 +108,6 @@ def imagine(
     ] = None,
 ) -> None:
     """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
-    import sys
-    from dataclasses import replace
-
-    from tqdm import trange
-
-    from relinv.diffusion.bases import load_base
-    from relinv.diffusion.sampling import encode_png
-    from relinv.files import atomic_write_bytes
-    from relinv.images import png_texts, require_png
-    from relinv.imagining import find_concepts, free_record, imagine_each, require_used, unsaid, with_options
-
     require_png(target)
     _require_recordable(prompt, seed, images)
     params = load_params()

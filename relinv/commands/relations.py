@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 from relinv import cli
+from relinv.benchmark import load_benchmark
 from relinv.commands.common import Relation
 from relinv.errors import UserError
+from relinv.exemplars import MASKS, OWN
+from relinv.own_relation import lay_out, next_steps
 from relinv.params import load_params
-from relinv.segmenting import MODEL
+from relinv.segmenting import FAINT, MODEL, find_pictures, load_segmenter, write_masks
 from relinv.settings import ValidateSettings
+from relinv.tokens import load_token_counter
+from relinv.validation import validate_folder
 
 app = cli.stage_app()
 
@@ -26,12 +31,6 @@ def new(
 
     It takes precedence over any other source of that relation. Once its captions are written, it works like any other.
     """
-    from relinv.benchmark import load_benchmark
-    from relinv.exemplars import OWN
-    from relinv.own_relation import lay_out, next_steps
-    from relinv.tokens import load_token_counter
-    from relinv.validation import validate_folder
-
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
     count_tokens, limit = load_token_counter(model)  # first: if it is missing, nothing is left half done
@@ -54,9 +53,6 @@ def masks(
 
     With every method, the training loss is then weighted by them: bright areas count most.
     """
-    from relinv.exemplars import MASKS
-    from relinv.segmenting import FAINT, find_pictures, load_segmenter, write_masks
-
     if not words.strip():
         raise UserError('The words say nothing to look for: write some, such as "two people kissing".')
     pictures = find_pictures(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +10,17 @@ from typing import Annotated
 import typer
 
 from relinv import cli
+from relinv.benchmark import load_benchmark
 from relinv.commands.common import Method, Relation, base_on_cpu
-from relinv.diffusion.concept import Concept
+from relinv.diffusion.bases import load_base
+from relinv.diffusion.concept import Concept, load_concept
 from relinv.errors import unknown
+from relinv.exchange.exporting import export_concept, spellings
+from relinv.exchange.importing import import_concept, sha256_of
+from relinv.exemplars import OWN
+from relinv.learning.second_moment import CACHE, read_captions, second_moment
+from relinv.methods.perfusion import WATCHED, Settings
+from relinv.overrides import as_override
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_result
 
@@ -44,10 +53,6 @@ def import_(
     pipeline: named among the methods of params.yaml, its folder would be removed by DVC. The pipeline takes the file
     itself, by its method `imported`: the command printed last compares it in a report.
     """
-    from relinv.benchmark import load_benchmark
-    from relinv.exchange.importing import import_concept
-    from relinv.exemplars import OWN
-
     relations = load_benchmark(load_params().benchmark(), OWN / relation).relations
     folder = CONCEPTS / relation / method
     concept = import_concept(file, relation, method, base_on_cpu(), folder, token)
@@ -65,8 +70,6 @@ def import_(
 
 def _print_uses(concept: Concept, file: Path, token: Path | None) -> None:
     """Print the commands that draw the scenarios of an imported concept's relation, and compare it in a report."""
-    import shlex
-
     relation, method = concept.metadata["relation"], concept.method
     print("To draw the scenarios with it:")
     fetch = "" if (FOLDERS["fetch"] / relation).is_dir() else f"python -m stages.fetch {relation} && "
@@ -80,9 +83,6 @@ def _print_uses(concept: Concept, file: Path, token: Path | None) -> None:
 
 def as_change(concept: Concept, file: Path, token_file: Path | None) -> str:
     """Return the change of params.yaml, as DVC's -S takes it, that has the pipeline use the file `concept` is from."""
-    from relinv.exchange.importing import sha256_of
-    from relinv.overrides import as_override
-
     relation, beside = concept.metadata["relation"], concept.metadata["imported"].get("token_file")
     token_file = token_file or (file.with_name(beside) if beside else None)
     named = {"file": str(file.absolute()), "sha256": sha256_of(file, token_file)}
@@ -101,9 +101,6 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Write a learned token in another program's format."""
-    from relinv.diffusion.concept import load_concept
-    from relinv.exchange.exporting import export_concept, spellings
-
     concept = load_concept(find_result("invert", relation, method), base_on_cpu())
     # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
     name = name or f"{relation}_{method}"
@@ -121,10 +118,6 @@ def second_moment_(
     ] = None,
 ) -> None:
     """Measure the second moment of the base's text encodings, for Perfusion, which otherwise measures it by itself."""
-    from relinv.diffusion.bases import load_base
-    from relinv.learning.second_moment import CACHE, read_captions, second_moment
-    from relinv.methods.perfusion import WATCHED, Settings
-
     params = load_params()
     file = captions or params.method("perfusion", Settings).captions
     moment = second_moment(load_base(params.model()), read_captions(file))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from relinv.adapters.custom_diffusion import pretrained
+from relinv.diffusion.adapter import require_fit
 from relinv.diffusion.bases import Base
 from relinv.errors import UserError
 from relinv.exchange.tensor_files import floats, load_content, row
@@ -27,9 +29,6 @@ def read_custom_diffusion(content: Mapping[str, Any], file: Path, base: Base, to
     Raises UserError if the weights are not plain, finite keys and values of this base, or if the token is missing,
     ambiguous or unreadable.
     """
-    from relinv.adapters.custom_diffusion import pretrained
-    from relinv.diffusion.adapter import require_fit
-
     learned = {str(name): value for name, value in content.items() if not _is_empty(value)}
     if any(part in name for name in learned for part in UNUSED):
         raise UserError(

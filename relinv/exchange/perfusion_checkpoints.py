@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter
 from relinv.errors import UserError
 from relinv.exchange.tensor_files import floats, row
 from relinv.exchange.token_files import Published
@@ -30,8 +31,6 @@ def read_perfusion(content: Mapping[str, Any], file: Path, base: Base) -> Publis
     `content` is what `file` holds. The gate is the published one for drawing; outputs o_K and o_V are (tokens, out).
     Raises UserError if the content is of another kind, or does not fit the base.
     """
-    from relinv.adapters.perfusion import DIRECTION, INPUT, Adapter
-
     try:
         name, values, superclass = _embedding(content["embedding"], file, base)
         start, inverse = (floats(content[part], part, file) for part in ("target_input", "C_inv"))

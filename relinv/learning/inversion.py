@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relinv.diffusion.concept import METADATA
+from relinv.diffusion.concept import METADATA, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, atomic_write_bytes, code_hash, is_visible, sha256_file
 from relinv.learning.checkpoints import Checkpoints
@@ -61,8 +61,6 @@ def _task(problem: Problem, scratch: Path) -> Task:
 
 def learn(task: Task, folder: Path) -> None:
     """Train the task's method and write the concept folder, whole or not at all."""
-    from relinv.diffusion.concept import save_concept
-
     files: dict[str, bytes] = {}
     steps = 0
     if task.method.steps:

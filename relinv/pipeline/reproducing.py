@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from relinv.errors import UserError, explain, reason
 from relinv.params import Params
 from relinv.pipeline.logged import FAILED, run_logged
@@ -133,8 +135,6 @@ def _not_stopped() -> Iterator[None]:
 
 def _reproduce_group(root: Path, group: str, stages: Sequence[str], slots: int, gpus: Sequence[str]) -> None:
     """Reproduce one group's stages; each slot runs its share in one process, because starting DVC takes seconds."""
-    from tqdm import tqdm
-
     shares = _shares(stages, slots)
     logs = [root / LOGS / f"{group}-{slot}.log" for slot in range(len(shares))]
     for log in logs:
