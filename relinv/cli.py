@@ -10,12 +10,15 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from relinv.errors import UserError, explain
 from relinv.forking import run_forked
 
+Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
+Method = Annotated[str, typer.Argument(help="A method, such as reversion, or the name that a token was imported by.")]
 # A container's limit, such as docker's --cpus sets: microseconds of CPU time, and in how many. The first file has both
 # in today's control groups, the others have one each in the former ones, still those of Red Hat 8.
 CPU_LIMIT = tuple(Path("/sys/fs/cgroup", name) for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))

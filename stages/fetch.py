@@ -9,6 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
+from relinv.cli import Relation
 from relinv.exemplars import OWN
 from relinv.fetching.fetch import fetch_exemplars, place_exemplars
 from relinv.overrides import require_edits_take_effect
@@ -22,7 +23,7 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: python -m stages.fetch inside (or, for files placed by hand: --from ~/Downloads)")
 def fetch(
-    relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
+    relation: Relation,
     given: Annotated[
         Path | None,
         typer.Option(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from relinv import cli
 from relinv.benchmark import ENTRY
+from relinv.cli import Method, Relation
 from relinv.diffusion.bases import load_base
 from relinv.diffusion.concept import load_concept
 from relinv.errors import UserError
@@ -20,10 +17,7 @@ app = cli.stage_app()
 
 
 @app.command(epilog="Example: python -m stages.generate inside reversion")
-def generate(
-    relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
-    method: Annotated[str, typer.Argument(help="A method that has learned it, such as reversion.")],
-) -> None:
+def generate(relation: Relation, method: Method) -> None:
     """Draw the relation's scenarios into data/images/RELATION/METHOD: one PNG each, and records.jsonl.
 
     If the token can be written in several forms, forms.png shows the first scenario with each of them.

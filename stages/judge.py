@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
-
-import typer
 
 from relinv import cli
+from relinv.cli import Relation
 from relinv.exemplars import read_exemplars
 from relinv.files import write_json
 from relinv.judge import load_judge
@@ -21,7 +19,7 @@ app = cli.stage_app()
 
 
 @app.command(epilog="Example: python -m stages.judge inside")
-def judge(relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")]) -> None:
+def judge(relation: Relation) -> None:
     """Count for how many pictures of data/relations/RELATION the judge finds the relation they show: data/judged.
 
     What they show is known, so this tells how far the judge's scores can be believed.

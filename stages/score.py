@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from relinv import cli
+from relinv.cli import Method, Relation
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark, find_result
 from relinv.settings import ScoreSettings
@@ -15,10 +12,7 @@ app = cli.stage_app()
 
 
 @app.command(epilog="Example: python -m stages.score inside reversion")
-def score(
-    relation: Annotated[str, typer.Argument(help="A relation of the benchmark, such as inside.")],
-    method: Annotated[str, typer.Argument(help="A method whose images were generated, such as reversion.")],
-) -> None:
+def score(relation: Relation, method: Method) -> None:
     """Score data/images/RELATION/METHOD by every metric into data/scores/RELATION/METHOD.csv, one row per image."""
     params = load_params()
     settings = params.section("score", ScoreSettings)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from relinv import cli
+from relinv.cli import Relation
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ValidateSettings
@@ -17,7 +14,7 @@ app = cli.stage_app()
 
 
 @app.command(epilog="Example: python -m stages.validate inside")
-def validate(relation: Annotated[str, typer.Argument(help="A fetched relation, such as inside.")]) -> None:
+def validate(relation: Relation) -> None:
     """Check data/relations/RELATION and write the verdict to data/verdicts/RELATION.json.
 
     All problems are listed at once. An error fails the stage; a warning is shown in the report.

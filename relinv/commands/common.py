@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from relinv.diffusion.bases import Base, load_base
 from relinv.params import load_params
 
 ON_CPU = {"device": "cpu"}
-
-Relation = Annotated[str, typer.Argument(help="A relation's name, such as inside.")]
-Method = Annotated[
-    str, typer.Argument(help="The method that learned it, such as reversion, or the name it was imported by.")
-]
 
 
 def base_on_cpu() -> Base:

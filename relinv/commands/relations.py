@@ -9,7 +9,7 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
-from relinv.commands.common import Relation
+from relinv.cli import Relation
 from relinv.errors import UserError
 from relinv.exemplars import MASKS, OWN
 from relinv.own_relation import lay_out, next_steps

@@ -11,7 +11,8 @@ import typer
 
 from relinv import cli
 from relinv.benchmark import load_benchmark
-from relinv.commands.common import Method, Relation, base_on_cpu
+from relinv.cli import Method, Relation
+from relinv.commands.common import base_on_cpu
 from relinv.diffusion.bases import load_base
 from relinv.diffusion.concept import Concept, load_concept
 from relinv.errors import unknown
