@@ -13,6 +13,8 @@ from relinv.errors import UserError, is_out_of_memory, reason
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+    from relinv.settings import NetworkSettings
+
 TOKENIZER = ("tokenizer/*.json", "tokenizer/*.txt")  # the files of a base that make up its tokenizer
 OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no fault of the hub
 CONVERT = (  # makes a folder of another form of Stable Diffusion: the call that loads that, and the new folder
@@ -57,14 +59,26 @@ def require_tokenizer(folder: Path) -> None:
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """Return the tokenizer in a base's folder `tokenizer`. Raises UserError if a file is missing or damaged."""
     from transformers import CLIPTokenizer  # takes tokenizer.json, or vocab.json + merges.txt; imports no torch
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
     require_tokenizer(folder)
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a damaged file can make the libraries below raise many kinds
         if is_out_of_memory(error):
             raise  # nothing is wrong with the folder
         raise UserError(f"The tokenizer in '{folder}' cannot be loaded ({reason(error)}): restore it.") from error
+    if tokenizer.model_max_length >= VERY_LARGE_INTEGER:  # by which transformers fills in what the files do not say
+        raise UserError(
+            f"The tokenizer in '{folder}' does not say how many tokens a prompt may have: restore "
+            "tokenizer_config.json, with model_max_length."
+        )
+    return tokenizer
+
+
+def base_tokenizer(model: NetworkSettings) -> CLIPTokenizer:
+    """Return a base's tokenizer, whose files alone are downloaded; UserError as `find_model` and `load_tokenizer`."""
+    return load_tokenizer(find_model(model.source, model.revision, TOKENIZER) / "tokenizer")
 
 
 def find_tokenizer(source: str, revision: str | None) -> Path | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,11 @@ from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, load_image, read_exemplars
 from relinv.files import atomic_write_text
 from relinv.images import ImageRecord, read_pictures, read_records
-from relinv.judge import Judge
 from relinv.plugins import find_plugin, plugin_names
-from relinv.vqa import VqaModel
+
+if TYPE_CHECKING:  # a report, which asks metrics for their titles, does not depend on the judge's code
+    from relinv.judge import Judge
+    from relinv.vqa import VqaModel
 
 METRICS = "relinv.metrics"
 PARTS = ("TITLE", "SOURCE", "DESCRIPTION", "HIGHER_IS_BETTER", "BOUNDS", "score")  # of a metric's file

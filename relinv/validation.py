@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,9 @@ from relinv.exemplars import CAPTIONS, MASKS, OWN, TO_FILL, open_upright, orient
 from relinv.files import is_visible, opened_picture, write_json
 from relinv.results import Verdict
 from relinv.settings import ValidateSettings
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")  # as relinv/diffusion/bases.py finds it
 THUMBNAIL = 32  # pixels a side at which pictures are compared
@@ -31,18 +34,10 @@ class Look(NamedTuple):
     thumbnail: np.ndarray  # levels 0 to 255, (32, 32, 3)
 
 
-def validate_folder(
-    folder: Path,
-    settings: ValidateSettings,
-    *,
-    count_tokens: Callable[[str], int],
-    token_limit: int,
-    resolution: int,
-) -> Verdict:
+def validate_folder(folder: Path, settings: ValidateSettings, tokenizer: CLIPTokenizer, resolution: int) -> Verdict:
     """Return the verdict on a relation's folder of pictures and text.json.
 
-    `count_tokens` counts a caption template's tokens, at most `token_limit`; the base model works on pictures
-    of `resolution` pixels a side.
+    `tokenizer` is the base's, which works on pictures of `resolution` pixels a side.
     """
     folder = Path(folder)
     verdict = Verdict(folder.name, images=0, captions=0, errors=[], warnings=[])
@@ -52,7 +47,7 @@ def validate_folder(
         )
         return verdict
     names = _image_names(folder, verdict)
-    _check_captions(folder, names, verdict, count_tokens, token_limit)
+    _check_captions(folder, names, verdict, tokenizer)
     looks = {name: _check_picture(folder / name, settings, resolution, verdict) for name in names}
     _check_duplicates({name: look for name, look in looks.items() if look is not None}, settings, verdict)
     verdict.images = len(names)
@@ -112,9 +107,7 @@ def _check_masks(folder: Path, images: Sequence[str], verdict: Verdict) -> None:
             )
 
 
-def _check_captions(
-    folder: Path, names: list[str], verdict: Verdict, count_tokens: Callable[[str], int], token_limit: int
-) -> None:
+def _check_captions(folder: Path, names: list[str], verdict: Verdict, tokenizer: CLIPTokenizer) -> None:
     """Add what is wrong with text.json: the pictures it names, and every template."""
     try:
         captions = read_captions(folder)
@@ -130,12 +123,12 @@ def _check_captions(
         if len(set(templates)) < len(templates):
             verdict.warnings.append(f"{name} has the same caption twice: change or drop one.")
         for template in dict.fromkeys(templates):
-            problem = _template_problem(template, count_tokens, token_limit)
+            problem = _template_problem(template, tokenizer)
             if problem:
                 verdict.errors.append(f"The caption '{template}' of {name} {problem}.")
 
 
-def _template_problem(template: str, count_tokens: Callable[[str], int], token_limit: int) -> str | None:
+def _template_problem(template: str, tokenizer: CLIPTokenizer) -> str | None:
     """Return what is wrong with one caption template and what to do, or None."""
     slots = template.count("{}")
     if slots != 1:
@@ -146,10 +139,15 @@ def _template_problem(template: str, count_tokens: Callable[[str], int], token_l
         return "is still to be filled in: write what the picture shows in place of HEAD and TAIL"
     if placeholder := PLACEHOLDER.search(template):
         return f"names {placeholder[0]}, as prompts do a learned token: write it without angle brackets"
-    tokens = count_tokens(template)
-    if tokens > token_limit:
-        return f"takes {tokens} tokens, and the text encoder reads {token_limit}: shorten it"
+    if (tokens := count_tokens(template, tokenizer)) > tokenizer.model_max_length:
+        return f"takes {tokens} tokens, and the text encoder reads {tokenizer.model_max_length}: shorten it"
     return None
+
+
+def count_tokens(template: str, tokenizer: CLIPTokenizer) -> int:
+    """Return how many tokens a caption takes with its `{}` filled in, start and end tokens included."""
+    pieces = [tokenizer(piece, add_special_tokens=False, verbose=False).input_ids for piece in template.split("{}")]
+    return sum(map(len, pieces)) + 3  # the {} becomes one token; plus the start and end tokens
 
 
 def _check_picture(path: Path, settings: ValidateSettings, resolution: int, verdict: Verdict) -> Look | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from relinv import cli
 from relinv.cli import Relation
+from relinv.hub import base_tokenizer
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ValidateSettings
-from relinv.tokens import load_token_counter
 from relinv.validation import validate_folder, write_verdict
 
 app = cli.stage_app()
@@ -23,11 +23,9 @@ def validate(relation: Relation) -> None:
     find_benchmark(params, relation)  # a wrong name ends here
     model = params.model()
     settings = params.section("validate", ValidateSettings)
-    count_tokens, token_limit = load_token_counter(model)
+    tokenizer = base_tokenizer(model)
     folder = FOLDERS["fetch"] / relation
-    verdict = validate_folder(
-        folder, settings, count_tokens=count_tokens, token_limit=token_limit, resolution=model.resolution
-    )
+    verdict = validate_folder(folder, settings, tokenizer, model.resolution)
     write_verdict(verdict, folder, FOLDERS["validate"] / f"{relation}.json")
     params.require_unchanged()
 

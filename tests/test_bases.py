@@ -24,8 +24,9 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.sampling import decode
 from relinv.errors import UserError
 from relinv.files import sha256_file, sha256_files
+from relinv.hub import base_tokenizer
 from relinv.settings import JudgeSettings
-from relinv.tokens import load_token_counter
+from relinv.validation import count_tokens
 from tests.conftest import tiny_settings
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -142,7 +143,7 @@ def test_an_autoencoder_of_older_names_loads(copied: Path, base: Base) -> None:
 
 @pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])  # as Stable Diffusion 1.5 and 2 have it
 def test_a_tokenizer_of_two_lists_loads(padding: str, copied: Path, base: Base) -> None:
-    folder, caption = copied / "tokenizer", "a photo of a Cat, inside the naïve box"
+    folder, caption = copied / "tokenizer", "a photo of a Cat, {} the naïve box"
     listed = json.loads((folder / "tokenizer.json").read_text())["model"]
     shutil.rmtree(folder)
     folder.mkdir()
@@ -155,11 +156,12 @@ def test_a_tokenizer_of_two_lists_loads(padding: str, copied: Path, base: Base) 
               "model_max_length": base.tokenizer.model_max_length, "tokenizer_class": "CLIPTokenizer"}  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     settings = tiny_settings(copied)
-    ids, (expected,) = load_base(settings).tokenize([caption]), base.tokenize([caption]).tolist()
+    filled = caption.format("inside")
+    ids, (expected,) = load_base(settings).tokenize([filled]), base.tokenize([filled]).tolist()
     words = expected.index(base.tokenizer.eos_token_id) + 1
     rest = base.tokenizer.convert_tokens_to_ids(padding)
     assert ids.tolist() == [expected[:words] + [rest] * (len(expected) - words)]
-    assert [load_token_counter(each)[0](caption) for each in (settings, base.settings)] == [words, words]
+    assert [count_tokens(caption, base_tokenizer(each)) for each in (settings, base.settings)] == [words, words]
 
 
 @pytest.mark.parametrize("place", ["/nowhere", "nowhere", "data/no/where"])
@@ -168,7 +170,7 @@ def test_a_missing_folder_is_refused(place: str) -> None:
         load_base(tiny_settings(Path(place)))
 
 
-@pytest.mark.parametrize("first", [load_base, load_token_counter])
+@pytest.mark.parametrize("first", [load_base, base_tokenizer])
 def test_a_hub_id_that_cannot_be_had_is_refused(first: Callable[..., Any]) -> None:
     with pytest.raises(
         UserError, match=r"'nobody/nothing' is not a local folder and .* from the hub: .*, run `relinv download` first"
@@ -207,7 +209,7 @@ def test_weights_in_another_form_are_told_how_to_convert(
     assert all(map(torch.equal, converted.unet.state_dict().values(), base.unet.state_dict().values()))
 
 
-@pytest.mark.parametrize("first", [load_base, load_token_counter])
+@pytest.mark.parametrize("first", [load_base, base_tokenizer])
 def test_a_model_in_a_single_file_is_told_how_to_convert(first: Callable[..., Any], tmp_path: Path) -> None:
     (file := tmp_path / "v1-5.safetensors").write_bytes(b"weights")
     call = re.escape(f"from_single_file('{file}').save_pretrained('{tmp_path / 'v1-5-diffusers'}')")
@@ -236,7 +238,7 @@ def test_a_missing_tokenizer_is_refused_and_not_made_up(copied: Path) -> None:
         _ = load_base(tiny_settings(copied)).tokenizer
     (copied / "tokenizer/vocab.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer' lacks tokenizer\.json"):
-        load_token_counter(tiny_settings(copied))
+        base_tokenizer(tiny_settings(copied))
 
 
 def test_a_library_of_another_version_is_not_laid_to_the_folder(
@@ -368,7 +370,7 @@ def test_too_little_memory_is_not_laid_to_the_folder(base: Base, monkeypatch: py
         _ = load_base(base.settings).unet
 
 
-@pytest.mark.parametrize("first", [load_base, load_token_counter])  # learning, and validation before it
+@pytest.mark.parametrize("first", [load_base, base_tokenizer])  # learning, and validation before it
 def test_a_gated_model_says_how_to_get_access(first: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     refuse = MagicMock(side_effect=GatedRepoError("403 Forbidden", response=MagicMock(headers={})))
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)

@@ -124,7 +124,7 @@ def test_nothing_is_laid_out_where_the_captions_could_not_be_counted(
 ) -> None:
     (checkout / "pictures").mkdir()
     draw_exemplars(checkout / "pictures")
-    monkeypatch.setattr("relinv.tokens.load_token_counter", MagicMock(side_effect=UserError("no tokenizer")))
+    monkeypatch.setattr("relinv.commands.relations.base_tokenizer", MagicMock(side_effect=UserError("no tokenizer")))
     with pytest.raises(UserError, match="no tokenizer"):
         run("new", "kissing", "pictures")
     assert not (checkout / "data/exemplars/own/kissing").exists()

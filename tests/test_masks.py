@@ -111,7 +111,9 @@ def test_a_scaled_pictures_own_mask_is_scaled_with_it() -> None:
         assert (found.mask - cells * inside).abs().mean() < 0.03
 
 
-def test_validation_names_masks_of_no_picture_and_damaged_ones(exemplar_folder: Path, tmp_path: Path) -> None:
+def test_validation_names_masks_of_no_picture_and_damaged_ones(
+    base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "inside"
     shutil.copytree(exemplar_folder, folder)
     (folder / "masks").mkdir()
@@ -119,6 +121,6 @@ def test_validation_names_masks_of_no_picture_and_damaged_ones(exemplar_folder: 
     Image.new("L", (64, 64), 255).save(folder / "masks" / "9.png")
     (folder / "masks" / "1.png").write_bytes(b"no picture")
     settings = ValidateSettings(minimum_images=4, minimum_side=64, duplicate_difference=0)
-    verdict = validate_folder(folder, settings, count_tokens=lambda text: 1, token_limit=24, resolution=64)
+    verdict = validate_folder(folder, settings, base.tokenizer, resolution=64)
     assert [error for error in verdict.errors if "1.png" in error] and len(verdict.errors) == 1
     assert verdict.warnings == ["masks/9.png belongs to no picture: name it as its picture, ending in .png."]

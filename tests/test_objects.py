@@ -12,9 +12,9 @@ from relinv.diffusion.concept import Concept
 from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.files import sha256_file, sha256_folder
+from relinv.hub import base_tokenizer
 from relinv.params import load_params
 from relinv.settings import ValidateSettings
-from relinv.tokens import load_token_counter
 from relinv.validation import validate_folder
 from relinv.world.entities import ENTITIES
 from relinv.world.objects import COUNT, FOLDER, write_object_exemplars
@@ -37,9 +37,8 @@ def test_exemplars_are_valid_and_differ(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     write_object_exemplars(name, folder, seed=0)
     params = load_params()
-    count, limit = load_token_counter(params.model())
     settings = params.section("validate", ValidateSettings)
-    verdict = validate_folder(folder, settings, count_tokens=count, token_limit=limit, resolution=64)
+    verdict = validate_folder(folder, settings, base_tokenizer(params.model()), resolution=64)
     assert verdict.valid and verdict.errors == []
     pictures = [Image.open(exemplar.path) for exemplar in read_exemplars(folder).exemplars]
     assert len(pictures) == COUNT and 4 <= COUNT <= 6

@@ -32,7 +32,7 @@ METHODS = ["relation_words", "textual_inversion", "reversion"]
 WORK = {  # what each command calls, the last of it after all parameters were read
     "fetch": ["stages.fetch.fetch_exemplars"],
     "validate": [
-        "stages.validate.load_token_counter",
+        "stages.validate.base_tokenizer",
         "stages.validate.validate_folder",
         "stages.validate.write_verdict",
     ],
@@ -44,9 +44,9 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     ],
     "generate": [
         "stages.generate.find_result",
-        "relinv.diffusion.bases.load_base",
-        "relinv.diffusion.concept.load_concept",
-        "relinv.generation.generate_folder",
+        "stages.generate.load_base",
+        "stages.generate.load_concept",
+        "stages.generate.generate_folder",
     ],
     "score": [
         "stages.score.find_result",
@@ -56,8 +56,8 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     ],
     "judge": [
         "stages.judge.read_exemplars",
-        "relinv.judge.load_judge",
-        "relinv.judging.ask_of_exemplars",
+        "stages.judge.load_judge",
+        "stages.judge.ask_of_exemplars",
     ],
     "report": [
         *(
@@ -275,8 +275,7 @@ def test_stage_tracks_exactly_the_sections_its_command_reads(
     monkeypatch.setattr(f"stages.{stage}.load_params", lambda: loaded.append(load_params(params_file)) or loaded[-1])
     *work, last = WORK[stage]
     for name_of_work in work:
-        pair = MagicMock(__iter__=lambda _: iter((None, None)))  # as load_token_counter returns
-        monkeypatch.setattr(name_of_work, MagicMock(return_value=pair))
+        monkeypatch.setattr(name_of_work, MagicMock())
     monkeypatch.setattr(last, MagicMock(side_effect=Done))
     command = importlib.import_module(f"stages.{stage}").app.registered_commands[0]
     with pytest.raises(Done):

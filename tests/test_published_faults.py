@@ -108,14 +108,14 @@ def test_captions_are_not_tokenised_anew_at_every_step_and_no_gpu_is_presumed(
     assert 0 < len(read) <= 8  # of 60 samples that are steered away from their captions' words
 
 
-def test_faulty_captions_are_told_before_anything_is_learned(exemplar_folder: Path, tmp_path: Path) -> None:
+def test_faulty_captions_are_told_before_anything_is_learned(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     captions = json.loads((exemplar_folder / "text.json").read_text())
     captions["0.png"] = ["cat in box"]
     captions["9.png"] = captions.pop("1.png")
     for path in exemplar_folder.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "text.json").write_text(json.dumps(captions))
-    verdict = validate_folder(tmp_path, CHECKS, count_tokens=len, token_limit=77, resolution=64)
+    verdict = validate_folder(tmp_path, CHECKS, base.tokenizer, resolution=64)
     text = "\n".join(verdict.errors)
     assert "has 0 '{}'" in text and "names '9.png', which is not there" in text and "1.png has no captions" in text
 

@@ -14,9 +14,9 @@ import pytest
 from transformers import CLIPTokenizer
 
 from relinv.errors import UserError
-from relinv.hub import find_tokenizer
+from relinv.hub import base_tokenizer, find_tokenizer
 from relinv.settings import ModelSettings
-from relinv.tokens import load_token_counter
+from relinv.validation import count_tokens
 
 COMMIT = "0123456789" * 4
 
@@ -40,19 +40,20 @@ def as_vocabulary_and_merges(base: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("template", ["cat {} box", "a photo of a cat {} a box, in the snow!", "zebra {} Box"])
 @pytest.mark.parametrize("old", [False, True])
 def test_count_is_the_length_the_text_encoder_gets(tiny_base: Path, tmp_path: Path, template: str, old: bool) -> None:
-    count, limit = load_token_counter(model(as_vocabulary_and_merges(tiny_base, tmp_path) if old else tiny_base))
+    loaded = base_tokenizer(model(as_vocabulary_and_merges(tiny_base, tmp_path) if old else tiny_base))
     tokenizer = CLIPTokenizer.from_pretrained(tiny_base, subfolder="tokenizer")
     expected = tokenizer(template.replace("{}", "and")).input_ids  # "and", too, is one token
-    assert count(template) == len(expected)
-    assert limit == tokenizer.model_max_length
+    assert count_tokens(template, loaded) == len(expected)
+    assert loaded.model_max_length == tokenizer.model_max_length
 
 
 def test_a_caption_that_is_too_long_is_counted_without_a_warning() -> None:
     code = (
+        "from relinv.hub import base_tokenizer\n"
         "from relinv.params import load_params\n"
-        "from relinv.tokens import load_token_counter\n"
-        "count, limit = load_token_counter(load_params().model())\n"
-        "print(count('cat ' * 200 + '{} box') > limit)"
+        "from relinv.validation import count_tokens\n"
+        "tokenizer = base_tokenizer(load_params().model())\n"
+        "print(count_tokens('cat ' * 200 + '{} box', tokenizer) > tokenizer.model_max_length)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout, done.stderr) == ("True\n", "")
@@ -62,17 +63,29 @@ def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"The tokenizer in '.*' cannot be loaded .* restore"):
-        load_token_counter(model(tmp_path))
+        base_tokenizer(model(tmp_path))
     with pytest.raises(UserError, match=r"There is no base model folder '.*nothing'"):
-        load_token_counter(model(tmp_path / "nothing"))
+        base_tokenizer(model(tmp_path / "nothing"))
+
+
+def test_a_tokenizer_that_says_no_limit_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base / "tokenizer", tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer/tokenizer_config.json"
+    config = json.loads(file.read_text())
+    del config["model_max_length"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"The tokenizer in '.*' does not say how many tokens .*: restore"):
+        base_tokenizer(model(tmp_path))
+    file.unlink()
+    with pytest.raises(UserError, match="does not say how many tokens"):
+        base_tokenizer(model(tmp_path))
 
 
 def test_of_a_model_on_the_hub_only_the_tokenizer_is_fetched(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download = MagicMock(return_value=str(tiny_base))
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     of_hub = model(tiny_base).model_copy(update={"source": "some/model", "revision": "abc"})
-    count, _ = load_token_counter(of_hub)
-    assert count("cat {} box") == load_token_counter(model(tiny_base))[0]("cat {} box")
+    assert base_tokenizer(of_hub).get_vocab() == base_tokenizer(model(tiny_base)).get_vocab()
     assert download.call_args.args == ("some/model",) and download.call_args.kwargs["revision"] == "abc"
     assert all(pattern.startswith("tokenizer/") for pattern in download.call_args.kwargs["allow_patterns"])
 

@@ -14,6 +14,7 @@ from relinv import validation
 from relinv.diffusion import bases
 from relinv.errors import UserError
 from relinv.exemplars import OWN
+from relinv.miniature.vocabulary import miniature_tokenizer
 from relinv.results import Verdict
 from relinv.settings import ValidateSettings
 from relinv.validation import validate_folder, write_verdict
@@ -22,12 +23,8 @@ from stages.validate import validate
 SETTINGS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=4.0)
 
 
-def count_words(template: str) -> int:
-    return len(template.split()) + 2
-
-
 def judge(folder: Path, settings: ValidateSettings = SETTINGS, resolution: int = 64) -> Verdict:
-    return validate_folder(folder, settings, count_tokens=count_words, token_limit=16, resolution=resolution)
+    return validate_folder(folder, settings, miniature_tokenizer(), resolution)
 
 
 @pytest.fixture
@@ -92,7 +89,7 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),
     "one brace": (lambda f: edit_captions(f, p0=["cat {} {box"]), "has braces besides its '{}': remove them"),
     "another brace": (lambda f: edit_captions(f, p0=["cat {} box}"]), "has braces besides its '{}': remove them"),
-    "long": (lambda f: edit_captions(f, p0=["very " * 13 + "{} box"]), "takes 17 tokens, and the text encoder reads 1"),
+    "long": (lambda f: edit_captions(f, p0=["cat " * 21 + "{} box"]), "takes 25 tokens, and the text encoder reads 2"),
     "half filled in": (lambda f: edit_captions(f, p0=["HEAD {} box"]), "'HEAD {} box' of 0.png is still to be filled"),
     "another token": (lambda f: edit_captions(f, p0=["cat {} <box>"]), "of 0.png names <box>, as prompts do"),
     "deep mask": (lambda f: _mask(f, "I;16"), "masks/0.png: its mode is I;16: save it in 8-bit grey."),
@@ -132,7 +129,7 @@ WARNINGS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 AT_A_LIMIT: dict[str, Callable[[Path], object]] = {
     "twice as long as wide": lambda f: _resave(f, lambda p: p.resize((64, 128))),
-    "a caption of 16 tokens": lambda f: edit_captions(f, p0=["very " * 12 + "{} box"]),
+    "a caption of 24 tokens": lambda f: edit_captions(f, p0=["cat " * 20 + "{} box"]),
     "a mask of one bit": lambda f: _mask(f, "1"),
 }
 

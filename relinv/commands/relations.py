@@ -12,11 +12,11 @@ from relinv.benchmark import load_benchmark
 from relinv.cli import Relation
 from relinv.errors import UserError
 from relinv.exemplars import MASKS, OWN
+from relinv.hub import base_tokenizer
 from relinv.own_relation import lay_out, next_steps
 from relinv.params import load_params
 from relinv.segmenting import FAINT, MODEL, find_pictures, load_segmenter, write_masks
 from relinv.settings import ValidateSettings
-from relinv.tokens import load_token_counter
 from relinv.validation import validate_folder
 
 app = cli.stage_app()
@@ -33,11 +33,9 @@ def new(
     """
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
-    count_tokens, limit = load_token_counter(model)  # first: if it is missing, nothing is left half done
+    tokenizer = base_tokenizer(model)  # first: if it is missing, nothing is left half done
     left_out = lay_out(relation, pictures, OWN / relation, load_benchmark(params.benchmark()))
-    verdict = validate_folder(
-        OWN / relation, settings, count_tokens=count_tokens, token_limit=limit, resolution=model.resolution
-    )
+    verdict = validate_folder(OWN / relation, settings, tokenizer, model.resolution)
     print(next_steps(relation, OWN / relation, left_out, verdict))
 
 
