@@ -25,11 +25,10 @@ from relinv.exchange.exporting import export_concept
 from relinv.generation import draw_forms, generate_folder
 from relinv.images import FORMS_FILE, RECORDS
 from relinv.learning.inversion import invert_relation
-from relinv.learning.learned import to_concept
 from relinv.learning.method import InversionMethod
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
-from tests.inverting import build, problem, visit
+from tests.inverting import build, problem, training, visit
 from tests.tiny import weights
 
 FINE, MIDDLE, COARSE = 0, 555, 999  # timesteps; of ten resolutions those of 0, 5 and 9
@@ -115,10 +114,12 @@ def test_a_prompt_has_no_more_encodings_than_resolutions(
     assert len(rows) == 8 and len(seen) == 1
 
 
-def test_another_concept_with_the_token_is_refused(base: Base, adapter: Adapter, exemplar_folder: Path) -> None:
+def test_another_concept_with_the_token_is_refused(
+    base: Base, adapter: Adapter, exemplar_folder: Path, tmp_path: Path
+) -> None:
     one, many = (
-        to_concept(task, build(task), 0)
-        for task in (problem(base, exemplar_folder, name) for name in ("textual_inversion", "multires"))
+        training(problem(base, exemplar_folder, name), tmp_path).concept(0)
+        for name in ("textual_inversion", "multires")
     )
     for concepts in ([one, many], [many, one]):
         with pytest.raises(UserError, match="knows the token '<r>' already"), in_use(base, concepts):
@@ -223,20 +224,19 @@ def test_rows_by_timestep_stand_beside_learned_weights(
     assert weights(base) == before
 
 
-def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path) -> None:
+def test_every_form_is_drawn_beside_the_others(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     settings = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=5.0, scheduler="ddim", batch_size=8)
     scenario = Scenario("inside", 0, "cat", "box", held_out=None, validation=False)
-    learner = method(base, exemplar_folder, resolutions=4)
-    learner.adapters[0].tensors[ROWS].data.normal_(generator=torch.Generator().manual_seed(0))
-    task = problem(base, exemplar_folder, "multires")
-    picture = draw_forms(base, to_concept(task, learner, 0), scenario, settings)
+    task = training(problem(base, exemplar_folder, "multires", resolutions=4), tmp_path)
+    task.method.adapters[0].tensors[ROWS].data.normal_(generator=torch.Generator().manual_seed(0))
+    picture = draw_forms(base, task.concept(0), scenario, settings)
     assert picture.size == (4 * 118 + 6, 3 * 136 + 6)
     cells = [[np.asarray(picture.crop((x, y + 18, x + 112, y + 130))) for x in range(6, 478, 118)]
              for y in range(6, 414, 136)]  # fmt: skip
     assert np.array_equal(cells[0][0], cells[1][0])  # <r[0]> and <r(0)> ask for every resolution
     assert np.array_equal(cells[0][3], cells[2][3])  # <r[3]> and <r|3|> for the coarsest alone
     assert not np.array_equal(cells[0][0], cells[2][0])
-    plain = Concept("<r>", torch.zeros(base.dim), to_concept(task, learner, 0).metadata | {"adapters": []})
+    plain = Concept("<r>", torch.zeros(base.dim), task.concept(0).metadata | {"adapters": []})
     assert draw_forms(base, plain, scenario, settings) is None
 
 
@@ -246,8 +246,7 @@ def test_the_sheet_of_forms_lies_beside_the_scenarios(base: Base, exemplar_folde
         Scenario("inside", index, "cat", tail, held_out=None, validation=False)
         for index, tail in enumerate(("box", "dog"))
     )
-    task = problem(base, exemplar_folder, "multires", resolutions=2)
-    concept = to_concept(task, method(base, exemplar_folder, resolutions=2), 0)
+    concept = training(problem(base, exemplar_folder, "multires", resolutions=2), tmp_path).concept(0)
     generate_folder(base, concept, [scenario, other], settings, tmp_path / "images", tmp_path / "scratch")
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000.png", "001.png", FORMS_FILE, RECORDS]
     with Image.open(tmp_path / "images" / FORMS_FILE) as sheet:

@@ -12,10 +12,9 @@ from relinv.adapters.perfusion import INPUT, Adapter
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import save_concept
 from relinv.diffusion.cross_attention import projections
-from relinv.learning.learned import to_concept
 from relinv.learning.second_moment import SecondMoment
 from relinv.methods.perfusion import Method, encoding_in_place
-from tests.inverting import build, problem
+from tests.inverting import build, problem, training
 from tests.sd15 import wide_base
 
 
@@ -47,8 +46,8 @@ def test_a_concept_of_stable_diffusion_takes_about_59_kilobytes(
 ) -> None:
     unit = SecondMoment(torch.eye(768, dtype=torch.float64), "unit")
     monkeypatch.setattr("relinv.methods.perfusion.second_moment", lambda *arguments: unit)
-    task = problem(wide_base(base), exemplar_folder, "perfusion")
-    save_concept(tmp_path, to_concept(task, method(task.base, exemplar_folder), steps=1))
+    task = training(problem(wide_base(base), exemplar_folder, "perfusion"), tmp_path)
+    save_concept(tmp_path, task.concept(steps=1))
     numbers = 4 * (320 * 5 + 640 * 5 + 1280 * 6 + 3 * 768)  # 16 outputs, i, C^-1 i and the superclass, in float32
     header = (tmp_path / Adapter.FILE).stat().st_size - numbers
     assert numbers == 59_136 and 0 < header < 5_000

@@ -10,7 +10,6 @@ from relinv.diffusion.concept import METADATA, save_concept
 from relinv.errors import UserError
 from relinv.files import atomic_folder, atomic_write_bytes, code_hash, is_visible, sha256_file
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.learned import to_concept
 from relinv.learning.problem import Problem, Task
 from relinv.plugins import find_plugin
 
@@ -69,7 +68,7 @@ def learn(task: Task, folder: Path) -> None:
         (log,) = train([task])
         files, steps = log.files(), log.steps
     with atomic_folder(folder) as new:
-        save_concept(new, to_concept(task.problem, task.method, steps))
+        save_concept(new, task.concept(steps))
         for name, content in files.items():
             atomic_write_bytes(new / name, content)
 

@@ -1,12 +1,15 @@
-"""What is to be learned: one relation by one method, according to the parameters and the earlier stages."""
+"""What is to be learned, one relation by one method, and what was learned, as a concept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import LIBRARIES, Base
+from relinv.diffusion.concept import Concept, embedding_bytes
 from relinv.errors import UserError
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.learning.checkpoints import Checkpoints
@@ -37,6 +40,47 @@ class Task:
     problem: Problem
     method: InversionMethod
     checkpoints: Checkpoints
+
+    def concept(self, steps: int) -> Concept:
+        """Return what the method has learned in `steps` steps, at the end or on the way, as a concept."""
+        facts = self._metadata(steps)
+        adapters = {type(adapter).__module__.rpartition(".")[2]: adapter for adapter in self.method.adapters}
+        if adapters:
+            facts["adapters"] = [
+                {"name": name, "file": adapter.FILE if adapter.tensors else None, "options": adapter.options}
+                for name, adapter in adapters.items()
+            ]
+        weights = {
+            name: {key: tensor.detach().cpu().clone() for key, tensor in adapter.tensors.items()}
+            for name, adapter in adapters.items()
+            if adapter.tensors
+        }
+        return Concept(self.method.token, self.method.embedding(), facts, weights)
+
+    def token_file(self, steps: int) -> bytes | None:
+        """Return the row learned in `steps` steps, as a concept's file, or None if a row is not all that is learned."""
+        if self.method.embedding() is None or any(adapter.tensors for adapter in self.method.adapters):
+            return None
+        return embedding_bytes(self.concept(steps))
+
+    def _metadata(self, steps: int) -> dict[str, Any]:
+        """Return a concept's metadata: everything that determines it and the steps it took, but no clock time."""
+        problem, base = self.problem, self.problem.base
+        return {
+            "relation": problem.exemplars.relation,
+            "method": problem.method,
+            "token": self.method.token,
+            "template": self.method.template,
+            "params": problem.settings.model_dump(mode="json"),
+            "seed": problem.seed,
+            "steps": steps,
+            "base": base.id,
+            "base_hash": base.fingerprint,
+            "resolution": base.resolution,
+            "precision": base.settings.precision,
+            "exemplars_hash": problem.exemplars.fingerprint,
+            "versions": {name: version(name) for name in LIBRARIES},  # without PyTorch's build, which is the machine's
+        }
 
 
 def read_problem(params: Params, relation: str, method: str, load: Callable[[ModelSettings], Base]) -> Problem:

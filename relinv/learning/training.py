@@ -22,7 +22,6 @@ from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError, as_said, is_out_of_memory
 from relinv.learning.batches import Batch, Batches
-from relinv.learning.learned import token_file
 from relinv.learning.losses import Term, weighted_denoising, weighted_sum
 from relinv.learning.method import InversionMethod, Visit
 from relinv.learning.passes import accumulate_gradients, predict
@@ -142,7 +141,7 @@ class Loop:
     """
 
     def __init__(self, task: Task, attached: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
-        self.problem, self.method, self.checkpoints = task.problem, task.method, task.checkpoints
+        self.task, self.problem, self.method, self.checkpoints = task, task.problem, task.method, task.checkpoints
         self.base, self.attached = self.method.base, attached
         pictures = self.method.training_pictures(self.checkpoints.scratch)
         self.batches = Batches(self.method, pictures, self.problem.seed)
@@ -250,7 +249,7 @@ class Loop:
         seeds = range(preview.seed, preview.seed + len(preview.prompts))
         images = self._drawer().draw(preview.prompts, seeds)  # (prompts, 3, side, side)
         strip = torch.cat(list(images), dim=-1)[None]  # (1, 3, side, prompts * side)
-        files = {"png": encode_png(to_pictures(strip)[0]), "safetensors": token_file(self.problem, self.method, step)}
+        files = {"png": encode_png(to_pictures(strip)[0]), "safetensors": self.task.token_file(step)}
         for ending, data in files.items():
             if data:
                 name = f"step_{step:04d}.{ending}"
