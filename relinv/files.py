@@ -151,7 +151,9 @@ def sha256_files(root: Path, names: Iterable[str], hash_of: Callable[[Path], str
 def code_hash(root: Path, parts: Iterable[str]) -> str:
     """Return one hex SHA-256 over the code at `parts` of `root`: Python and YAML files, and all those below folders."""
     files = [path for part in parts for path in ((root / part).rglob("*") if (root / part).is_dir() else [root / part])]
-    names = sorted(path.relative_to(root).as_posix() for path in files if path.suffix in {".py", ".yaml"})
+    names = sorted(
+        path.relative_to(root).as_posix() for path in files if path.suffix in {".py", ".yaml"} and path.is_file()
+    )
     return sha256_files(root, names)
 
 

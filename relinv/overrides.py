@@ -67,7 +67,8 @@ def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any
                 made |= {f"{place}:{each.key_or_group}": each.value() for each in to_hydra_overrides(of_file)}
             except (DvcException, OmegaConfBaseException, YAMLError) as error:
                 told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-                raise UserError(f"Parameters cannot be changed in '{file}': {told}") from error
+                lists = " (a list is written in brackets: 'relations=[inside,on]')" if "merging" in told else ""
+                raise UserError(f"Parameters cannot be changed in '{file}': {told}{lists}") from error
         yield made
     except BaseException:
         for file, content in former.items():

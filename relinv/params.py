@@ -156,6 +156,10 @@ class Params:
     def base(self) -> str:
         """Return the name of the base in use; UserError if `bases` has no such entry."""
         base = self.section("base", str)
+        if "." in base:
+            raise UserError(
+                f"The base '{base}' cannot have a dot in its name: write sd1_5 for sd1.5, here and in bases."
+            )
         bases = parse(dict[str, Any], self._values.get("bases"), "bases", self.file)
         if base not in bases:
             raise UserError(f"{unknown('base', base, bases)} It stands in {self.file} as 'base'.")

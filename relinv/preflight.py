@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relinv.benchmark import Benchmark, load_benchmark
+from relinv.checking import parse
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
 from relinv.errors import UserError
@@ -62,11 +63,11 @@ def check_settings(params: Params) -> dict[str, Any]:
     for section, kind in SECTIONS.items():
         params.section(section, kind)
     _check_count(params)
-    for adapter, options in params.generation().adapters.items():
-        drawing_adapter(adapter, options)
     for relation in params.relations():
         benchmark.relation(relation)
-    return _check_methods(params)
+    settings = _check_methods(params)
+    _check_drawing(params, settings)
+    return settings
 
 
 def _benchmark(params: Params) -> Benchmark:
@@ -107,6 +108,15 @@ def _check_methods(params: Params) -> dict[str, Any]:
             file = params.file.with_name(PRESETS)
             raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
     return settings
+
+
+def _check_drawing(params: Params, settings: Mapping[str, Any]) -> None:
+    """Raise UserError for options of drawing that no adapter has, or too few for what is learned without it."""
+    for name, options in params.generation().adapters.items():
+        kind = drawing_adapter(name, options)
+        tokens = [method for method in settings if find_plugin("relinv.methods", method).Method.token]
+        if kind.addable and not all(hasattr(settings[method], name) for method in tokens):
+            parse(kind.Drawing, options, f"generate.adapters.{name}", params.file)
 
 
 def _check_words(params: Params, settings: Mapping[str, Any]) -> None:

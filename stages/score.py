@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from relinv import cli
 from relinv.cli import Method, Relation
+from relinv.judge import load_judge
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark, find_result
 from relinv.settings import ScoreSettings
+from relinv.vqa import load_vqa_model
 
 app = cli.stage_app()
 
@@ -19,13 +21,9 @@ def score(relation: Relation, method: Method) -> None:
     benchmark = find_benchmark(params, relation)
     images = find_result("generate", relation, method)
 
-    from relinv.scoring import read_drawn, score_drawn, write_scores
+    from relinv.scoring import read_drawn, score_drawn, write_scores  # only now, since pandas takes long to load
 
     drawn = read_drawn(images, FOLDERS["fetch"] / relation)
-
-    from relinv.judge import load_judge  # these import torch, so they come after the checks of the files
-    from relinv.vqa import load_vqa_model
-
     judge = params.judge()
     rows = score_drawn(drawn, benchmark, load_judge(judge), settings.batch_size, load_vqa_model(judge))
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)

@@ -161,6 +161,8 @@ def test_the_hash_of_code_follows_python_and_yaml_alone(tmp_path: Path) -> None:
     for name in ("a.py", "part/b.py", "part/c.yaml", "part/notes.txt"):
         _write(tmp_path / name, "x")
         hashes.append(files.code_hash(tmp_path, ["a.py", "part"]))
+    (tmp_path / "part" / ".#b.py").symlink_to("someone@host")  # by which an editor locks a file that it has changed
+    assert files.code_hash(tmp_path, ["a.py", "part"]) == hashes[3]
     assert len(set(hashes)) == 3 and hashes[2] == hashes[3]
 
 

@@ -51,7 +51,7 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     "score": [
         "stages.score.find_result",
         "relinv.scoring.read_drawn",
-        "relinv.judge.load_judge",
+        "stages.score.load_judge",
         "relinv.scoring.score_drawn",
     ],
     "judge": [
@@ -295,8 +295,10 @@ def test_schedulers_offered_are_those_there_are() -> None:
     assert set(get_args(Scheduler)) == set(SCHEDULERS) == set(SAMPLERS)  # each has a name in the web UIs
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "._cat.png", "Thumbs.db", "desktop.ini"])
-def test_a_folder_looked_at_in_a_file_manager_is_not_changed(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._cat.png", "Thumbs.db", "desktop.ini", ".#on.yaml", ".on.yaml.swp", "#on.yaml#", "on.yaml~"]
+)
+def test_a_folder_looked_at_in_a_file_manager_or_an_editor_is_not_changed(name: str) -> None:
     from dvc.repo import Repo
 
     folder = Path("data/benchmark").resolve()  # a dependency of every stage

@@ -173,6 +173,9 @@ def test_nothing_changes_under_a_stage_that_is_running(kind: str, repository: Pa
     assert (repository / "params.yaml").read_text() == CHANGED
     (repository / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by[:1]}, "write": {}}))
     restore(repository)  # that process was killed
+    (repository / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by}, "write": {}}))
+    os.utime(repository / ".dvc/tmp/rwlock", (0, 0))
+    restore(repository)  # so was the other, whose number a process has that was started since
     assert (repository / "params.yaml").read_text() == PARAMS
 
 

@@ -186,6 +186,11 @@ def test_params_remember_the_sections_read() -> None:
     assert params.sections_read == {"base", "bases.small.model", "bases.small.sampling", "generate"}
 
 
+def test_a_base_whose_name_has_a_dot_is_told_so() -> None:
+    with pytest.raises(UserError, match=r"The base 'sd1\.5' cannot have a dot in its name"):
+        Params({"base": "sd1.5", "bases": {"sd1.5": {}}}, Path("p.yaml")).model()
+
+
 def test_unknown_base_is_answered_with_the_closest() -> None:
     params = Params({"base": "minature", "bases": {"miniature": {}}}, Path("p.yaml"))
     with pytest.raises(UserError, match=r"Unknown base 'minature'. Did you mean 'miniature'\?.* p.yaml"):
@@ -598,3 +603,12 @@ def test_a_mistyped_adapter_is_found_before_the_first_stage(adapters: dict[str, 
     values["generate"]["adapters"] = adapters
     with pytest.raises(UserError, match=said):
         check_params(Params(values, Path("params.yaml")))
+
+
+def test_an_adapter_is_added_to_what_is_learned_without_it_by_all_its_options() -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["generate"]["adapters"] = {"layout": {"scale": 1.0}}
+    with pytest.raises(UserError, match=r"'generate\.adapters\.layout\.head' is missing"):
+        check_params(Params(values, Path("params.yaml")))
+    values["methods"] = ["relation_words", "compositional"]  # of which one draws nothing by it, and one has the others
+    check_params(Params(values, Path("params.yaml")))

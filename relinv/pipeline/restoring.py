@@ -20,6 +20,7 @@ RESULTS = ("dvc.lock", GRIDS, "reports/metrics.json", "reports/report.html", "re
            "reports/scores.csv")  # fmt: skip
 KEPT = Path(".scratch/replaced_parameters")  # git-ignored
 MINIATURE = "data/miniature"
+CLOCK = 5.0  # seconds by which a process may seem to have started later than it did, as the clock is set
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,25 @@ def restore(root: Path) -> Restored:
 
 def _require_idle(root: Path) -> None:
     """Raise UserError if a stage runs at `root`: its parameters would change under it, and its results be lost."""
-    import psutil
-
     file = root / ".dvc/tmp/rwlock"  # who reads or writes what; killed processes stay in it
     locks = read_json(file, "list of DVC's locks", "remove it") if file.is_file() else {}
     infos = [*locks.get("write", {}).values(), *chain(*locks.get("read", {}).values())]
     for pid, command in {info["pid"]: info["cmd"] for info in infos}.items():
-        if psutil.pid_exists(pid):
+        if _runs_since(pid, file.stat().st_mtime):
             raise UserError(
                 f"A stage is running here, by process {pid} ({shorten(command, 80, placeholder=' …')}): wait until it "
                 "has ended, or stop it, and run `relinv restore` then."
             )
+
+
+def _runs_since(pid: int, time: float) -> bool:
+    """Return whether a process runs that was there at a time; one started later has the number of one that is gone."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() < time + CLOCK
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _lacking(said: str) -> list[str]:
