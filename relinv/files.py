@@ -34,6 +34,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("wb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut could leave the name of a file without its content
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save hides a failed write in a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__

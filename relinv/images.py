@@ -124,10 +124,13 @@ def read_image_record(path: Path) -> ImageRecord:
     return record
 
 
-def require_png(path: Path) -> None:
-    """Raise UserError unless the name of an image to be written ends in .png."""
+def require_target(path: Path) -> None:
+    """Raise UserError unless an image may be written to `path`: a PNG by name, which replaces only one drawn here."""
     if path.suffix.lower() != ".png":
         raise UserError(f"The image '{path}' would be a PNG by another name: let its name end in .png.")
+    if path.exists():
+        with told_as(f"'{path}' exists, and is no image of this relinv: name another file to write, or remove it."):
+            read_image_record(path)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from relinv.checking import UNKNOWN
 from relinv.errors import UserError, unknown
+from relinv.files import parse_yaml
 
 Item = TypeVar("Item")
 
@@ -47,6 +48,8 @@ def require_name(name: str, what: str) -> None:
         raise UserError(
             f"'{name}' cannot name a {what}: write up to 100 of a to z, 0 to 9 and _, such as shaking_hands."
         )
+    if not isinstance(parse_yaml(name, "name"), str):  # in params.yaml, it would be a number, true or nothing
+        raise UserError(f"'{name}' cannot name a {what}: YAML takes it for something else than a word; add letters.")
 
 
 class Settings(BaseModel):

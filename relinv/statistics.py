@@ -125,10 +125,15 @@ def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float)
 
 
 def _interval(means: _Means, bootstrap: Bootstrap) -> Interval:
-    """Return the mean between the percentiles that leave out half of 1 - level at each end, moved as Student's are."""
+    """Return the mean between the percentiles that leave out half of 1 - level at each end, moved as Student's are.
+
+    Without a degree of freedom, as of a single scenario, nothing tells how much others vary: the ends are infinite.
+    """
+    if means.freedom == 0:
+        return Interval(means.of_all, -np.inf, np.inf)
     tail = (1 - bootstrap.level) / 2
     low, high = np.quantile(means.resampled, [tail, 1 - tail]) - means.of_all
-    wider = stdtrit(max(means.freedom, 1), tail) / ndtri(tail)  # at 0, resamples do not vary
+    wider = stdtrit(means.freedom, tail) / ndtri(tail)
     return Interval(means.of_all, float(means.of_all + wider * low), float(means.of_all + wider * high))
 
 

@@ -10,6 +10,7 @@ import typer
 from relinv import cli
 from relinv.errors import UserError
 from relinv.params import load_params
+from relinv.pipeline.restoring import GRIDS
 from relinv.settings import ReportSettings
 
 app = cli.stage_app()
@@ -29,7 +30,7 @@ def study(
     """
     from relinv.statistics import Bootstrap
     from relinv.study.plan import check_trials, load_plan, trials
-    from relinv.study.running import finished, run_pending
+    from relinv.study.running import alone, finished, run_pending
     from relinv.study.summary import gather, keep_reports, write_study
 
     settings = load_params().section("report", ReportSettings)
@@ -37,13 +38,16 @@ def study(
     if len({path.stem for path in plans}) < len(plans):
         raise UserError("Two of the plans have one name, so their results would replace each other: rename one.")
     for path in plans:
+        if Path("reports", path.stem) == Path(GRIDS):
+            raise UserError(f"'{path}' would be written into {GRIDS}, which every report replaces: rename the plan.")
         planned = trials(Path(), load_plan(path))  # fails now for a mistake in one, not after hours of the others
         done = finished(Path(), planned)
         check_trials(Path(), [trial for trial in planned if trial.name not in done])
     for path in plans:
         plan = load_plan(path)
-        planned = trials(Path(), plan)  # of the files as they are when its experiments begin
-        commits = run_pending(Path(), planned, slots)
+        with alone(Path()) as lock:
+            planned = trials(Path(), plan)  # of the files as they are when its experiments begin
+            commits = run_pending(Path(), planned, slots, lock)
         folder = Path("reports") / path.stem
         judges = list(dict.fromkeys(trial.judge for trial in planned))
         write_study(folder, path.as_posix(), plan, judges, gather(Path(), plan, planned, commits), bootstrap)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from relinv.study.plan import Trial, load_plan, trials
-from relinv.study.running import run_pending
+from relinv.study.running import alone, run_pending
 
 HERE = Path(__file__).parent.parent
 PARAMS = """base: b
@@ -149,5 +149,11 @@ def two_arms(repository: Path) -> list[Trial]:
     return trials(repository, plan)
 
 
+def run_all(repository: Path, planned: Sequence[Trial]) -> dict[str, str]:
+    """Return {name: commit} of the trials, once those that were not have been run."""
+    with alone(repository) as lock:
+        return run_pending(repository, planned, 2, lock)
+
+
 if __name__ == "__main__":
-    run_pending(Path(sys.argv[1]), two_arms(Path(sys.argv[1])), slots=2)
+    run_all(Path(sys.argv[1]), two_arms(Path(sys.argv[1])))

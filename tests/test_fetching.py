@@ -401,6 +401,23 @@ def test_a_flawed_folder_of_ones_own_is_left_to_validation(
     assert len(list((tmp_path / "kept").glob("*.png"))) == 4
 
 
+@pytest.mark.parametrize("linked", ["", "masks"])
+def test_a_link_of_ones_own_whose_changes_dvc_would_not_see_is_refused(
+    linked: str, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own" / "inside"
+    real = masked(exemplar_folder, tmp_path)
+    if linked:
+        shutil.copytree(real, own)
+        shutil.rmtree(own / linked)
+    else:
+        own.parent.mkdir()
+    (own / linked).symlink_to(real / linked)
+    monkeypatch.setattr("relinv.fetching.fetch.OWN", own.parent)
+    with pytest.raises(UserError, match=rf"'{own / linked}' is a link: put the folder itself in its place"):
+        fetch_exemplars("inside", tmp_path / "kept", from_("folder", None), SETTINGS, tmp_path)
+
+
 def test_a_mask_goes_with_its_picture(exemplar_folder: Path, tmp_path: Path) -> None:
     whole = masked(exemplar_folder, tmp_path)
     (whole / "masks" / "0.png").rename(whole / "masks" / "2.png")

@@ -349,6 +349,8 @@ def test_a_difference_is_told_honestly() -> None:
     clear = verdict("a", "b", "leakage", Interval(-0.2, -0.3, -0.1), 0.9)
     assert "0.300 higher" in verdict("a", "b", "leakage", Interval(0.3, 0.1, 0.5), 0.9)
     assert "0.200 lower" in clear and "90\N{NO-BREAK SPACE}% interval −0.300 to −0.100" in clear
+    small = verdict("a", "b", "leakage", Interval(-0.0004, -0.0008, -0.0001), 0.95)
+    assert "0.000400 lower" in small and "interval −0.000800 to −0.000100" in small
 
 
 def shapes(drawn: str, tag: str, kind: str = "") -> list[ElementTree.Element]:
@@ -456,6 +458,8 @@ def test_curves_are_smoothed_about_each_step_up_to_both_ends() -> None:
     assert all(value == pytest.approx(step, abs=10) for step, value in ramp[20:-20])
     assert max(value for _, value in _smooth(steps, (steps == 750).astype(float))) == pytest.approx(1 / 10)
     assert _mean([[(1.0, 0.0), (3.0, 2.0)], [(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)]]) == [(1, 1), (3, 2)]
+    stopped_early = [(1.0, 4.0), (2.0, 2.0)]  # of later steps, there is no mean of all
+    assert _mean([[(1.0, 0.0), (2.0, 0.0), (3.0, 0.0)], stopped_early]) == [(1, 2), (2, 1)]
 
 
 def test_scenarios_are_spread_evenly() -> None:
@@ -497,6 +501,14 @@ def test_a_sheet_says_what_the_judge_found_and_has_every_scenario_where_none_is_
             row = found[method].loc[line.head, line.tail]
             assert shot.path.name == row["file"]
             assert (shot.relation_right, shot.entities_right) == (row["relation_accuracy"], row["entity_accuracy"])
+    for method in METHODS:
+        file = tmp_path / f"data/scores/hug/{method}.csv"
+        score_table("hug", method).assign(held_out="", relation_accuracy=np.nan).to_csv(file, index=False)
+    (panel,) = build(collect(tmp_path, params), "hug").panels
+    assert {shot.relation_right for line in panel.lines for shot in line.shots} == {None}
+    page = html(tell(collect(tmp_path, params)))
+    of_hug = page.partition('id="sheet-hug"')[2].partition("<h3")[0]
+    assert len(re.findall(r'<i class="dot', of_hug)) == sum(len(line.shots) for line in panel.lines)  # of the entities
 
 
 def test_a_sheet_draws_every_picture_whole_with_its_marks(tmp_path: Path) -> None:
@@ -526,6 +538,10 @@ def test_a_sheet_draws_every_picture_whole_with_its_marks(tmp_path: Path) -> Non
         right, wrong = (place(ImageColor.getrgb(colour), shot)[1] for colour in (RIGHT, WRONG))
         assert len(wrong) and (len(right) > 0) == (column == 0)
         assert not len(right) or right.max() < wrong.min()  # the first dot is the relation's
+    unknown = dataclasses.replace(lines[1], shots=[Shot(shot.path, None, None) for shot in lines[1].shots])
+    bare = np.asarray(Image.open(io.BytesIO(render(dataclasses.replace(sheet, panels=[Panel("seen", [unknown])])))))
+    y, x = place((255, 0, 20), bare)
+    assert len(y) == CELL * CELL  # no mark where there was no choice
     for name in ("head", "tail"):
         panels[1].lines[0] = dataclasses.replace(lines[0], **{name: "dog"})
         other = np.asarray(Image.open(io.BytesIO(render(sheet))))

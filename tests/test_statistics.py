@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from relinv.report.pages import INTERVALS
-from relinv.statistics import Bootstrap, Interval, mean_interval, paired_difference, resample_weights
+from relinv.statistics import Bootstrap, Interval, Resampled, mean_interval, paired_difference, resample_weights
 
 QUICK = Bootstrap(resamples=400)
 
@@ -166,7 +167,15 @@ def test_seeds_of_a_scenario_are_one_cluster() -> None:
 
 def test_undefined_rows_are_left_out() -> None:
     values = np.array([[[1.0], [np.nan]], [[np.nan], [np.nan]]])
-    assert mean_interval(rows_of(values), "score", QUICK) == (1.0, 1.0, 1.0)
+    assert mean_interval(rows_of(values), "score", QUICK) == (1.0, -np.inf, np.inf)  # a single scenario is left
+
+
+@pytest.mark.parametrize(("relations", "drawn"), [(1, "relations"), (1, "scenarios"), (3, "scenarios")])
+def test_one_scenario_does_not_tell_how_much_others_vary(relations: int, drawn: Resampled) -> None:
+    values = np.arange(relations * 2.0).reshape(relations, 1, 2)  # two images of the one
+    rows, bootstrap = pd.concat([rows_of(values + 0.5, "a"), rows_of(values, "b")]), replace(QUICK, drawn=drawn)
+    assert paired_difference(rows, "a", "b", "score", bootstrap) == (0.5, -np.inf, np.inf)
+    assert mean_interval(rows[rows["method"] == "b"], "score", bootstrap)[1:] == (-np.inf, np.inf)
 
 
 def test_a_metric_defined_nowhere_has_no_mean() -> None:

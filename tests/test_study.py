@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,12 @@ from relinv.settings import ExemplarSettings, ExemplarSource
 from relinv.statistics import Bootstrap
 from relinv.study.checkout import experiments, open_checkout
 from relinv.study.plan import Contrast, Trial, check_trials, load_plan, overridden, trials
-from relinv.study.running import LOGS, finished, run_pending
+from relinv.study.running import LOGS, finished
 from relinv.study.summary import gather, keep_reports, write_study
 from stages.compare import compare as compare_command
 from stages.study import study as study_command
 from tests.reporting import pretended, score_table
-from tests.studying import HERE, PARAMS, PIPELINE, PLAN, runner, two_arms, write_repository
+from tests.studying import HERE, PARAMS, PIPELINE, PLAN, run_all, runner, two_arms, write_repository
 from tests.waiting import wait_until
 
 FEW = Bootstrap(resamples=100)
@@ -74,8 +75,8 @@ def test_a_study_runs_each_trial_once_and_reads_it_back(
     plan = load_plan(repository / "study.yaml")
     planned = trials(repository, plan)
     assert [(trial.arm, trial.seed, trial.work) for trial in planned] == [("plain", 0, 4), ("better", 0, 4)]
-    first = run_pending(repository, planned[:1], slots=2)
-    commits = run_pending(repository, planned, slots=2)
+    first = run_all(repository, planned[:1])
+    commits = run_all(repository, planned)
     assert commits[planned[0].name] == first[planned[0].name]  # not run again
     assert finished(repository, planned) == commits
     rows = gather(repository, load_plan(repository / "study.yaml"), planned, commits)
@@ -183,7 +184,7 @@ def test_a_preset_that_an_arm_changes_is_changed_for_that_arm_alone(tmp_path: Pa
     (repository / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
     arms = {"shorter": {"presets.yaml:reversion.long.steps": 3}, "long": {}}
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
-    commits = run_pending(repository, planned := trials(repository, plan), slots=2)
+    commits = run_all(repository, planned := trials(repository, plan))
     found = [params_at(repository, commits[trial.name])["presets.yaml:reversion.long.steps"] for trial in planned]
     assert found == [3, 9]
 
@@ -197,7 +198,7 @@ def test_every_parameter_that_is_seeded_gets_the_seed(repository: Path) -> None:
 def test_a_study_runs_with_what_is_not_committed_and_leaves_the_users_files_alone(repository: Path) -> None:
     (repository / "params.yaml").write_text(changed := "# mine\n" + PARAMS.replace("- hug\n", ""))
     planned = two_arms(repository)
-    commits = run_pending(repository, planned, slots=2)
+    commits = run_all(repository, planned)
     rows = gather(repository, load_plan(repository / "study.yaml"), planned, commits)
     assert (repository / "params.yaml").read_text() == changed
     (repository / "params.yaml").write_text(PARAMS)
@@ -218,7 +219,7 @@ def test_a_new_file_is_in_a_study_as_long_as_it_is_there(repository: Path) -> No
         arms = {f"new{skill}": {"score.skill": skill} for skill in skills}
         plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
         planned = trials(repository, plan)
-        commits = run_pending(repository, planned, slots=2)
+        commits = run_all(repository, planned)
         listed = [runner(repository)("git", "ls-tree", "-r", "--name-only", commits[trial.name]) for trial in planned]
         return [set(names.splitlines()) for names in listed]
 
@@ -250,7 +251,7 @@ def test_a_study_runs_after_an_experiment_without_the_committed_pictures(tmp_pat
     write_repository(repository)
     (repository / "reports/grids/hug.png").unlink()  # as one of other relations does
     planned = two_arms(repository)[:1]
-    assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
+    assert set(run_all(repository, planned)) == {trial.name for trial in planned}
 
 
 def test_a_studys_files_are_the_users_to_the_byte(tmp_path: Path) -> None:
@@ -347,12 +348,12 @@ def test_a_killed_study_goes_on(repository: Path, tmp_path: Path) -> None:
     await_end_of_group(study.pid)
     planned = two_arms(repository)
     assert finished(repository, planned) == {}
-    assert set(run_pending(repository, planned, slots=2)) == {trial.name for trial in planned}
+    assert set(run_all(repository, planned)) == {trial.name for trial in planned}
 
 
 def test_a_study_waits_for_another(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (repository / LOGS).mkdir(parents=True, exist_ok=True)
-    waiting = threading.Thread(target=run_pending, args=(repository, [], 2), daemon=True)
+    waiting = threading.Thread(target=run_all, args=(repository, []), daemon=True)
     with (repository / LOGS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting.start()
@@ -362,12 +363,47 @@ def test_a_study_waits_for_another(repository: Path, capsys: pytest.CaptureFixtu
     assert not waiting.is_alive()
 
 
+def test_a_study_that_waited_names_its_trials_after_the_files_it_runs(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    plan, params = load_plan(Path("study.yaml")), Path("params.yaml")
+    before, text = trials(Path(), plan), params.read_text()
+    monkeypatch.setattr("relinv.study.plan.check_trials", lambda root, trials: None)  # of parameters cut down for this
+
+    @contextmanager
+    def edited_meanwhile(root: Path) -> Iterator[int]:
+        params.write_text(text.replace("skill: 0.6", "skill: 0.7"))
+        yield 0
+
+    run = MagicMock(side_effect=UserError("to here"))
+    monkeypatch.setattr("relinv.study.running.alone", edited_meanwhile)
+    monkeypatch.setattr("relinv.study.running.run_pending", run)
+    try:
+        with pytest.raises(UserError, match="to here"):
+            study_command(plans=[Path("study.yaml")], slots=2)
+        named = [trial.name for trial in run.call_args.args[1]]
+        assert named == [trial.name for trial in trials(Path(), plan)] != [trial.name for trial in before]
+    finally:
+        params.write_text(text)
+
+
+def test_a_study_runs_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    repository = tmp_path / "josé's own"
+    repository.mkdir()
+    write_repository(repository)
+    planned = two_arms(repository)[:1]
+    assert set(run_all(repository, planned)) == {trial.name for trial in planned}
+    cache = runner(repository / LOGS / "checkout")("dvc", "cache", "dir").strip()
+    assert Path(cache).samefile(repository / ".dvc/cache")
+
+
 def test_an_experiment_that_was_kept_but_not_handed_over_is_run_again(repository: Path) -> None:
     (trial, _) = two_arms(repository)
-    run_pending(repository, [trial], slots=2)
+    run_all(repository, [trial])
     (ref,) = (ref for ref in experiments(repository) if ref.endswith(f"/{trial.name}"))
     runner(repository)("git", "update-ref", "-d", ref)  # as when the study is killed just before
-    assert set(run_pending(repository, [trial], slots=2)) == {trial.name}
+    assert set(run_all(repository, [trial])) == {trial.name}
 
 
 def test_the_report_that_is_kept_is_of_the_first_seed(
@@ -422,6 +458,18 @@ def test_seeds_are_pooled_and_the_page_says_what_each_arm_adds(repository: Path,
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("study.*")}
 
 
+def test_contrasts_are_told_though_the_first_metric_is_undefined(repository: Path, tmp_path: Path) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"metrics": ["direction", "scene_accuracy"]})
+    tables = [score_table("hug", "reversion").assign(arm=arm, trial=0) for arm in ("plain", "better")]
+    write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], pd.concat(tables, ignore_index=True), FEW)
+    page = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert "| What skill adds | – | " in page and "study.svg" in page and "best arm" not in page
+    search = plan.model_copy(update={"contrasts": []})  # whose arms change nothing of a method
+    write_study(tmp_path, "study.yaml", search, ["ViT-B-32/openai"], pd.concat(tables, ignore_index=True), FEW)
+    page = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert "What skill adds" not in page and "best arm" not in page and "## Arm by arm" in page
+
+
 def test_a_lead_in_one_relation_of_two_is_sure_for_these_two_alone(repository: Path, tmp_path: Path) -> None:
     contrast = {"title": "What skill adds", "left": "better/reversion", "right": "plain/reversion"}
     plan = load_plan(repository / "study.yaml").model_copy(update={"contrasts": [Contrast(**contrast)]})
@@ -472,7 +520,7 @@ def test_a_failed_trial_names_its_log_and_no_other_is_begun(repository: Path) ->
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
     planned = trials(repository, plan)
     with pytest.raises(UserError, match=r"experiment 'study-broken-seed0-\w+' failed"):
-        run_pending(repository, planned, slots=2)
+        run_all(repository, planned)
     assert not (repository / LOGS / f"{planned[1].name}.log").exists()
 
 
@@ -667,6 +715,12 @@ def test_a_mistake_in_a_later_arm_is_told_before_any_runs(
         study_command(plans=[Path("plans/study.yaml")], slots=2)
 
 
+def test_a_plan_whose_results_a_report_would_replace_is_told(tmp_path: Path) -> None:
+    shutil.copyfile(HERE / "plans/study.yaml", tmp_path / "grids.yaml")
+    with pytest.raises(UserError, match="would be written into reports/grids, which every report replaces: rename"):
+        study_command(plans=[tmp_path / "grids.yaml"], slots=2)
+
+
 def test_an_edit_that_a_plans_preset_undoes_is_told_before_any_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     committed = Path("params.yaml").read_text().replace("learning_rate: 0.00006", "learning_rate: 0.00007")
     monkeypatch.setattr("relinv.overrides.git", lambda *words: committed)
@@ -722,6 +776,16 @@ def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.Monk
     (means,) = compare(Path(), ["a", "b"], FEW).methods["reversion"]
     assert means.caption.endswith("each over its own scenarios, for none is in all")
     assert [line.cells[0].mean for line in means.lines] == pytest.approx([0, 9 / 12])
+
+
+def test_a_grid_that_has_grown_shares_the_scenes_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = with_leakage(score_table("inside", "reversion").assign(scene_accuracy=0.0))
+    grown = table.assign(scene_accuracy=1.0, index=table["index"] + table["index"] // 4)  # a tail more for each head
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: {"a": table, "b": grown}[revision])
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
+    means, differences = compare(Path(), ["a", "b"], FEW).methods["reversion"]
+    assert means.caption == "Means with intervals over the 12 scenarios that all have"
+    assert differences.lines[0].cells[0].mean == 1
 
 
 def test_scenes_of_another_tail_are_others_and_scores_are_the_same_only_if_all_are(

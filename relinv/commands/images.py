@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from PIL import Image
-from tqdm import trange
+from tqdm import tqdm
 
 from relinv import cli
 from relinv.adapters.layout import draw_boxes, layout_of
@@ -24,7 +24,7 @@ from relinv.diffusion.sampling import encode_png
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes
 from relinv.generation import settings_of
-from relinv.images import ImageRecord, parameters, png_texts, read_image_record, require_png
+from relinv.images import ImageRecord, parameters, png_texts, read_image_record, require_target
 from relinv.imagining import draw_again, find_concepts, free_record, imagine_each, require_used, unsaid, with_options
 from relinv.params import load_params
 from relinv.results import find_result
@@ -42,7 +42,7 @@ def show(
 ) -> None:
     """Print how an image was made, and the command that makes it again."""
     if boxes:
-        require_png(boxes)
+        require_target(boxes)
     record = read_image_record(image)
     if boxes:
         _require_another(boxes, image)
@@ -68,7 +68,7 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
     if concept.fingerprint != record.settings.get("concept_sha256"):
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
     with Image.open(image) as picture:
-        atomic_write_bytes(target, encode_png(draw_boxes(picture.convert("RGB"), layout)))
+        atomic_write_bytes(target, encode_png(draw_boxes(picture.convert("RGB"), layout), png_texts(record)))
 
 
 @app.command(epilog="Example: relinv draw data/images/inside/reversion/042.png again.png")
@@ -77,7 +77,7 @@ def draw(
     target: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
     """Draw an image again from the record stored in it: the same bytes on the same machine."""
-    require_png(target)
+    require_target(target)
     record = read_image_record(image)
     _require_another(target, image)
     atomic_write_bytes(target, encode_png(draw_again(record, load_params()), png_texts(record)))
@@ -108,7 +108,10 @@ def imagine(
     ] = None,
 ) -> None:
     """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
-    require_png(target)
+    seeds = range(seed, seed + images)
+    files = [target if images == 1 else target.with_stem(f"{target.stem}_{each}") for each in seeds]
+    for file in files:
+        require_target(file)
     _require_recordable(prompt, seed, images)
     params = load_params()
     settings, options = params.generation(), option or []
@@ -122,10 +125,9 @@ def imagine(
         print(f"Warning: {sentence}", file=sys.stderr)
     require_used(options, settings.adapters, concepts.values())
     record = free_record(base, concepts, prompt, settings, seed, target.name)
-    seeds = trange(seed, seed + images, unit="image", disable=images == 1)
-    pictures = imagine_each(base, list(concepts.values()), prompt, settings, seeds)
-    for each, picture in enumerate(pictures, start=seed):
-        file = target if images == 1 else target.with_stem(f"{target.stem}_{each}")
+    shown = tqdm(seeds, unit="image", disable=images == 1)
+    pictures = imagine_each(base, list(concepts.values()), prompt, settings, shown)
+    for each, file, picture in zip(seeds, files, pictures, strict=True):
         atomic_write_bytes(file, encode_png(picture, png_texts(replace(record, seed=each, file=file.name))))
 
 

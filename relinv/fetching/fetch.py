@@ -44,8 +44,11 @@ def fetch_exemplars(
     differ from the record.
     """
     with atomic_folder(target) as folder:
-        if (OWN / relation).is_dir():
-            copy_files(OWN / relation, folder)
+        if (own := OWN / relation).is_dir():
+            for path in (own, own / MASKS):
+                if path.is_symlink():  # behind which DVC would see no change
+                    raise UserError(f"'{path}' is a link: put the folder itself in its place.")
+            copy_files(own, folder)
         else:
             _fill(relation, folder, source, settings, scratch)
         if settings.count is not None and not fault_of(folder):  # of a flawed folder, validation tells all

@@ -117,8 +117,8 @@ def _are_same(rows: pd.DataFrame) -> bool:
 
 
 def _by_scene(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows renumbered by scene: another benchmark has other entities at the same index of its grid."""
-    return rows.assign(index=rows.groupby(["relation", "index", "head", "tail"]).ngroup())
+    """Return rows renumbered by scene: another grid may have it at another index, and other entities at that index."""
+    return rows.assign(index=rows.groupby(["relation", "head", "tail"]).ngroup())
 
 
 def _of_the_base_in_use(values: dict[str, Any]) -> dict[str, Any]:

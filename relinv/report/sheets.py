@@ -26,11 +26,11 @@ PAPER, INK, QUIET, RIGHT, WRONG = "#ffffff", "#24292f", "#6b737c", "#2b9a7b", "#
 
 @dataclass(frozen=True)
 class Shot:
-    """One generated image, and whether the judge found the relation and the entities right in it."""
+    """One generated image, and whether the judge found the relation and the entities right in it; None: no choice."""
 
     path: Path
-    relation_right: bool
-    entities_right: bool
+    relation_right: bool | None
+    entities_right: bool | None
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def _line(run: Run, rows: pd.DataFrame) -> Line:
     shots = [
         Shot(
             run.images / row.relation / method / row.file,
-            row.relation_accuracy == 1,
-            row.entity_accuracy == 1,
+            None if pd.isna(row.relation_accuracy) else row.relation_accuracy == 1,
+            None if pd.isna(row.entity_accuracy) else row.entity_accuracy == 1,
         )
         for method, row in zip(run.methods, by_method.itertuples(), strict=True)
     ]
@@ -169,8 +169,10 @@ def _paste_panel(
             _mark(draw, (x + CELL - 11, y + CELL - 11), shot.entities_right)
 
 
-def _mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], right: bool) -> None:
-    """Draw a filled dot for right, a ring for wrong, so that they differ without colour too."""
+def _mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], right: bool | None) -> None:
+    """Draw a filled dot for right, a ring for wrong, so that they differ without colour too; for None, nothing."""
+    if right is None:
+        return
     x, y = corner
     draw.ellipse((x - 1, y - 1, x + 9, y + 9), fill=PAPER)
     draw.ellipse(

@@ -202,8 +202,8 @@ def _smooth(steps: pd.Series, values: pd.Series) -> list[tuple[float, float]]:
 
 
 def _mean(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Return the mean of curves at the steps of the first, interpolating linearly between their points."""
-    steps = [step for step, _ in lines[0]]
+    """Return the mean of curves at the steps of the shortest, interpolating linearly between their points."""
+    steps = [step for step, _ in min(lines, key=lambda line: line[-1][0])]
     values = [np.interp(steps, *np.transpose(line)) for line in lines]
     return list(zip(steps, np.mean(values, axis=0).tolist(), strict=True))
 

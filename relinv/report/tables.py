@@ -39,9 +39,9 @@ class Table:
     signed: bool = False
 
 
-def figure(value: float, signed: bool = False) -> str:
-    """Return a figure with three decimals and a true minus sign; if `signed`, a plus sign too, and one on zero."""
-    return f"{value:{'+' if signed else 'z'}.3f}".replace("-", "−")
+def figure(value: float, signed: bool = False, decimals: int = 3) -> str:
+    """Return a figure with a true minus sign; if `signed`, a plus sign too, and one on zero."""
+    return f"{value:{'+' if signed else 'z'}.{decimals}f}".replace("-", "−")
 
 
 def percent(share: float) -> str:
@@ -171,7 +171,9 @@ def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstr
 
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
     """Return a paired difference in words, saying plainly when it cannot be told from zero."""
-    span = f"{percent(level)} interval {figure(found.low, True)} to {figure(found.high, True)}"
+    decimals = 3 if abs(found.mean) >= 0.0005 or not found.excludes_zero else 6  # else what is not zero would look so
+    low, high = (figure(end, True, decimals) for end in (found.low, found.high))
+    span = f"{percent(level)} interval {low} to {high}"
     if not found.excludes_zero:
         return (
             f"The {what} of {name} differs from that of {other} by {figure(found.mean, True)} ({span}). "
@@ -179,7 +181,7 @@ def verdict(name: str, other: str, what: str, found: Interval, level: float) -> 
         )
     way = "higher" if found.mean > 0 else "lower"
     return (
-        f"The {what} of {name} is {abs(found.mean):.3f} {way} than that of {other} ({span}; "
+        f"The {what} of {name} is {figure(abs(found.mean), decimals=decimals)} {way} than that of {other} ({span}; "
         "the interval excludes zero)."
     )
 

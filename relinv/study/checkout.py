@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def open_checkout(root: Path, folder: Path) -> Path:
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
     # saving an experiment leaves files that git was to add; checksums of what a study fetched are to stay
     git(folder, "clean", "--quiet", "--force", "-d", f"--exclude={MANIFESTS}")
-    cache = dvc(root, "cache", "dir").strip()
+    cache = os.path.relpath(dvc(root, "cache", "dir").strip(), folder)  # DVC writes no path with letters beyond ASCII
     dvc(folder, "config", "--quiet", "--local", "cache.dir", cache)
     # without what an experiment writes: DVC saves no output that git was told to remove
     if changes := git(root, *PLAIN_DIFF, "HEAD", "--", *(f":!{path}" for path in RESULTS)):

@@ -16,27 +16,26 @@ from relinv.study.plan import Trial
 LOGS = ".scratch/study"  # git-ignored
 
 
-def run_pending(root: Path, planned: Sequence[Trial], slots: int | None) -> dict[str, str]:
+def run_pending(root: Path, planned: Sequence[Trial], slots: int | None, lock: int) -> dict[str, str]:
     """Run every trial that is not finished, `slots` of its stages at a time (None: as fits); return {name: commit}.
 
     They run in a separate checkout that shares DVC's run cache: a killed study resumes with the stages it was in, and
-    arms that differ in one method share the others. Raises UserError if one fails, and starts no other. Files edited
-    meanwhile change no trial.
+    arms that differ in one method share the others. Files edited meanwhile change no trial. lock: what `alone` yields,
+    since when they were planned. Raises UserError if one fails, and starts no other.
     """
-    with _alone(root) as lock:
-        found = finished(root, planned)
-        pending = [trial for trial in planned if trial.name not in found]
-        print(f"{len(planned)} experiments, {len(found)} of them finished before.", file=sys.stderr)
-        if pending:
-            checkout = open_checkout(root, root / LOGS / "checkout")
-            parameters = {name: (checkout / name).read_bytes() for name in PARAMETERS}
-        for number, trial in enumerate(pending, start=1):
-            print(f"[{number}/{len(pending)}] {trial.name}: {trial.work} inversions", file=sys.stderr)
-            for name, content in parameters.items():
-                (checkout / name).write_bytes(content)
-            overrides = [as_override(name, value) for name, value in trial.overrides.items()]
-            run_experiment(root, checkout, trial.name, overrides, slots, root / LOGS / f"{trial.name}.log", lock)
-        return finished(root, planned)
+    found = finished(root, planned)
+    pending = [trial for trial in planned if trial.name not in found]
+    print(f"{len(planned)} experiments, {len(found)} of them finished before.", file=sys.stderr)
+    if pending:
+        checkout = open_checkout(root, root / LOGS / "checkout")
+        parameters = {name: (checkout / name).read_bytes() for name in PARAMETERS}
+    for number, trial in enumerate(pending, start=1):
+        print(f"[{number}/{len(pending)}] {trial.name}: {trial.work} inversions", file=sys.stderr)
+        for name, content in parameters.items():
+            (checkout / name).write_bytes(content)
+        overrides = [as_override(name, value) for name, value in trial.overrides.items()]
+        run_experiment(root, checkout, trial.name, overrides, slots, root / LOGS / f"{trial.name}.log", lock)
+    return finished(root, planned)
 
 
 def finished(root: Path, planned: Sequence[Trial]) -> dict[str, str]:
@@ -46,9 +45,10 @@ def finished(root: Path, planned: Sequence[Trial]) -> dict[str, str]:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[int]:
+def alone(root: Path) -> Iterator[int]:
     """Yield the descriptor of a lock that no other study on this checkout holds; wait if one does.
 
+    Plan the trials inside the block: the wait may be long, and a trial's name says of which files it was made.
     Experiments inherit the lock: those that outlive a killed study are waited for, not started a second time.
     """
     path = root / LOGS / "lock"

@@ -60,7 +60,7 @@ def write_study(
         scenarios=scenario_count(rows),
         level=percent(bootstrap.level),
         verdicts=_verdicts(plan, tables[0], pooled, bootstrap),
-        contrasts=tables,
+        contrasts=tables if plan.contrasts else [],
         best=_best_arms(rows, plan),
         arms=[_arm_table(rows, arm, plan, bootstrap) for arm in rows["arm"].unique()],
     )
