@@ -18,7 +18,7 @@ from relinv.checking import parse
 from relinv.devices import deterministic
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import Concept
-from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
+from relinv.diffusion.conditioning import Drawer, in_use, with_draw_options
 from relinv.diffusion.sampling import encode_png, to_pictures
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, code_hash
@@ -114,7 +114,7 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
     One line of pictures for each of the adapters' lines of forms; None if the token has only one form. Raises
     UserError as `generate` does.
     """
-    with in_use(base, [drawn_with(concept, settings.adapters)]) as adapters:
+    with in_use(base, [with_draw_options(concept, settings.adapters)]) as adapters:
         lines = [line for adapter in adapters for line in adapter.forms()]
     if not lines:
         return None
@@ -190,7 +190,7 @@ def generate(
     small for a batch, or if the base's precision is too low for its numbers.
     """
     prompts = [record.prompt for record in records]
-    used = [drawn_with(concept, settings.adapters)]
+    used = [with_draw_options(concept, settings.adapters)]
     with deterministic(base.device, backward=False), in_use(base, used) as adapters:
         drawer = Drawer(base, adapters, prompts, settings)
         for start in range(0, len(records), settings.batch_size):

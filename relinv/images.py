@@ -43,7 +43,7 @@ class ImageRecord:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 
-class DrawnWith(GenerateSettings, extra="ignore"):
+class RecordSettings(GenerateSettings, extra="ignore"):
     """The least that a record's settings hold."""
 
     resolution: Positive
@@ -120,7 +120,7 @@ def read_image_record(path: Path) -> ImageRecord:
     remedy = "generate it again, or correct its record"
     with told_as(f"The image '{path}' does not say how it was made as this version does: {remedy}."):
         record = parse(ImageRecord, content, "record", path)
-        parse(DrawnWith, record.settings, "record.settings", path)
+        parse(RecordSettings, record.settings, "record.settings", path)
     return record
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from relinv.devices import deterministic
 from relinv.diffusion.bases import PLACEHOLDER, Base, load_base
 from relinv.diffusion.concept import Concept, load_concept
-from relinv.diffusion.conditioning import Drawer, drawn_with, in_use
+from relinv.diffusion.conditioning import Drawer, in_use, with_draw_options
 from relinv.diffusion.sampling import to_pictures
 from relinv.errors import UserError
 from relinv.files import parse_yaml
@@ -34,7 +34,7 @@ def imagine_each(
     base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seeds: Iterable[int]
 ) -> Iterator[Image.Image]:
     """Yield the picture of a free prompt for each seed; each is drawn by itself, so none depends on the others."""
-    concepts = [drawn_with(concept, settings.adapters) for concept in concepts]
+    concepts = [with_draw_options(concept, settings.adapters) for concept in concepts]
     with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
         drawer = Drawer(base, adapters, [prompt], settings)
         for seed in seeds:
@@ -122,7 +122,8 @@ def require_used(
     """Raise UserError if one of `options`, which gave `adapters` by `with_options`, fits none of the concepts."""
     given = {option.partition(".")[0]: option for option in options}
     changes = {name: adapters[name] for name in given}
-    used = {adapter["name"] for concept in concepts for adapter in drawn_with(concept, changes, "--with").adapters}
+    drawn = [with_draw_options(concept, changes, "--with") for concept in concepts]
+    used = {adapter["name"] for concept in drawn for adapter in concept.adapters}
     for name, option in given.items():
         if name not in used:
             raise UserError(

@@ -116,7 +116,7 @@ def _check_drawing(params: Params, settings: Mapping[str, Any]) -> None:
         kind = drawing_adapter(name, options)
         tokens = [method for method in settings if find_plugin("relinv.methods", method).Method.token]
         if kind.addable and not all(hasattr(settings[method], name) for method in tokens):
-            parse(kind.Drawing, options, f"generate.adapters.{name}", params.file)
+            parse(kind.DrawOptions, options, f"generate.adapters.{name}", params.file)
 
 
 def _check_words(params: Params, settings: Mapping[str, Any]) -> None:

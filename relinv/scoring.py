@@ -106,7 +106,7 @@ def load_metric(name: str) -> ModuleType:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ImageFolder:
     """A generated folder's records and pictures, and the exemplars its relation was learned from."""
 
     records: list[ImageRecord]
@@ -114,14 +114,14 @@ class Drawn:
     exemplars: ExemplarSet
 
 
-def read_drawn(folder: Path, exemplar_folder: Path) -> Drawn:
+def read_image_folder(folder: Path, exemplar_folder: Path) -> ImageFolder:
     """Return what is to be scored, read before any judge is loaded; UserError if a file is missing or damaged."""
     records = read_records(folder)
-    return Drawn(records, read_pictures(folder, records), read_exemplars(exemplar_folder))
+    return ImageFolder(records, read_pictures(folder, records), read_exemplars(exemplar_folder))
 
 
-def score_drawn(
-    drawn: Drawn, benchmark: Benchmark, judge: Judge, batch_size: int, vqa: VqaModel | None = None
+def score_images(
+    drawn: ImageFolder, benchmark: Benchmark, judge: Judge, batch_size: int, vqa: VqaModel | None = None
 ) -> pd.DataFrame:
     """Return one row per image: what it shows, then every metric there is, then which judge scored.
 

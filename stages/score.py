@@ -21,11 +21,15 @@ def score(relation: Relation, method: Method) -> None:
     benchmark = find_benchmark(params, relation)
     images = find_result("generate", relation, method)
 
-    from relinv.scoring import read_drawn, score_drawn, write_scores  # only now, since pandas takes long to load
+    from relinv.scoring import (  # only now, since pandas takes long to load
+        read_image_folder,
+        score_images,
+        write_scores,
+    )
 
-    drawn = read_drawn(images, FOLDERS["fetch"] / relation)
+    drawn = read_image_folder(images, FOLDERS["fetch"] / relation)
     judge = params.judge()
-    rows = score_drawn(drawn, benchmark, load_judge(judge), settings.batch_size, load_vqa_model(judge))
+    rows = score_images(drawn, benchmark, load_judge(judge), settings.batch_size, load_vqa_model(judge))
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)
     params.require_unchanged()
 

@@ -20,7 +20,7 @@ from relinv.checking import parse
 from relinv.diffusion.attention_maps import attention_maps, coarse_layers
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept
-from relinv.diffusion.conditioning import Drawer, drawn_with, guided_by, in_use
+from relinv.diffusion.conditioning import Drawer, guided_by, in_use, with_draw_options
 from relinv.diffusion.cross_attention import cross_attentions
 from relinv.diffusion.sampling import build_scheduler, initial_latents
 from relinv.errors import UserError
@@ -322,8 +322,8 @@ def test_its_gradients_alone_are_computed_as_training_computes_them(
 def test_a_layout_is_added_to_concepts_of_a_token_alone(base: Base) -> None:
     learned = Concept("<r>", torch.zeros(base.dim), {"method": "reversion"})
     words = Concept(None, None, {"method": "relation_words"})
-    assert [each["name"] for each in drawn_with(learned, {"layout": LAYOUT}).adapters] == ["layout"]
-    assert drawn_with(words, {"layout": LAYOUT}) is words
+    assert [each["name"] for each in with_draw_options(learned, {"layout": LAYOUT}).adapters] == ["layout"]
+    assert with_draw_options(words, {"layout": LAYOUT}) is words
 
 
 def test_an_image_does_not_depend_on_its_batch(base: Base) -> None:

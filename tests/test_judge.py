@@ -23,7 +23,7 @@ from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
 from relinv.judge import Judge, check_judge, load_judge
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
-from relinv.scoring import Drawn, score_drawn
+from relinv.scoring import ImageFolder, score_images
 from relinv.settings import JudgeSettings
 from tests.records import record
 from tests.tiny import WORDS
@@ -306,8 +306,8 @@ def test_a_text_that_a_siglip_would_cut_is_refused(siglip: Judge) -> None:
 def test_a_siglip_scores(siglip: Judge, exemplar_folder: Path) -> None:
     exemplars = read_exemplars(exemplar_folder)
     shown = [load_image(exemplar.path, siglip.resolution) for exemplar in exemplars.exemplars[:2]]
-    drawn = Drawn([record(0), record(1, tail="cup")], shown, exemplars)
-    rows = score_drawn(drawn, load_benchmark("data/benchmark/miniature.yaml"), siglip, batch_size=2)
+    drawn = ImageFolder([record(0), record(1, tail="cup")], shown, exemplars)
+    rows = score_images(drawn, load_benchmark("data/benchmark/miniature.yaml"), siglip, batch_size=2)
     np.testing.assert_allclose(rows["exemplar_similarity"], 1, atol=1e-4)  # each is an exemplar
     assert rows["relation_score"].nunique() == 2 and rows["relation_score"].between(-1, 1).all()
     assert rows[["scene_accuracy", "relation_accuracy", "entity_accuracy"]].isin([0, 1]).all(axis=None)

@@ -16,7 +16,7 @@ from relinv.checking import parse
 from relinv.diffusion.adapter import in_place
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, load_concept
-from relinv.diffusion.conditioning import Encodings, drawn_with, in_use
+from relinv.diffusion.conditioning import Encodings, in_use, with_draw_options
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.rank_one import Edit, orthonormal_basis
 from relinv.diffusion.sampling import initial_latents
@@ -158,13 +158,13 @@ def test_the_gate_is_chosen_anew_at_each_drawing(base: Base) -> None:
     described = {"name": "perfusion", "file": Adapter.FILE, "options": OPTIONS}
     weights = {"perfusion": tensors(base, 0)}
     concept = Concept("<r>", torch.zeros(base.dim), {"method": "perfusion", "adapters": [described]}, weights)
-    opened = drawn_with(concept, {"perfusion": {"beta": 0.2}})
+    opened = with_draw_options(concept, {"perfusion": {"beta": 0.2}})
     for used, gate in ((concept, (0.7, 0.15)), (opened, (0.2, 0.15))):
         with in_use(base, [used]) as (adapter,):
             assert adapter.gate == gate
-    assert drawn_with(concept, {}).fingerprint == concept.fingerprint != opened.fingerprint
+    assert with_draw_options(concept, {}).fingerprint == concept.fingerprint != opened.fingerprint
     plain = Concept("<r>", torch.zeros(base.dim), {"method": "reversion"})
-    assert drawn_with(plain, {"perfusion": {"beta": 0.2}}) is plain
+    assert with_draw_options(plain, {"perfusion": {"beta": 0.2}}) is plain
 
 
 def test_global_locking_wants_a_superclass_of_one_token(base: Base) -> None:

@@ -50,9 +50,9 @@ WORK = {  # what each command calls, the last of it after all parameters were re
     ],
     "score": [
         "stages.score.find_result",
-        "relinv.scoring.read_drawn",
+        "relinv.scoring.read_image_folder",
         "stages.score.load_judge",
-        "relinv.scoring.score_drawn",
+        "relinv.scoring.score_images",
     ],
     "judge": [
         "stages.judge.read_exemplars",

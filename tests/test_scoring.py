@@ -29,7 +29,7 @@ from relinv.judging import ask_of_exemplars, require_scenarios_read
 from relinv.params import load_params
 from relinv.plugins import plugin_names
 from relinv.results import Judged, read_judged
-from relinv.scoring import JUDGE, KEYS, METRICS, Context, load_metric, read_drawn, score_drawn, write_scores
+from relinv.scoring import JUDGE, KEYS, METRICS, Context, load_metric, read_image_folder, score_images, write_scores
 from relinv.settings import JudgeSettings, ModelSettings
 from relinv.vqa import load_vqa_model
 from stages import generate, score
@@ -85,7 +85,7 @@ def images(tmp_path: Path, exemplar_folder: Path, benchmark: Benchmark) -> Path:
 def test_a_row_for_each_image_with_every_metric(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge
 ) -> None:
-    rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+    rows = score_images(read_image_folder(images, exemplar_folder), benchmark, judge, batch_size=3)
     assert rows.columns.tolist() == [*KEYS, *plugin_names(METRICS), JUDGE]
     assert set(rows[JUDGE]) == {judge.fingerprint}
     assert rows[["relation", "method", "index", "seed"]].drop_duplicates().shape == (4, 4)
@@ -96,13 +96,13 @@ def test_a_row_for_each_image_with_every_metric(
 def test_a_metric_is_held_to_its_bounds_but_for_rounding(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metric, drawn = load_metric("entity"), read_drawn(images, exemplar_folder)
+    metric, drawn = load_metric("entity"), read_image_folder(images, exemplar_folder)
     monkeypatch.setattr(metric, "score", lambda context: np.array([1 + 1e-6, np.nan, -1.0, 0.5]))
-    rows = score_drawn(drawn, benchmark, judge, batch_size=3)
+    rows = score_images(drawn, benchmark, judge, batch_size=3)
     np.testing.assert_array_equal(rows["entity"], [1, np.nan, -1, 0.5])
     monkeypatch.setattr(metric, "BOUNDS", (0.0, 1.0))
     with pytest.raises(UserError, match=r"'entity' gives values beyond its BOUNDS, 0 and 1: correct one"):
-        score_drawn(drawn, benchmark, judge, batch_size=3)
+        score_images(drawn, benchmark, judge, batch_size=3)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_metric_that_gives_no_number_for_each_image_is_named(
     monkeypatch.setattr(load_metric("entity"), "score", lambda context: values)
     monkeypatch.setattr(load_metric("entity"), "BOUNDS", (-np.inf, np.inf))
     with pytest.raises(UserError, match=f"The metric 'entity' gives (values of )?{told}"):
-        score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+        score_images(read_image_folder(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 
 def test_an_image_is_held_against_its_own_words_and_the_exemplars(
@@ -138,7 +138,7 @@ def test_an_image_is_held_against_its_own_words_and_the_exemplars(
     drawn = [ImageOps.invert(load_image(exemplar_folder / f"{3 - each.index}.png", 64)) for each in records]
     for each, picture in zip(records, drawn, strict=True):
         write_image(images, each, picture)
-    rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+    rows = score_images(read_image_folder(images, exemplar_folder), benchmark, judge, batch_size=3)
     exemplars = judge.encode_images([load_image(exemplar_folder / f"{place}.png", 64) for place in range(4)], 4)
     for (_, row), picture in zip(rows.iterrows(), drawn, strict=True):
         (image,) = judge.encode_images([picture], 1)  # (dim,)
@@ -156,7 +156,7 @@ def test_scores_are_written_with_blanks_and_the_same_bytes(
     images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, tmp_path: Path
 ) -> None:
     for name in ("one.csv", "two.csv"):
-        rows = score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+        rows = score_images(read_image_folder(images, exemplar_folder), benchmark, judge, batch_size=3)
         write_scores(tmp_path / name, rows)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     table = pd.read_csv(tmp_path / "one.csv")
@@ -171,7 +171,7 @@ def test_a_relation_the_benchmark_lacks_is_named(
 ) -> None:
     write_records(images, [replace(record, relation="insid") for record in read_records(images)])
     with pytest.raises(UserError, match=r"Unknown relation 'insid'\. Did you mean 'inside'"):
-        score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+        score_images(read_image_folder(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 
 @pytest.mark.parametrize(("side", "pair"), [("head", "'canoe' and 'box'"), ("tail", "'cat' and 'canoe'")])
@@ -180,7 +180,7 @@ def test_an_image_of_entities_the_benchmark_lacks_is_named(
 ) -> None:
     write_records(images, [replace(record, **{side: "canoe"}) for record in read_records(images)])
     with pytest.raises(UserError, match=rf"000\.png of 'inside' shows {pair}, which the benchmark has no"):
-        score_drawn(read_drawn(images, exemplar_folder), benchmark, judge, batch_size=3)
+        score_images(read_image_folder(images, exemplar_folder), benchmark, judge, batch_size=3)
 
 
 # The two stages, in a small project folder
@@ -312,8 +312,8 @@ def test_metrics_see_the_pictures_drawn_and_those_learned_from(
 ) -> None:
     seen: list[Context] = []
     monkeypatch.setattr("relinv.scoring.score_rows", lambda records, context: seen.append(context) or pd.DataFrame())
-    drawn = read_drawn(images, exemplar_folder)
-    score_drawn(drawn, benchmark, judge, batch_size=3)
+    drawn = read_image_folder(images, exemplar_folder)
+    score_images(drawn, benchmark, judge, batch_size=3)
     assert seen[0].pictures is drawn.pictures
     assert [picture.size for picture in seen[0].exemplar_pictures] == [(judge.resolution,) * 2] * 4
 

@@ -75,7 +75,7 @@ class Adapter(ConceptAdapter):
     """
 
     shares_unet = True
-    Drawing = Layout
+    DrawOptions = Layout
     addable = True
 
     def prepare(self) -> None:

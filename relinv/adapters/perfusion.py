@@ -31,7 +31,7 @@ INPUT, DIRECTION, SUPERCLASS = "concept_input", "concept_direction", "superclass
 FROZEN = (INPUT, DIRECTION, SUPERCLASS)  # no gradient reaches these
 
 
-class Drawing(Settings):
+class DrawOptions(Settings):
     """How the edit is drawn: it applies to tokens more similar to the concept than about beta; tau softens that.
 
     locking: whether keys see the prompt itself (local), or that with the superclass in the token's place (global).
@@ -49,10 +49,10 @@ class Adapter(ConceptAdapter):
     Outputs are (out,) each. Imported concepts hold o_K in place of e_super, and outputs that may differ between
     positions, (tokens, out).
 
-    Options: superclass, the word whose keys the token gets; second_moment, the C it was learned with; and `Drawing`'s.
+    Options: superclass, the word whose keys the token gets; second_moment, the C it was learned by; and `DrawOptions`.
     """
 
-    Drawing = Drawing
+    DrawOptions = DrawOptions
     learning = False  # whether its tensors change between two passes of the UNet
 
     def prepare(self) -> None:

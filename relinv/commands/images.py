@@ -19,7 +19,7 @@ from relinv.checking import parse
 from relinv.commands.common import base_on_cpu
 from relinv.diffusion.bases import load_base
 from relinv.diffusion.concept import load_concept
-from relinv.diffusion.conditioning import drawn_with
+from relinv.diffusion.conditioning import with_draw_options
 from relinv.diffusion.sampling import encode_png
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes
@@ -64,7 +64,7 @@ def _write_with_boxes(image: Path, record: ImageRecord, target: Path) -> None:
         raise UserError(f"The image '{image}' is of a prompt of its own: boxes are shown on the scenarios' images.")
     learned = find_result("invert", record.relation, record.method)
     concept = load_concept(learned, base_on_cpu())
-    layout = layout_of(drawn_with(concept, settings_of(record).adapters))
+    layout = layout_of(with_draw_options(concept, settings_of(record).adapters))
     if concept.fingerprint != record.settings.get("concept_sha256"):
         raise UserError(f"The image '{image}' was drawn with another concept than is here now: generate it again.")
     with Image.open(image) as picture:

@@ -40,7 +40,7 @@ class ConceptAdapter:
     FILE = "weights.safetensors"  # the file in a concept folder that holds `tensors`
     # True if it leaves the UNet and the encodings' width unchanged, so several trainings can share one forward pass
     shares_unet = False
-    Drawing: type[Settings] = Settings  # the options that can be changed each time the concept is drawn
+    DrawOptions: type[Settings] = Settings  # the options that can be changed each time the concept is drawn
     addable = False  # whether concepts that were learned without it can be drawn with it; it has no tensors then
     replaces_layers = False  # whether it replaces modules or weights, which must happen before hooks are added
 
@@ -108,7 +108,7 @@ def drawing_adapter(name: str, options: Mapping[str, Any], file: str = "params.y
     adapter without such options.
     """
     kind: type[ConceptAdapter] = find_plugin("relinv.adapters", name).Adapter
-    fields = kind.Drawing.model_fields
+    fields = kind.DrawOptions.model_fields
     if not fields:
         raise UserError(f"The adapter '{name}' has nothing to choose when it draws: leave it out of the adapters.")
     for option in options:

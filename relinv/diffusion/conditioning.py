@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PROMPTS_AT_ONCE = 100  # encoded together: were it the sampling batch size, that would change encodings by rounding
 
 
-def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]], file: str = "params.yaml") -> Concept:
+def with_draw_options(concept: Concept, changes: Mapping[str, Mapping[str, Any]], file: str = "params.yaml") -> Concept:
     """Return the concept with changed drawing options, given in `file` by adapter name: {"perfusion": {"beta": 0.5}}.
 
     A concept with a token also gets any named adapter that it was learned without, if that is `addable`; other options
@@ -39,8 +39,8 @@ def drawn_with(concept: Concept, changes: Mapping[str, Mapping[str, Any]], file:
         if name not in adapters and not (kind.addable and concept.token):
             continue
         own = adapters.get(name, {"name": name, "file": None, "options": {}})
-        known = {key: value for key, value in own["options"].items() if key in kind.Drawing.model_fields}
-        chosen = parse(kind.Drawing, known | dict(options), f"generate.adapters.{name}", file)
+        known = {key: value for key, value in own["options"].items() if key in kind.DrawOptions.model_fields}
+        chosen = parse(kind.DrawOptions, known | dict(options), f"generate.adapters.{name}", file)
         adapters[name] = {**own, "options": own["options"] | chosen.model_dump(mode="json")}
     if not adapters:
         return concept

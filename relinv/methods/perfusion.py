@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, Drawing, require_lockable
+from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, DrawOptions, require_lockable
 from relinv.diffusion.cross_attention import projections
 from relinv.errors import UserError
 from relinv.learning.second_moment import read_captions, second_moment
@@ -39,8 +39,8 @@ def _is_watched(path: Path) -> Path:
 Captions = Annotated[File, AfterValidator(_is_watched)]
 
 
-class Settings(TokenRowSettings, Drawing):
-    """The section `invert.perfusion`; `Drawing`'s options apply unless generate.adapters overrides them."""
+class Settings(TokenRowSettings, DrawOptions):
+    """The section `invert.perfusion`; those of `DrawOptions` apply unless generate.adapters overrides them."""
 
     value_learning_rate: Annotated[float, Field(gt=0, le=10)]  # of the outputs o_V
     input_average: Annotated[float, Field(ge=0, lt=1)]  # share of i, the token's mean encoding, that a step keeps
@@ -73,7 +73,7 @@ class Method(TokenRowMethod):
         start = encoding_in_place(base, superclass, exemplars)  # (dim,)
         layers = {name: layer for name, layer in projections(base).items() if name.endswith("to_v")}
         values = {name: layer.weight.float() @ start for name, layer in layers.items()}  # (out,) each
-        options = {name: getattr(settings, name) for name in Drawing.model_fields}
+        options = {name: getattr(settings, name) for name in DrawOptions.model_fields}
         options |= {"superclass": superclass, "second_moment": moment.id}
         tensors = {INPUT: start, DIRECTION: self._inverse @ start, SUPERCLASS: start, **values}
         self.edit = Adapter(base, TOKEN, tensors, options)
