@@ -1,8 +1,7 @@
-"""Changes of parameters, as `dvc exp run --set-param` takes them: [FILE:]NAME=VALUE, written and applied."""
+"""Changes of parameters, as `dvc exp run --set-param` takes them: NAME=VALUE, written and applied."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +10,16 @@ from typing import Any
 from relinv.checking import parse
 from relinv.errors import UserError, reason
 from relinv.files import parse_yaml, read_yaml
-from relinv.params import Params, flatten
+from relinv.params import MAIN, Params, flatten
 from relinv.pipeline.repository import git
 
 
 def as_override(name: str, value: Any) -> str:
-    """Return a change of the parameter `name`, [FILE:]NAME, as `dvc exp run --set-param` reads it.
+    """Return a change of the parameter `name` as `dvc exp run --set-param` reads it.
 
     With ++, because hydra would refuse names that a section does not have yet.
     """
-    file, colon, dotted = name.rpartition(":")
-    return f"{file}{colon}++{dotted}={_as_value(value)}"
+    return f"++{name}={_as_value(value)}"
 
 
 def _as_value(value: Any) -> str:
@@ -44,36 +42,42 @@ def _as_value(value: Any) -> str:
 def changed_params(root: Path, changes: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Change parameters of the checkout at `root`, and change them back if the block raises an error.
 
-    Yields what was changed, {FILE:NAME: value}. changes: as `dvc exp run --set-param` takes them, [FILE:]NAME=VALUE.
+    Yields what was changed, {NAME: value}. changes: as `dvc exp run --set-param` takes them, but of params.yaml alone.
     Raises UserError for one that cannot be made.
     """
+    if not changes:
+        yield {}
+        return
+    file = root / MAIN
+    read_yaml(file, "parameter file")
+    former = file.read_bytes()
+    try:
+        yield _change(file, changes)
+    except BaseException:
+        file.write_bytes(former)
+        raise
+
+
+def _change(file: Path, changes: Sequence[str]) -> dict[str, Any]:
+    """Change parameters in `file`; return what was changed, {NAME: value}."""
     from dvc.exceptions import DvcException
     from dvc.utils.cli_parse import to_path_overrides
     from dvc.utils.hydra import apply_overrides, to_hydra_overrides
     from omegaconf.errors import OmegaConfBaseException
     from ruamel.yaml import YAMLError
 
-    by_file: dict[Path, list[str]] = {}
-    for name, of_file in to_path_overrides(changes).items():
-        by_file.setdefault(root / name, []).extend(of_file)
-    former = {file: file.read_bytes() for file in by_file if file.is_file()}
-    made: dict[str, Any] = {}
+    overrides = []
+    for named, of_file in to_path_overrides(changes).items():
+        if Path(named) != Path(file.name):
+            raise UserError(f"'{named}:{of_file[0]}' names another file than {file.name}: write NAME=VALUE.")
+        overrides += of_file
     try:
-        for file, of_file in by_file.items():
-            read_yaml(file, "parameter file")
-            try:
-                apply_overrides(file, of_file)
-                place = os.path.relpath(file, root)
-                made |= {f"{place}:{each.key_or_group}": each.value() for each in to_hydra_overrides(of_file)}
-            except (DvcException, OmegaConfBaseException, YAMLError) as error:
-                told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-                lists = " (a list is written in brackets: 'relations=[inside,on]')" if "merging" in told else ""
-                raise UserError(f"Parameters cannot be changed in '{file}': {told}{lists}") from error
-        yield made
-    except BaseException:
-        for file, content in former.items():
-            file.write_bytes(content)
-        raise
+        apply_overrides(file, overrides)
+        return {each.key_or_group: each.value() for each in to_hydra_overrides(overrides)}
+    except (DvcException, OmegaConfBaseException, YAMLError) as error:
+        told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        lists = " (a list is written in brackets: 'relations=[inside,on]')" if "merging" in told else ""
+        raise UserError(f"Parameters cannot be changed in '{file}': {told}{lists}") from error
 
 
 def require_edits_take_effect(params: Params, methods: Iterable[str]) -> None:

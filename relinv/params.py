@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Presets = dict[str, dict[str, dict[str, Any]]]  # what each preset changes, by method and preset
-MAIN, PRESETS = "params.yaml", "presets.yaml"  # side by side
-SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report")
+MAIN = "params.yaml"
+SECTIONS = ("base", "bases", "relations", "methods", "exemplars", "validate", "invert", "generate", "score", "report",
+            "presets")  # fmt: skip
 OF_ALL_METHODS = ("seed", "preview", "preset")  # in `invert`, beside a section for each method
 ABSENT = object()  # in place of a value that a file does not have, where null is one
 
@@ -39,14 +40,12 @@ ABSENT = object()  # in place of a value that a file does not have, where null i
 class Params:
     """The parameters of one run; a section is checked when it is read, and `sections_read` remembers which.
 
-    presets: the content of presets.yaml; None: what stands beside `file`, read once it is needed.
-    DVC re-runs a stage when a section it names changes, so a test compares `sections_read` with dvc.yaml.
+    Parts of a section read whole are not named besides. DVC re-runs a stage when a section it names changes, so a test
+    compares `sections_read` with dvc.yaml.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: Path, presets: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         self._values = values
-        self._presets = presets
-        self._of_presets: dict[tuple[str, str], dict[str, Any]] = {}  # what was read, by preset and method
         self.file = file
         self.sections_read: set[str] = set()
 
@@ -55,10 +54,10 @@ class Params:
 
         Raises UserError if it is missing or does not fit `kind`.
         """
-        if (value := self._value(name)) is ABSENT:
-            raise UserError(f"Parameter '{name}' is missing from {self.file}: add it.")
-        self.sections_read.add(name)
-        return parse(kind, value, name, self.file)
+        value = self._checked(name, kind)
+        if not any(name.startswith(f"{whole}.") for whole in self.sections_read):
+            self.sections_read.add(name)
+        return value
 
     def names(self, section: str) -> list[str]:
         """Return the names in a section, "" meaning the whole file; none if it is not a section."""
@@ -81,70 +80,66 @@ class Params:
         own = parse(kind, values, f"invert.{name}", self.file)  # first: no fault of it is blamed on the preset
         if (preset := self.preset()) is None:
             return own
-        changes, file = self.changes(preset, name), self.file.with_name(PRESETS)
-        if values and changes is None:
+        presets = self.section(f"presets.{name}", dict[str, dict[str, Any]])
+        if values and preset not in presets:
             raise UserError(
-                f"The preset '{preset}' says nothing of '{name}': give '{name}' a section '{preset}' in {file}, with "
+                f"The preset '{preset}' says nothing of '{name}': add 'presets.{name}.{preset}' to {self.file}, with "
                 "what it changes, or {} for nothing."
             )
-        return parse(kind, values | (changes or {}), f"{name}.{preset}", file)
-
-    def changes(self, preset: str, method: str) -> dict[str, Any] | None:
-        """Return what a preset changes in a method's section, None if it says nothing of it.
-
-        Raises UserError for an unknown preset. `require_unchanged` compares what was returned.
-        """
-        if preset not in (known := {name for of_method in self.presets.values() for name in of_method}):
-            raise UserError(f"{unknown('preset', preset, known)} They stand in {self.file.with_name(PRESETS)}.")
-        found = self.presets.get(method, {}).get(preset)
-        self._of_presets[preset, method] = found or {}
-        return found
+        return parse(kind, values | presets.get(preset, {}), f"presets.{name}.{preset}", self.file)
 
     def preset(self) -> str | None:
-        """Return the name of the preset in use, chosen for all methods or by the base; None if none is."""
+        """Return the name of the preset in use, chosen for all methods or by the base; None if none is.
+
+        Raises UserError if no method has such a preset.
+        """
         chosen = self.section("invert.preset", Name | None)
-        return chosen or self.section(f"bases.{self.base()}.preset", Name | None)
+        preset = chosen or self.section(f"bases.{self.base()}.preset", Name | None)
+        if preset and preset not in (known := {name for of_method in self.presets.values() for name in of_method}):
+            raise UserError(f"{unknown('preset', preset, known)} They stand in {self.file} as 'presets.METHOD.NAME'.")
+        return preset
 
     @cached_property
     def presets(self) -> Presets:
-        """Return what each preset changes; UserError if presets.yaml is missing or malformed."""
-        file = self.file.with_name(PRESETS)
-        return load_presets(file) if self._presets is None else parse(Presets, self._presets, "", file)
+        """Return what each preset changes, for checks: a result depends on the section of its method alone."""
+        return self._checked("presets", Presets)
 
     def require_effect(self, names: Iterable[str]) -> None:
-        """Raise UserError if a parameter among `names`, each [FILE:]NAME, cannot change anything in this run.
+        """Raise UserError if a parameter among `names` cannot change anything in this run.
 
         These are a method's own that the preset in use sets too, and those of other presets.
         """
         for name in names:
-            file, _, dotted = name.rpartition(":")
-            match dotted.split("."):
-                case [method, other, *_] if file == PRESETS and other != (preset := self.preset()):
+            match name.split("."):
+                case ["presets", _, other, *_] if other != (preset := self.preset()):
                     used = f"the preset in use is '{preset}'" if preset else "no preset is in use"
                     raise UserError(f"'{name}' would change nothing: {used}; set invert.preset to '{other}'.")
-                case ["invert", method, key, *_] if file in ("", MAIN) and (preset := self.preset()):
+                case ["invert", method, key, *_] if preset := self.preset():
                     if key in self.presets.get(method, {}).get(preset, {}):
-                        place = dotted.removeprefix(f"invert.{method}.")
+                        place = name.removeprefix(f"invert.{method}.")
                         raise UserError(
-                            f"'{dotted}' would change nothing: the preset '{preset}' sets it; write "
-                            f"{PRESETS}:{method}.{preset}.{place}."
+                            f"'{name}' would change nothing: the preset '{preset}' sets it; write "
+                            f"presets.{method}.{preset}.{place}."
                         )
 
     def require_unchanged(self) -> None:
-        """Raise UserError if what was read of the file, or of a preset, is not what stands there now.
+        """Raise UserError if what was read of the file is not what stands there now.
 
         A stage's last act, because DVC then records the result as that of the parameters it finds.
         """
         now = read_params(self.file)
         changed = [name for name in sorted(self.sections_read) if now._value(name) != self._value(name)]
-        for (preset, method), changes in self._of_presets.items():
-            if (now.changes(preset, method) or {}) != changes:
-                changed.append(f"{PRESETS}:{method}.{preset}")
         if changed:
             raise UserError(
                 f"Parameters were changed while this ran, so the result is not theirs: {', '.join(changed)}. Run the "
                 "same command again."
             )
+
+    def _checked(self, name: str, kind: TypeForm[T]) -> T:
+        """Return what `section` does, but do not remember it: for a check that decides no result."""
+        if (value := self._value(name)) is ABSENT:
+            raise UserError(f"Parameter '{name}' is missing from {self.file}: add it.")
+        return parse(kind, value, name, self.file)
 
     def _value(self, name: str) -> Any:
         """Return the value at a dotted name, "" meaning the whole file; `ABSENT` if there is none."""
@@ -207,11 +202,6 @@ class Params:
         return self.section("methods", Names)
 
 
-def load_presets(file: Path) -> Presets:
-    """Return what each preset changes; UserError if `file` is missing or malformed."""
-    return parse(Presets, read_yaml(file, "preset file"), "", file)
-
-
 def preset_in_use(values: Mapping[str, Any]) -> str | None:
     """Return the preset that the nested parameters of any revision choose, unchecked, as `Params.preset` does."""
     invert, base = values.get("invert") or {}, (values.get("bases") or {}).get(values.get("base")) or {}
@@ -233,7 +223,8 @@ def load_params(file: Path | str = MAIN) -> Params:
     """
     params = read_params(Path(file))
     params.require_known("", SECTIONS)
-    params.require_known("invert", [*OF_ALL_METHODS, *plugin_names("relinv.methods")])
+    params.require_known("invert", [*OF_ALL_METHODS, *(methods := plugin_names("relinv.methods"))])
+    params.require_known("presets", methods)
     for base in params.names("bases"):
         params.require_known(f"bases.{base}", BaseSettings.model_fields)
     return params

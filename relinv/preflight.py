@@ -14,7 +14,7 @@ from relinv.exemplars import OWN
 from relinv.hub import find_tokenizer, load_tokenizer, require_place
 from relinv.judge import check_judge
 from relinv.learning.token_row import TokenRowSettings
-from relinv.params import PRESETS, Params
+from relinv.params import Params
 from relinv.plugins import find_plugin, plugin_names
 from relinv.results import FOLDERS
 from relinv.settings import (
@@ -98,15 +98,14 @@ def _check_devices(params: Params) -> None:
 def _check_methods(params: Params) -> dict[str, Any]:
     """Return each method's settings; UserError for an unknown method, and for settings that it cannot run with."""
     plugins = {name: find_plugin("relinv.methods", name) for name in params.methods()}
+    for name in plugins:
+        if name not in params.presets:  # DVC would tell only when it has to be learned
+            raise UserError(f"'presets' in {params.file} has no section '{name}': add `{name}: {{}}` there.")
     settings = {name: params.method(name, plugin.Settings) for name, plugin in plugins.items()}
     for name, plugin in plugins.items():
         for relation in params.relations():
             plugin.Method.settings_for(relation, settings[name])
     find_plugin("relinv.methods", params.section("report", ReportSettings).subject)
-    for method in settings:
-        if method not in params.presets:  # DVC would tell only when it has to be learned
-            file = params.file.with_name(PRESETS)
-            raise UserError(f"The method '{method}' has no section in {file}: add `{method}: {{}}` there.")
     return settings
 
 

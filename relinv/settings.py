@@ -230,7 +230,7 @@ class DrawingSettings(SamplingSettings):
 class BaseSettings(Settings):
     """One entry of `bases`: a model, how it is trained and draws, its benchmark, its exemplars, its judge.
 
-    preset: the one in presets.yaml that applies if `invert.preset` names none.
+    preset: the one that applies if `invert.preset` names none.
     """
 
     benchmark: File

@@ -19,7 +19,7 @@ app = cli.stage_app()
 def reproduce(
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set-param", "-S", metavar="[FILE:]NAME=VALUE", help="Change a parameter first, as DVC does."),
+        typer.Option("--set-param", "-S", metavar="NAME=VALUE", help="Change a parameter first, as DVC does."),
     ] = None,
     slots: Annotated[
         int | None,

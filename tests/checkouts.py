@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -25,7 +24,6 @@ def lay_out_checkout(root: Path, base: Path) -> Path:
     for path, content in {"params.yaml": params, "data/benchmark/miniature.yaml": benchmark}.items():
         with (root / path).open("w") as stream:
             yaml.dump(content, stream)
-    shutil.copy(ROOT / "presets.yaml", root)
     return root
 
 

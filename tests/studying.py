@@ -34,6 +34,8 @@ report:
   resamples: 100
   seed: 0
   level: 0.95
+presets:
+  reversion: {}
 """
 PIPELINE = """stages:
   invert:
@@ -108,7 +110,6 @@ def write_repository(root: Path) -> None:
         "reports/metrics.json": "{}",
         "reports/report.md": "",
         "data/miniature/dvc.lock": "",
-        "presets.yaml": "reversion: {}\n",
         "stages/__init__.py": "",
         "stages/reproduce.py": REPRODUCE,
         "study.yaml": PLAN,

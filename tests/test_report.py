@@ -764,20 +764,17 @@ def test_under_a_preset_the_page_tells_its_numbers_and_how_to_change_them(tmp_pa
     write_report(tmp_path, params)
     plain = (tmp_path / "reports/report.md").read_text()
     assert "    steps: 120\n" in plain and "-S invert.reversion.steer_weight=0.1 " in plain
-    shutil.copy("presets.yaml", tmp_path)
     apply_overrides(tmp_path / "params.yaml", ["invert.preset=official"])
     write_report(tmp_path, load_params(tmp_path / "params.yaml"))
     under = (tmp_path / "reports/report.md").read_text()
     assert "    steps: 3000\n" in under and "steps: 120" not in under and "\nmake reproduce  " in under
-    assert "-S presets.yaml:++reversion.official.steer_weight=0.1 " in under
+    assert "-S ++presets.reversion.official.steer_weight=0.1 " in under
     for preset in ("official", "short"):  # DVC refuses a name that the file lacks
-        apply_overrides(tmp_path / "presets.yaml", [f"++reversion.{preset}.steer_weight=0.1"])
+        apply_overrides(tmp_path / "params.yaml", [f"++presets.reversion.{preset}.steer_weight=0.1"])
 
 
 def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) -> None:
-    for name in ("params.yaml", "presets.yaml"):
-        shutil.copy(name, tmp_path)
-    file = tmp_path / "params.yaml"
+    file = Path(shutil.copy("params.yaml", tmp_path))
     shown = used_parameters(load_params(file))
     sections = ["exemplars", "validate", "invert", "generate", "score", "report"]
     assert list(shown) == ["base", "bases", "relations", "methods", *sections]
@@ -791,14 +788,13 @@ def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) ->
 
 
 def test_a_preset_that_changes_while_the_report_is_made_is_told(tmp_path: Path) -> None:
-    for name in ("params.yaml", "presets.yaml"):
-        shutil.copy(name, tmp_path)
-    apply_overrides(tmp_path / "params.yaml", ["invert.preset=official"])
-    params = load_params(tmp_path / "params.yaml")
+    file = Path(shutil.copy("params.yaml", tmp_path))
+    apply_overrides(file, ["invert.preset=official"])
+    params = load_params(file)
     used_parameters(params)
     params.require_unchanged()
-    apply_overrides(tmp_path / "presets.yaml", ["reversion.official.steps=7"])
-    with pytest.raises(UserError, match=r"changed while this ran, .*: presets\.yaml:reversion\.official\."):
+    apply_overrides(file, ["presets.reversion.official.steps=7"])
+    with pytest.raises(UserError, match=r"changed while this ran, .*: presets\."):
         params.require_unchanged()
 
 

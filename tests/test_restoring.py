@@ -18,7 +18,7 @@ from relinv.pipeline.restoring import restore
 from tests.checkouts import run as relinv
 from tests.studying import PARAMS, runner, write_repository
 
-CHANGED = PARAMS.replace("skill: 0.6", "skill: 0.9")
+CHANGED = PARAMS.replace("skill: 0.6", "skill: 0.9").replace("reversion: {}", "reversion: {long: {steps: 9}}")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,6 @@ def run_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("PYTHONPATH", str(Path.cwd()))
         write_repository(root)
         (root / "params.yaml").write_text(CHANGED)
-        (root / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
         runner(root)(sys.executable, "-m", "dvc", "repro", "--quiet")
     for name in ("kissing.png", "kissing-reversion.png"):
         (root / "reports/grids" / name).write_text("of a relation that the committed run lacks")
@@ -59,14 +58,12 @@ def test_parameters_and_results_come_back_and_what_had_changed_is_kept(repositor
     back, kept = relinv("restore").splitlines()
     assert back == "The committed parameters and results are back."
     assert (repository / "params.yaml").read_text() == PARAMS
-    assert (repository / "presets.yaml").read_text() == "reversion: {}\n"
     assert (repository / "reports/scores.csv").read_text() == scores and (repository / "data/reversion").exists()
     status = run("git", "status", "--porcelain").splitlines()
     mine = ["holiday.png", "kissing.txt", "mine/"]
     assert status == [" M make.py", " M reports/README.md", "?? notes.txt", *(f"?? reports/grids/{n}" for n in mine)]
     run(*kept.removeprefix("How the parameters differed is kept: ").split())  # git apply FILE
     assert (repository / "params.yaml").read_text() == CHANGED
-    assert (repository / "presets.yaml").read_text() == "reversion: {long: {steps: 9}}\n"
     run("git", "checkout", "--quiet", ".")
     assert relinv("restore").splitlines() == [back]  # there is nothing to keep
 
@@ -87,9 +84,9 @@ def test_a_branch_that_an_experiment_left_is_told(repository: Path) -> None:
 def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
     (first,) = restore(repository).kept
     runner(repository)("git", "apply", str(first))
+    (repository / "params.yaml").write_text(CHANGED + "# mine\n")
     runner(repository)("git", "add", "params.yaml")
     (repository / "params.yaml").write_text(PARAMS)
-    (repository / "presets.yaml").write_text("reversion: {}\n")
     (second,) = restore(repository).kept  # of what is staged alone
     assert first != second
     assert "skill: 0.9" in first.read_text() and "skill: 0.9" in second.read_text()
@@ -105,15 +102,13 @@ def test_what_is_staged_is_kept_beside_what_has_changed_since(repository: Path) 
 
 def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(repository: Path) -> None:
     run = runner(repository)
-    (repository / "presets.yaml").write_text("reversion: {}\n")
-    run("git", "add", "params.yaml", "presets.yaml")
+    run("git", "add", "params.yaml")
     (repository / "data/reversion").unlink()
     (kept,) = restore(repository).kept
     assert (repository / "data/reversion").exists()
     assert run("git", "status", "--porcelain") == ""
     run("git", "apply", str(kept))
     assert "skill: 0.9" in (repository / "params.yaml").read_text()
-    assert (repository / "presets.yaml").read_text() == "reversion: {}\n"
 
 
 def test_what_a_retrained_miniature_came_from_stays(repository: Path) -> None:

@@ -270,8 +270,7 @@ class Sectioned(Settings):
     batch_size: int
 
 
-def presets(tmp_path: Path, chosen: str | None, of_base: str | None) -> Params:
-    (tmp_path / "presets.yaml").write_text("reversion: {long: {steps: 3000}, odd: {stepz: 1}}\nother: {}\n")
+def presets(chosen: str | None, of_base: str | None) -> Params:
     values = {
         "base": "b",
         "bases": {"b": {"preset": of_base}},
@@ -281,51 +280,46 @@ def presets(tmp_path: Path, chosen: str | None, of_base: str | None) -> Params:
             "other": {"steps": 1, "batch_size": 1},
             "plain": {},  # learns nothing, so that no preset has anything to say of it
         },
+        "presets": {"reversion": {"long": {"steps": 3000}, "odd": {"stepz": 1}}, "other": {}, "plain": {}},
     }
-    return Params(values, tmp_path / "params.yaml")
+    return Params(values, Path("params.yaml"))
 
 
 @pytest.mark.parametrize(
     ("chosen", "of_base", "steps"), [(None, None, 150), ("long", None, 3000), (None, "long", 3000)]
 )
-def test_a_preset_changes_a_methods_section(
-    tmp_path: Path, chosen: str | None, of_base: str | None, steps: int
-) -> None:
-    params = presets(tmp_path, chosen, of_base)
+def test_a_preset_changes_a_methods_section(chosen: str | None, of_base: str | None, steps: int) -> None:
+    params = presets(chosen, of_base)
     assert params.method("reversion", Sectioned) == Sectioned(steps=steps, batch_size=8)
     assert params.method("plain", Settings) == Settings()
     if chosen or of_base:  # a budget is not half of one preset and half of another's
-        with pytest.raises(
-            UserError, match=r"says nothing of 'other': give 'other' a section 'long' in .*presets\.yaml"
-        ):
+        with pytest.raises(UserError, match=r"says nothing of 'other': add 'presets\.other\.long' to params\.yaml"):
             params.method("other", Sectioned)
 
 
-def test_unknown_presets_and_what_they_may_not_change_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Unknown preset 'lang'. Did you mean 'long'\?.*presets\.yaml"):
-        presets(tmp_path, "lang", None).method("reversion", Sectioned)
-    with pytest.raises(UserError, match=r"Unknown parameter 'stepz'.*presets\.yaml"):
-        presets(tmp_path, "odd", None).method("reversion", Sectioned)
+def test_unknown_presets_and_what_they_may_not_change_are_named() -> None:
+    with pytest.raises(UserError, match=r"Unknown preset 'lang'. Did you mean 'long'\?.* as 'presets\.METHOD\.NAME'"):
+        presets("lang", None).method("reversion", Sectioned)
+    with pytest.raises(UserError, match=r"Unknown parameter 'stepz'.* as 'presets\.reversion\.odd\.stepz'"):
+        presets("odd", None).method("reversion", Sectioned)
 
 
 def test_a_change_while_a_stage_runs_is_told_if_it_had_read_what_changed(tmp_path: Path) -> None:
-    (tmp_path / "presets.yaml").write_text("reversion: {short: {steps: 600}}\n")
     file = tmp_path / "params.yaml"
     text = "base: b\nbases: {b: {preset: short}}\ninvert: {preset: , reversion: {steps: 120, batch_size: 8}}\n"
-    text += "score: {batch_size: 1}\n"
+    text += "score: {batch_size: 1}\npresets: {reversion: {short: {steps: 600}}, other: {short: {steps: 7}}}\n"
     file.write_text(text)
     params = read_params(file)
     params.method("reversion", Sectioned)
-    file.write_text(text.replace("batch_size: 1", "batch_size: 2"))
+    file.write_text(text.replace("batch_size: 1", "batch_size: 2").replace("steps: 7", "steps: 8"))
     params.require_unchanged()
 
     file.write_text(text.replace("120", "60"))
     with pytest.raises(UserError, match=r"changed while this ran, .*: invert\.reversion\. Run .* again"):
         params.require_unchanged()
 
-    file.write_text(text)
-    (tmp_path / "presets.yaml").write_text("reversion: {short: {steps: 700}}\n")
-    with pytest.raises(UserError, match=r": presets\.yaml:reversion\.short\. Run"):
+    file.write_text(text.replace("600", "700"))
+    with pytest.raises(UserError, match=r": presets\.reversion\. Run"):
         params.require_unchanged()
 
 
@@ -389,9 +383,9 @@ def test_the_official_preset_has_every_published_number(method: str) -> None:
 def test_the_presets_that_come_along_are_valid(preset: str) -> None:
     params, samples = load_params(), {}
     for method in (name for name, of_method in params.presets.items() if preset in of_method):
-        changes = params.changes(preset, method)
         kind = find_plugin("relinv.methods", method).Settings
-        settings = parse(kind, params.section(f"invert.{method}", dict[str, Any]) | changes, method)
+        own = params.section(f"invert.{method}", dict[str, Any])
+        settings = parse(kind, own | params.presets[method][preset], method)
         if method in LEARNING:
             samples[method] = settings.steps * settings.batch_size
     published = 24_000  # samples; the miniature's own have fewer
@@ -405,11 +399,9 @@ def leaves(node: Any, place: str) -> dict[str, Any]:
     return {name: value for key, inner in node.items() for name, value in leaves(inner, f"{place}.{key}").items()}
 
 
-@pytest.mark.parametrize(
-    ("file", "name"), [("params.yaml", "invert.reversion"), ("presets.yaml", "reversion.official")]
-)
-def test_what_dvc_changes_is_one_line(file: str, name: str, tmp_path: Path) -> None:
-    before, changed = Path(file).read_text().splitlines(), Path(shutil.copy(file, tmp_path))
+@pytest.mark.parametrize("name", ["invert.reversion", "presets.reversion.official"])
+def test_what_dvc_changes_is_one_line(name: str, tmp_path: Path) -> None:
+    before, changed = Path("params.yaml").read_text().splitlines(), Path(shutil.copy("params.yaml", tmp_path))
     apply_overrides(changed, [f"{name}.steer_weight=0.123"])
     after = changed.read_text().splitlines()
     assert [line for line in after if line not in before] == [next(line for line in after if "0.123" in line)]
@@ -498,11 +490,21 @@ def test_a_gpu_too_old_for_a_precision_is_told_before_the_first_stage(
         check_params(Params(values, Path("params.yaml")))
 
 
-def test_a_method_without_a_section_of_presets_is_told_before_the_first_stage(tmp_path: Path) -> None:
-    (tmp_path / "presets.yaml").write_text("relation_words: {}\ntextual_inversion: {}\n")
-    params = Params(read_yaml(Path("params.yaml")), tmp_path / "params.yaml")
-    with pytest.raises(UserError, match=r"'reversion' has no section in .*presets\.yaml: add `reversion: {}` there"):
-        check_params(params)
+@pytest.mark.parametrize("preset", [None, "official"])
+def test_a_method_without_a_section_of_presets_is_told_before_the_first_stage(preset: str | None) -> None:
+    values = read_yaml(Path("params.yaml"))
+    values["invert"]["preset"] = preset
+    del values["presets"]["reversion"]
+    with pytest.raises(
+        UserError, match=r"^'presets' in params\.yaml has no section 'reversion': add `reversion: {}` th"
+    ):
+        check_params(Params(values, Path("params.yaml")))
+
+
+def test_presets_of_no_method_are_told(tmp_path: Path) -> None:
+    (file := tmp_path / "params.yaml").write_text("presets: {revrsion: {official: {steps: 1}}}\n")
+    with pytest.raises(UserError, match=r"Unknown parameter 'revrsion'\. Did you mean 'reversion'.* 'presets\.revrsi"):
+        load_params(file)
 
 
 @pytest.mark.parametrize(
@@ -571,8 +573,8 @@ def test_what_imported_tokens_lack_is_told_before_the_first_stage(
     check_params(Params(values, Path("params.yaml")))  # taken already
 
 
-def test_a_fault_of_params_is_not_blamed_on_the_preset(tmp_path: Path) -> None:
-    params = presets(tmp_path, "long", None)
+def test_a_fault_of_params_is_not_blamed_on_the_preset() -> None:
+    params = presets("long", None)
     params._values["invert"]["reversion"]["batch_size"] = "many"
     with pytest.raises(UserError, match=r"'invert\.reversion\.batch_size' is 'many' in .*params\.yaml"):
         params.method("reversion", Sectioned)

@@ -131,7 +131,7 @@ def of_sd15(changes: dict[str, Any]) -> list[Trial]:
     return trials(HERE, load_plan(HERE / "plans/study_parts.yaml").model_copy(update=changed))
 
 
-WEIGHT, OFFICIAL = "reversion.steer_weight", "presets.yaml:reversion.official.steer_weight"
+WEIGHT, OFFICIAL = "reversion.steer_weight", "presets.reversion.official.steer_weight"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ WEIGHT, OFFICIAL = "reversion.steer_weight", "presets.yaml:reversion.official.st
         (
             {"invert.compositional.layout.scale": 1.0},
             "'invert.compositional.layout.scale' would change nothing: the preset 'official' sets it; write "
-            "presets.yaml:compositional.official.layout.scale.",
+            "presets.compositional.official.layout.scale.",
         ),
         (
             {"invert.preset": "short", OFFICIAL: 0.0},
@@ -156,7 +156,7 @@ WEIGHT, OFFICIAL = "reversion.steer_weight", "presets.yaml:reversion.official.st
         ),
         (
             {f"{OFFICIAL}s": 0.0},
-            f"The study overrides '{OFFICIAL}s', which presets.yaml does not have: correct its name.",
+            f"The study overrides '{OFFICIAL}s', which params.yaml does not have: correct its name.",
         ),
     ],
 )
@@ -180,12 +180,12 @@ def test_a_preset_that_an_arm_changes_is_changed_for_that_arm_alone(tmp_path: Pa
     repository = tmp_path / "repository"
     repository.mkdir()
     write_repository(repository)
-    (repository / "params.yaml").write_text(PARAMS.replace("invert:\n", "invert:\n  preset: long\n"))
-    (repository / "presets.yaml").write_text("reversion: {long: {steps: 9}}\n")
-    arms = {"shorter": {"presets.yaml:reversion.long.steps": 3}, "long": {}}
+    params = PARAMS.replace("invert:\n", "invert:\n  preset: long\n").replace("{}", "{long: {steps: 9}}")
+    (repository / "params.yaml").write_text(params)
+    arms = {"shorter": {"presets.reversion.long.steps": 3}, "long": {}}
     plan = load_plan(repository / "study.yaml").model_copy(update={"arms": arms, "contrasts": []})
     commits = run_all(repository, planned := trials(repository, plan))
-    found = [params_at(repository, commits[trial.name])["presets.yaml:reversion.long.steps"] for trial in planned]
+    found = [params_at(repository, commits[trial.name])["presets.reversion.long.steps"] for trial in planned]
     assert found == [3, 9]
 
 
@@ -544,9 +544,9 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         ("reports/scores.csv", "x\n", False),
         ("data/exemplars/README.md", "x\n", True),
         ("data/exemplars/.DS_Store", "x\n", False),
-        ("presets.yaml", "# of no method\nreversion: {}\n", False),
-        ("presets.yaml", "reversion: {}\ndreambooth: {long: {steps: 9}}\n", False),
-        ("presets.yaml", "reversion: {long: {steps: 9}}\n", True),
+        ("params.yaml", PARAMS + "# of no method\n", False),
+        ("params.yaml", PARAMS + "  dreambooth: {long: {steps: 9}}\n", False),
+        ("params.yaml", PARAMS.replace("reversion: {}", "reversion: {long: {steps: 9}}"), True),
         ("dvc.yaml", "# a comment\n" + PIPELINE, False),
         ("dvc.yaml", PIPELINE.replace("python make.py", "python -u make.py"), True),
         ("dvc.yaml", PIPELINE.replace("python tell.py", "python -u tell.py"), False),
@@ -565,7 +565,7 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
 def test_names_are_the_same_in_every_process_and_once_the_pipeline_has_run(tmp_path: Path) -> None:
     """Else a study would run what it has finished once more."""
     given = PIPELINE.replace("deps: [make.py,", 'deps: [make.py, "data/${item.method}",')
-    files = {"params.yaml": PARAMS, "dvc.yaml": given, "study.yaml": PLAN, "presets.yaml": "{}\n", "make.py": ""}
+    files = {"params.yaml": PARAMS, "dvc.yaml": given, "study.yaml": PLAN, "make.py": ""}
     for name in ("methods/relation_words", "methods/reversion", "metrics/skill"):
         files[f"relinv/{name}.py"] = ""
     for name, text in files.items():
@@ -611,7 +611,7 @@ def test_plans_are_checked(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Unknown relation 'hugging' in reports of arm 'plain'"):
         trials(repository, plan.model_copy(update={"reports": {"plain": ["hugging"]}}))
     with pytest.raises(UserError, match=r"overrides 'invert\.sed'"):
-        overridden({"params.yaml": {"invert": {"seed": 0}}}, {"invert.sed": 1})
+        overridden({"invert": {"seed": 0}}, {"invert.sed": 1})
 
 
 @pytest.mark.parametrize(
@@ -666,7 +666,7 @@ def test_a_search_names_no_best_by_a_metric_that_a_method_lacks_or_that_has_no_b
     higher: bool | None, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(READINGS, "leakage", Reading("leakage", higher))
-    arms = {"a": {"invert.reversion.skill": 1}, "b": {"presets.yaml:dreambooth.long.skill": 1}}
+    arms = {"a": {"invert.reversion.skill": 1}, "b": {"presets.dreambooth.long.skill": 1}}
     changes = {"arms": arms, "contrasts": [], "metrics": ["leakage"]}
     plan = load_plan(repository / "study.yaml").model_copy(update=changes)
     tables = [score_table("hug", method).assign(arm=arm) for method in ("reversion", "dreambooth") for arm in arms]
@@ -694,8 +694,8 @@ def test_the_plans_of_this_repository_fit_its_parameters(file: Path) -> None:
         ({"invert.reversion.steps": "many"}, r"invert\.reversion\.steps"),
         ({"bases.miniature.model.precision": "fp8"}, r"bases\.miniature\.model\.precision"),
         (
-            {"invert.preset": "official", "presets.yaml:reversion.official.steps": "many"},
-            r"'reversion\.official\.steps' is 'many' in presets\.yaml",
+            {"invert.preset": "official", "presets.reversion.official.steps": "many"},
+            r"'presets\.reversion\.official\.steps' is 'many' in params\.yaml",
         ),
     ],
 )
@@ -740,14 +740,13 @@ def test_an_edit_that_a_plans_preset_undoes_is_told_before_any_runs(monkeypatch:
      {"layout": {"scale": 2.0, "head": []}}, {}],
 )  # fmt: skip
 def test_overrides_are_written_as_dvc_reads_them(value: Any, tmp_path: Path) -> None:
-    for name in ("params.yaml", "presets.yaml"):
-        (tmp_path / name).write_text("prompt:\nadapters: {perfusion: {beta: 0.5, tau: 1}}\n")
-    files = {name: read_yaml(tmp_path / name) for name in ("params.yaml", "presets.yaml")}
-    changes = {"prompt": value, "presets.yaml:prompt": value}
-    changes |= {"adapters": {"perfusion": {"beta": value}, "layout": {"scale": value}}}
+    file = tmp_path / "params.yaml"
+    file.write_text("prompt:\nadapters: {perfusion: {beta: 0.5, tau: 1}}\n")
+    values = read_yaml(file)
+    changes = {"prompt": value, "adapters": {"perfusion": {"beta": value}, "layout": {"scale": value}}}
     with changed_params(tmp_path, [as_override(*change) for change in changes.items()]):
-        found = {name: read_yaml(tmp_path / name) for name in files}
-    assert repr(found) == repr(overridden(files, changes))
+        found = read_yaml(file)
+    assert repr(found) == repr(overridden(values, changes))
 
 
 def test_other_scenes_at_the_same_places_are_not_paired(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -865,23 +864,27 @@ def test_scores_of_two_judges_are_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
-    (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}, short: {steps: 9}}\nother: {}\n")
-    (repository / "params.yaml").write_text(PARAMS.replace("preset:\n", "preset: long\n"))
+    both = PARAMS.replace("reversion: {}", "reversion: {long: {steps: 3000}, short: {steps: 9}}\n  other: {}")
+    long = both.replace("preset:\n", "preset: long\n")
+    short = long.replace("invert:\n", "invert:\n  preset: short\n")
     try:
-        assert params_at(repository, "workspace")["presets.yaml:reversion.long.steps"] == 3000
-        assert not any("short" in name for name in params_at(repository, "workspace"))
-        chosen = PARAMS.replace("invert:\n", "invert:\n  preset: short\n").replace("preset:\n", "preset: long\n")
-        (repository / "params.yaml").write_text(chosen)
-        assert params_at(repository, "workspace")["presets.yaml:reversion.short.steps"] == 9
-        (repository / "presets.yaml").write_text("reversion: {long: {steps: 3000}}\nother:\n")
-        with pytest.raises(UserError, match=r"'other' is null in presets\.yaml of workspace"):
-            params_at(repository, "workspace")
-        (repository / "params.yaml").write_text("relations: [")
-        with pytest.raises(UserError, match=r"params\.yaml of workspace is not valid YAML"):
-            params_at(repository, "workspace")
+        for params, of_presets in (
+            (both, {}),
+            (long, {"presets.reversion.long.steps": 3000}),
+            (short, {"presets.reversion.short.steps": 9}),
+        ):
+            (repository / "params.yaml").write_text(params)
+            found = params_at(repository, "workspace")
+            assert {name: value for name, value in found.items() if name.startswith("presets")} == of_presets
+        for wrong, told in (
+            (long.replace("other: {}", "other:"), r"'presets\.other' is null in params\.yaml of workspace"),
+            ("relations: [", r"params\.yaml of workspace is not valid YAML"),
+        ):
+            (repository / "params.yaml").write_text(wrong)
+            with pytest.raises(UserError, match=told):
+                params_at(repository, "workspace")
     finally:
         (repository / "params.yaml").write_text(PARAMS)
-        (repository / "presets.yaml").unlink()
 
 
 def test_leakage_of_another_revision_is_measured_as_today(monkeypatch: pytest.MonkeyPatch) -> None:

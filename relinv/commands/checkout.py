@@ -35,7 +35,7 @@ def download() -> None:
 def restore() -> None:
     """Bring the committed parameters and results back after experiments, from DVC's cache: nothing is learned again.
 
-    How params.yaml and presets.yaml differed is kept in a file. What no experiment writes is left as it is.
+    How params.yaml differed is kept in a file. What no experiment writes is left as it is.
     """
     restored = bring_back(Path())
     if branches := branches_left(Path()):

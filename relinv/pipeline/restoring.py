@@ -10,11 +10,10 @@ from textwrap import shorten
 
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, read_json
-from relinv.params import MAIN, PRESETS
+from relinv.params import MAIN
 from relinv.pipeline.repository import PLAIN_DIFF, dvc, git
 from relinv.results import FOLDERS
 
-PARAMETERS = (MAIN, PRESETS)
 GRIDS = "reports/grids"
 RESULTS = ("dvc.lock", GRIDS, "reports/metrics.json", "reports/report.html", "reports/report.md",
            "reports/scores.csv")  # fmt: skip
@@ -49,7 +48,7 @@ def restore(root: Path) -> Restored:
         # DVC writes the present code into it as what the weights were trained with, when it saves an experiment
         results.append(f"{MINIATURE}/dvc.lock")
     kept = _keep_parameters(root)
-    git(root, "checkout", "--quiet", "HEAD", "--", *PARAMETERS, *results)
+    git(root, "checkout", "--quiet", "HEAD", "--", MAIN, *results)
     _remove_grids(root)
     try:
         dvc(root, "checkout")
@@ -117,7 +116,7 @@ def _keep_parameters(root: Path) -> list[Path]:
     """Write how the parameters, and how those staged, differ from the committed ones, each to a file of its own."""
     kept = []
     for kind in ([], ["--cached"]):
-        if changes := git(root, *PLAIN_DIFF, *kind, "HEAD", "--", *PARAMETERS):
+        if changes := git(root, *PLAIN_DIFF, *kind, "HEAD", "--", MAIN):
             data = changes.encode("utf-8", "surrogateescape")
             kept.append(root / KEPT / f"{hashlib.sha256(data).hexdigest()[:8]}.diff")
             atomic_write_bytes(kept[-1], data)

@@ -17,7 +17,7 @@ from relinv.errors import UserError, unknown
 from relinv.exemplars import ExemplarSet, read_exemplars
 from relinv.files import read_json
 from relinv.fingerprint import judge_fingerprint
-from relinv.params import OF_ALL_METHODS, Params, preset_in_use
+from relinv.params import OF_ALL_METHODS, Params, Presets
 from relinv.plugins import plugin_names
 from relinv.report.rows import read_arms, with_exemplar_pairs
 from relinv.results import FOLDERS, Judged, read_judged, read_verdict
@@ -103,11 +103,9 @@ def used_parameters(params: Params) -> dict[str, Any]:
         "methods": params.methods(),
     }
     used |= {name: params.section(name, dict[str, Any]) for name in SECTIONS}
-    invert = used["invert"]
-    preset = preset_in_use(used)
-    changes = {method: preset and params.changes(preset, method) for method in used["methods"]}
+    invert, presets, preset = used["invert"], params.section("presets", Presets), params.preset() or ""
     used["invert"] = {key: value for key, value in invert.items() if key in OF_ALL_METHODS} | {
-        method: (invert.get(method) or {}) | (changes[method] or {}) for method in used["methods"]
+        method: (invert.get(method) or {}) | presets.get(method, {}).get(preset, {}) for method in used["methods"]
     }
     return used | {"report": params.section("report", dict[str, Any])}
 

@@ -10,7 +10,7 @@ import pandas as pd
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import parse_yaml
-from relinv.params import PRESETS, flatten, preset_in_use
+from relinv.params import MAIN, Presets, flatten, preset_in_use
 from relinv.report.rows import parse_rows, with_leakage
 
 WORKSPACE = "workspace"  # the name for the files as they are here now
@@ -51,17 +51,9 @@ def scores_at(root: Path, revision: str) -> pd.DataFrame:
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:
-    """Return the parameters of a revision, {dotted name: value}, including those of its preset, if any."""
-    values = _values(root, revision, "params.yaml")
-    params, preset = flatten(values), preset_in_use(values)
-    if not preset:
-        return params
-    presets = parse(dict[str, dict[str, Any]], _values(root, revision, PRESETS), "", f"{PRESETS} of {revision}")
-    of_it = {f"{PRESETS}:{method}": {preset: found[preset]} for method, found in presets.items() if preset in found}
-    return params | flatten(of_it)
-
-
-def _values(root: Path, revision: str, name: str) -> dict[str, Any]:
-    """Return the sections in a YAML file of a revision; UserError if it holds none."""
-    where = f"{name} of {revision}"
-    return parse(dict[str, Any], parse_yaml(read_at(root, revision, name).decode(), where), "", where)
+    """Return the parameters of a revision, {dotted name: value}, of presets only those of the one in use."""
+    where = f"{MAIN} of {revision}"
+    values = parse(dict[str, Any], parse_yaml(read_at(root, revision, MAIN).decode(), where), "", where)
+    preset, presets = preset_in_use(values), parse(Presets, values.pop("presets", {}), "presets", where)
+    used = {name: {preset: of_method[preset]} for name, of_method in presets.items() if preset in of_method}
+    return flatten(values) | flatten(used, "presets.")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from relinv.params import PRESETS, preset_in_use
+from relinv.params import preset_in_use
 from relinv.plugins import plugin_names
 from relinv.report import charts
 from relinv.report.collect import Run
@@ -134,7 +134,7 @@ def _judge_reading(run: Run) -> dict[str, Any]:
 def _change(run: Run) -> str:
     """Return a change of the subject's parameters, as `-S` takes it; ++ sets it whether or not the preset has it."""
     preset = preset_in_use(run.parameters)
-    section = f"{PRESETS}:++{run.subject}.{preset}" if preset else f"invert.{run.subject}"
+    section = f"++presets.{run.subject}.{preset}" if preset else f"invert.{run.subject}"
     settings = run.parameters["invert"][run.subject]  # the plain words have none, an imported token no steps
     if "steer_weight" in settings:
         return f"{section}.steer_weight=0.1"

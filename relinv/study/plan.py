@@ -15,7 +15,7 @@ from relinv.checking import parse
 from relinv.errors import UserError, unknown
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files, sha256_json
 from relinv.overrides import require_edits_take_effect
-from relinv.params import MAIN, OF_ALL_METHODS, PRESETS, Params, Presets, flatten, load_presets
+from relinv.params import MAIN, OF_ALL_METHODS, Params, flatten
 from relinv.plugins import find_plugin
 from relinv.preflight import check_params
 from relinv.report.rows import READINGS
@@ -36,7 +36,6 @@ class Contrast(Settings):
 class Plan(Settings):
     """A study: each arm's overrides of parameters, run once per seed, with the seed put into `seeded`.
 
-    A parameter of params.yaml is written NAME, one of a preset presets.yaml:METHOD.PRESET.NAME.
     common: overrides that every arm starts from. metrics: what is told of each arm; the verdicts are about the first.
     reports: arms whose report.html (of their first seed) is kept, each with the relations whose grid of pictures is
     kept beside it.
@@ -97,28 +96,26 @@ def load_plan(path: Path) -> Plan:
 def trials(root: Path, plan: Plan) -> list[Trial]:
     """Return the plan's trials, arms in the plan's order, seeds within each.
 
-    Raises UserError for a parameter that its file does not have or that changes nothing, because a preset decides, and
-    for a contrast's method or a report's relation that is not in its arm.
+    Raises UserError for a parameter that does not exist or that changes nothing, because a preset decides, and for a
+    contrast's method or a report's relation that is not in its arm.
     """
-    files = _parameter_files(root)
-    dependencies = _Dependencies(root)
+    values, dependencies = read_yaml(root / MAIN, "parameter file"), _Dependencies(root)
     planned = []
     for arm, changes in plan.arms.items():
         with _of_arm(arm):
             for seed in plan.seeds:
                 overrides = plan.common | changes | dict.fromkeys(plan.seeded, seed)
-                planned.append(_trial(arm, seed, overrides, files, dependencies))
-    _require_known(plan, files)
+                planned.append(_trial(arm, seed, overrides, values, dependencies))
+    _require_known(plan, values)
     return planned
 
 
 def check_trials(root: Path, planned: Sequence[Trial]) -> None:
     """Raise UserError, which names the arm, if a trial's parameters are not such as `reproduce` runs."""
-    files = _parameter_files(root)
+    values = read_yaml(root / MAIN, "parameter file")
     for trial in planned:
         with _of_arm(trial.arm):
-            changed = overridden(files, trial.overrides)
-            params = Params(changed[MAIN], root / MAIN, changed[PRESETS])
+            params = Params(overridden(values, trial.overrides), root / MAIN)
             check_params(params)
             require_edits_take_effect(params, params.methods())
 
@@ -132,14 +129,9 @@ def _of_arm(arm: str) -> Iterator[None]:
         raise UserError(f"Arm '{arm}' of the study: {error}") from error
 
 
-def _parameter_files(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the content of the parameter files, by name."""
-    return {MAIN: read_yaml(root / MAIN, "parameter file"), PRESETS: load_presets(root / PRESETS)}
-
-
-def _require_known(plan: Plan, files: Mapping[str, Any]) -> None:
+def _require_known(plan: Plan, values: Mapping[str, Any]) -> None:
     """Raise UserError for a contrast's method or a report's relation that is not in its arm."""
-    arms = {arm: overridden(files, plan.common | changes)[MAIN] for arm, changes in plan.arms.items()}
+    arms = {arm: overridden(values, plan.common | changes) for arm, changes in plan.arms.items()}
     for contrast in plan.contrasts:
         for side in (contrast.left, contrast.right):
             arm, method = side.split("/")
@@ -154,21 +146,20 @@ def _require_known(plan: Plan, files: Mapping[str, Any]) -> None:
                 raise unknown("relation", relation, relations, f"reports of arm '{arm}'")
 
 
-def overridden(files: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the content of parameter files, by name, with `overrides`, {[FILE:]NAME: value}, applied.
+def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested parameters with `overrides`, {NAME: value}, applied.
 
     As DVC does it, a section's new values are added to those it has. Raises UserError for a parameter that does not
     exist.
     """
-    changed = deepcopy(dict(files))
+    changed = deepcopy(dict(values))
     for name, value in overrides.items():
-        file, _, dotted = name.rpartition(":")
-        *path, last = dotted.split(".")
-        node = changed.get(file or MAIN)
+        *path, last = name.split(".")
+        node: Any = changed
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
-            raise UserError(f"The study overrides '{name}', which {file or MAIN} does not have: correct its name.")
+            raise UserError(f"The study overrides '{name}', which {MAIN} does not have: correct its name.")
         node[last] = _merged(node[last], deepcopy(value))
     return changed
 
@@ -180,13 +171,13 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def _trial(
-    arm: str, seed: int, overrides: dict[str, Any], files: Mapping[str, Any], dependencies: _Dependencies
+    arm: str, seed: int, overrides: dict[str, Any], values: Mapping[str, Any], dependencies: _Dependencies
 ) -> Trial:
-    changed = overridden(files, overrides)
-    params = Params(changed[MAIN], Path(MAIN), changed[PRESETS])
+    changed = overridden(values, overrides)
+    params = Params(changed, Path(MAIN))
     params.require_effect(flatten(overrides))
     relations, methods = params.relations(), params.methods()
-    facts = [_deciding(changed[MAIN], params), dependencies.of(methods, params.presets)]
+    facts = [_deciding(changed, params), dependencies.of(methods)]
     digest = sha256_json(facts, default=str)  # for a date, which `check_trials` refuses
     name = f"study-{arm.replace('_', '-')}-seed{seed}-{digest[:8]}"
     return Trial(arm, seed, overrides, name, len(relations) * len(methods), params.judge().name)
@@ -195,9 +186,12 @@ def _trial(
 def _deciding(values: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """Return the parameters that decide scores: without other bases, other methods, and the report's intervals."""
     kept, base = (*OF_ALL_METHODS, *params.methods()), params.base()
-    invert = {name: value for name, value in params.section("invert", dict[str, Any]).items() if name in kept}
-    bases = {base: values["bases"][base]}
-    return {name: value for name, value in values.items() if name != "report"} | {"invert": invert, "bases": bases}
+    deciding = {name: value for name, value in values.items() if name != "report"}
+    deciding["bases"] = {base: values["bases"][base]}
+    for section in ("invert", "presets"):
+        of_methods = params.section(section, dict[str, Any])
+        deciding[section] = {name: value for name, value in of_methods.items() if name in kept}
+    return deciding
 
 
 class _Dependencies:
@@ -211,14 +205,14 @@ class _Dependencies:
         self._paths = {path for stage in self._stages.values() for path in stage["deps"]} - made
         self._known: dict[str, str] = {}  # hashes by path
 
-    def of(self, methods: Sequence[str], presets: Presets) -> list[Any]:
-        """Return the stages, the presets of these methods, and the hash of each file and folder they depend on."""
+    def of(self, methods: Sequence[str]) -> list[Any]:
+        """Return the stages, and the hash of each file and folder they depend on with these methods."""
         paths = {path.replace(METHOD, method) for path in self._paths for method in methods}
         for path in paths - self._known.keys():
             if (self._root / path).exists():
                 self._known[path] = self._hash(self._root / path)
         hashes = {path: self._known[path] for path in paths & self._known.keys()}
-        return [self._stages, {method: presets.get(method) for method in methods}, hashes]
+        return [self._stages, hashes]
 
     def _hash(self, path: Path) -> str:
         """Return a hash of a file, or of a folder without hidden files and what Python compiles."""

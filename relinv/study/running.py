@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relinv.overrides import as_override
-from relinv.pipeline.restoring import PARAMETERS
+from relinv.params import MAIN
 from relinv.study.checkout import experiments, open_checkout, run_experiment
 from relinv.study.plan import Trial
 
@@ -28,11 +28,10 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int | None, lock: i
     print(f"{len(planned)} experiments, {len(found)} of them finished before.", file=sys.stderr)
     if pending:
         checkout = open_checkout(root, root / LOGS / "checkout")
-        parameters = {name: (checkout / name).read_bytes() for name in PARAMETERS}
+        parameters = (checkout / MAIN).read_bytes()
     for number, trial in enumerate(pending, start=1):
         print(f"[{number}/{len(pending)}] {trial.name}: {trial.work} inversions", file=sys.stderr)
-        for name, content in parameters.items():
-            (checkout / name).write_bytes(content)
+        (checkout / MAIN).write_bytes(parameters)
         overrides = [as_override(name, value) for name, value in trial.overrides.items()]
         run_experiment(root, checkout, trial.name, overrides, slots, root / LOGS / f"{trial.name}.log", lock)
     return finished(root, planned)
