@@ -52,10 +52,10 @@ def main(
         bool, typer.Option("--sd15", help="Stable Diffusion 1.5's architecture with random weights.")
     ] = False,
     precision: Annotated[str | None, typer.Option(help="Ours: fp32 or bf16; else the base's own.")] = None,
-    attention: Annotated[str, typer.Option(help="Ours: sdpa or eager.")] = "sdpa",
+    attention: Annotated[str | None, typer.Option(help="Ours: sdpa or eager; else the base's own.")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Our UNet through torch.compile.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Our UNet recomputes activations.")] = False,
-    samples_per_pass: Annotated[int | None, typer.Option(help="Of ours at once; else all of a step.")] = None,
+    samples_per_pass: Annotated[int | None, typer.Option(help="Of ours at once; else as the base says.")] = None,
     any_order: Annotated[bool, typer.Option("--any-order", help="Our gradients differ in their last bits.")] = False,
     together: Annotated[int, typer.Option(min=1, help="Relations of ours that share a step.")] = 1,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each; medians are over these.")] = 7,
@@ -63,12 +63,15 @@ def main(
 ) -> None:
     """Time our training and the published procedure in turns, and each phase of an inversion; print a table."""
     with tempfile.TemporaryDirectory() as scratch:
-        model = build_sd15(Path(scratch)) if sd15 else load_params().model()
-        changes = {"precision": precision or model.precision, "attention": attention, "compile": compiled}
-        changes |= {"gradient_checkpointing": checkpointing, "samples_per_pass": samples_per_pass}
-        changes |= {"deterministic": not any_order}
+        params = load_params()
+        model = build_sd15(Path(scratch)) if sd15 else params.model()
+        trained = model if sd15 else params.trained_model()
+        given = {"precision": precision, "attention": attention, "samples_per_pass": samples_per_pass}
+        given |= {"compile": compiled or None, "gradient_checkpointing": checkpointing or None}
+        given |= {"deterministic": False if any_order else None}
+        changes = {name: value for name, value in given.items() if value is not None}
         began = time.perf_counter()
-        base = load_base(ModelSettings(**(model.model_dump() | changes)))
+        base = load_base(ModelSettings(**(trained.model_dump() | changes)))
         _ = base.unet, base.vae, base.text_encoder, base.tokenizer, base.scheduler
         load = time.perf_counter() - began
         exemplars = render(Path(scratch) / RELATION)
@@ -76,7 +79,7 @@ def main(
         show(base, comparison)
         loops = [our_steps(base, exemplars, Path(scratch), attached=True) for _ in range(TOGETHER)]
         show_phases(base, exemplars, Path(scratch), loops[0], load, median(comparison.times["ours"]))
-        drawing = load_params().section(f"bases.{'sd15' if sd15 else 'miniature'}.sampling", DrawingSettings)
+        drawing = params.section(f"bases.{'sd15' if sd15 else params.base()}.sampling", DrawingSettings)
         each = {1: stepping(*loops[:1]), TOGETHER: stepping(*loops)}
         show_rates(base, each, SAMPLES, drawing)
 

@@ -68,6 +68,8 @@ def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
             f"{folder / CAPTIONS} must map each picture's file name to a list of captions, "
             'such as {"0.png": ["cat {} box"]}: correct it.'
         )
+    if elsewhere := [name for name in content if "/" in name]:
+        raise UserError(f"{folder / CAPTIONS} names '{elsewhere[0]}', which does not lie beside it: move it there.")
     return {name: tuple(content[name]) for name in sorted(content)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def hash_of(path: Path) -> str:
         case [state.st_size, state.st_mtime_ns, str(found)]:
             return found
     found = sha256_file(path)
-    write_json(KNOWN, _known() | {str(path): [state.st_size, state.st_mtime_ns, found]})
+    with suppress(OSError):  # such as in another's checkout, where nothing can be written
+        write_json(KNOWN, _known() | {str(path): [state.st_size, state.st_mtime_ns, found]})
     return found
 
 

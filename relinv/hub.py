@@ -65,7 +65,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a damaged file can make the libraries below raise many kinds
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, PermissionError):
             raise  # nothing is wrong with the folder
         raise UserError(f"The tokenizer in '{folder}' cannot be loaded ({reason(error)}): restore it.") from error
     if tokenizer.model_max_length >= VERY_LARGE_INTEGER:  # by which transformers fills in what the files do not say

@@ -168,6 +168,8 @@ def _weights(folder: Path) -> Path:
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None or not (folder / CONFIG).is_file():
         raise UserError(f"The judge '{folder}' is incomplete: put {CONFIG} and {WEIGHTS[0]} in that folder.")
+    with weights.open("rb"):  # where the system refuses this, safetensors would say that there is no such file
+        pass
     file = folder / CONFIG
     config = parse(dict[str, Any], read_json(file, "judge's configuration"), "", file)
     model = parse(dict[str, Any], config.get("model_cfg", {}), "model_cfg", file)

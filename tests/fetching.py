@@ -75,6 +75,7 @@ class Server:
         self.cuts = 0  # how many of the next answers break off in the middle
         self.busy = 0  # how many of the next are "too many requests"
         self.ranges = True  # whether a Range is heeded
+        self.etag = '"1"'  # of the content; "" to say nothing
         self.asked: list[str | None] = []  # the Range of each request
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -89,12 +90,27 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         """Stay silent."""
 
-    def do_GET(self) -> None:
-        state = self.state
-        if self.path == "/moved":
+    def do_HEAD(self) -> None:
+        if not self.has_moved():
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.state.content)))
+            self.say_etag()
+            self.end_headers()
+
+    def has_moved(self) -> bool:
+        if moved := self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/benchmark.zip")
             self.end_headers()
+        return moved
+
+    def say_etag(self) -> None:
+        if self.state.etag:
+            self.send_header("ETag", self.state.etag)
+
+    def do_GET(self) -> None:
+        state = self.state
+        if self.has_moved():
             return
         wanted = self.headers.get("Range")
         state.asked.append(wanted)
@@ -110,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         part = state.content[start:]
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(part)))
+        self.say_etag()
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
         self.end_headers()

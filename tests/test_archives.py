@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import io
+import json
 import random
 import shutil
 import tarfile
@@ -76,7 +77,35 @@ def test_a_colon_in_a_name_is_no_drive_letter(exemplar_folder: Path, tmp_path: P
     archive = zipped(exemplar_folder, tmp_path / "good.zip")
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr("notes/12:30.txt", b"x")
+        opened.writestr("notes/a:b.txt", b"x")
     assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_names_in_a_macs_zip_are_utf8_though_it_does_not_say_so(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    captions = json.loads((given / "text.json").read_text())
+    (given / "0.png").rename(given / "fête.png")
+    (given / "text.json").write_text(json.dumps(captions | {"fête.png": captions.pop("0.png")}))
+    archive = zipped(given, tmp_path / "mac.zip")
+    content = archive.read_bytes()
+    for start, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # where an entry's flags are, in both of its headers
+        where = content.find(start)
+        while where >= 0:
+            flags = int.from_bytes(content[where + place : where + place + 2], "little") & ~0x800
+            content = content[: where + place] + flags.to_bytes(2, "little") + content[where + place + 2 :]
+            where = content.find(start, where + 4)
+    archive.write_bytes(content)
+    assert fingerprint(fetch(from_("archive", archive), tmp_path)) == fingerprint(given)
+
+
+@pytest.mark.parametrize("first", ["masks", "masks/0.png"])
+def test_a_file_called_masks_is_none_of_the_relations(first: str, exemplar_folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as opened:
+        for name in sorted(["masks", "masks/0.png"], key=lambda name: name != first):
+            opened.writestr(f"inside/{name}", (exemplar_folder / "0.png").read_bytes())
+        for file in exemplar_folder.iterdir():
+            opened.write(file, f"inside/{file.name}")
+    assert (fetch(from_("archive", tmp_path / "both.zip"), tmp_path) / "masks/0.png").is_file()
 
 
 def test_a_tar_that_ends_in_a_zip_is_a_tar(exemplar_folder: Path, tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_a_large_file_is_read_again_only_where_it_changed(tmp_path: Path, monkey
         assert read == ["large", "small", "small", "small"]
     fingerprint.KNOWN.write_text("damaged")
     assert fingerprint.hash_of(large) == sha256_file(large)
+    monkeypatch.setattr(fingerprint, "write_json", MagicMock(side_effect=PermissionError))  # in another's checkout
+    large.write_bytes(b"a larger file")
+    assert fingerprint.hash_of(large) == sha256_file(large)
 
 
 def test_a_judges_large_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +223,19 @@ def test_a_model_in_a_single_file_is_told_how_to_convert(first: Callable[..., An
 def test_damaged_weights_are_named(copied: Path) -> None:
     (copied / UNET).write_bytes((copied / UNET).read_bytes()[:-100])
     with pytest.raises(UserError, match=rf"'{copied / UNET}' is damaged .* restore it"):
+        load_base(tiny_settings(copied))
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == copied / UNET:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(PermissionError):
         load_base(tiny_settings(copied))
 
 
@@ -388,7 +404,10 @@ def test_a_disk_that_cannot_take_a_model_is_not_laid_to_the_hub(number: int, mon
 
 
 def test_a_model_of_the_hub_that_is_here_in_part_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.rmtree(copied / "unet")  # as where the download was cut off, or validation alone was online
     monkeypatch.setattr("huggingface_hub.snapshot_download", MagicMock(return_value=str(copied)))
+    (copied / UNET).unlink()  # as where the download was cut off
+    with pytest.raises(UserError, match=r"of unet are missing .*: restore .*\. Without .* here, run `relinv download`"):
+        load_base(tiny_settings(Path("some/model")))
+    shutil.rmtree(copied / "unet")  # or validation alone was online
     with pytest.raises(UserError, match=r"lacks unet: restore it\. Without .* here, run `relinv download` first"):
         load_base(tiny_settings(Path("some/model")))

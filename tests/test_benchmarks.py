@@ -72,6 +72,7 @@ def test_the_benchmark_prints_what_it_compares(
 ) -> None:
     params, model = load_params(), tiny_settings(tiny_base)
     monkeypatch.setattr(params, "model", lambda: model)
+    monkeypatch.setattr(params, "trained_model", lambda: model)
     monkeypatch.setattr(training, "load_params", lambda: params)
     params._values["bases"]["miniature"]["sampling"]["batch_size"] = 2  # images that are drawn, to spare time
     training.main(rounds=2, steps=1, together=2)
@@ -107,6 +108,7 @@ def test_the_table_of_speeds_has_a_line_for_each_setting() -> None:
 def test_a_setting_is_measured_on_the_base_in_use(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params, model = load_params(), tiny_settings(tiny_base)
     monkeypatch.setattr(params, "model", lambda: model)
+    monkeypatch.setattr(params, "trained_model", lambda: model)
     monkeypatch.setattr(speed, "load_params", lambda: params)
     comparison = speed.measure({"samples_per_pass": 1, "gradient_checkpointing": True}, together=2, rounds=2, steps=1)
     assert [len(times) for times in comparison.times.values()] == [2, 2]

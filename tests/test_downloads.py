@@ -86,10 +86,30 @@ def test_a_download_that_breaks_off_starts_again_where_the_server_gives_no_parts
 @pytest.mark.parametrize("name", ["archive", "cat [1].png"])
 def test_a_part_that_was_whole_when_the_run_was_killed_does_no_harm(name: str, server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{name}abcdefgh.part").write_bytes(server.content)
-    download(f"{server.address}/benchmark.zip", tmp_path / name)
+    (tmp_path / f"{name}.version").write_text(f"{server.etag}  {len(server.content)}")
+    download(f"{server.address}/benchmark.zip", tmp_path / name, later=True)
     assert (tmp_path / name).read_bytes() == server.content
     assert f"bytes={len(server.content)}-" in server.asked
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.name for path in tmp_path.iterdir()} == {name, "made.zip"}
+
+
+@pytest.mark.parametrize("change", ["etag", "silence", "not later"])
+def test_a_part_of_what_may_be_another_file_is_not_gone_on_with(change: str, server: Server, tmp_path: Path) -> None:
+    file, later = tmp_path / "archive", change != "not later"
+    server.cuts = 100
+    with pytest.raises(UserError):
+        download(f"{server.address}/benchmark.tar", file, later=True)
+    assert list(tmp_path.glob("*.part"))
+    server.content, server.cuts, failed = bytes(reversed(server.content)), 0, len(server.asked)
+    server.etag = {"etag": '"2"', "silence": "", "not later": '"1"'}[change]
+    download(f"{server.address}/benchmark.tar", file, later=later)
+    assert file.read_bytes() == server.content and server.asked[failed] in (None, "bytes=0-")
+    assert {path.name for path in tmp_path.iterdir()} == {"archive", "made.zip"}
+
+
+def test_an_address_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'https://\[::1/x\.zip' cannot be downloaded: "):
+        fetch(from_("archive", "https://[::1/x.zip"), tmp_path)
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_was(server: Server, exemplar_folder: Path, tmp_path: Path) -> None:
@@ -105,7 +125,7 @@ def test_a_download_that_fails_goes_on_in_a_later_run_where_it_was(
 ) -> None:
     source = from_("archive", f"{server.address}/benchmark.zip")
     server.cuts = 100
-    with pytest.raises(UserError, match=r"announced \d+ bytes\. Run the same command again: it goes on from there\.$"):
+    with pytest.raises(UserError, match=r"announced \d+ bytes\. Run the same command again\.$"):
         fetch(source, tmp_path)
     server.cuts, failed = 0, len(server.asked)
     assert fingerprint(fetch(source, tmp_path)) == fingerprint(exemplar_folder)

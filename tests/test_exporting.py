@@ -113,6 +113,12 @@ def test_the_hubs_card_says_what_it_is_and_how_to_use_it(concept: Concept, tmp_p
     assert "cat <r> box" in body and "| steps | 3 |" in body
 
 
+def test_the_hubs_card_says_what_stays_behind(concept: Concept, tmp_path: Path) -> None:
+    boxes = {"name": "layout", "file": None, "options": {}}
+    export_concept(replace(concept, metadata={**concept.metadata, "adapters": [boxes]}), "hub", tmp_path, "kissing")
+    assert "What it has besides in relinv, its layout, is not in this file.\n" in (tmp_path / "README.md").read_text()
+
+
 @pytest.mark.parametrize("origin", [{"method": "published", "imported": {"file": "a.bin"}}, {"method": "imported"}])
 def test_the_hubs_card_claims_no_training_of_a_token_from_a_file(
     origin: dict[str, Any], concept: Concept, tmp_path: Path

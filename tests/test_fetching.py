@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from relinv.errors import UserError
-from relinv.exemplars import read_exemplars
+from relinv.exemplars import read_captions, read_exemplars
 from relinv.fetching.fetch import _discard, fetch_exemplars, place_exemplars
 from relinv.fetching.relation_folders import copy_files, relation_folder
 from relinv.plugins import plugin_names
@@ -52,6 +52,24 @@ def test_of_several_folders_of_the_relation_the_shallowest_is_taken(exemplar_fol
     shutil.copytree(varied(exemplar_folder, tmp_path), tmp_path / "given" / "a" / "backup" / "inside")
     shutil.copytree(exemplar_folder, tmp_path / "given" / "b" / "inside")
     assert fingerprint(fetch(from_("folder", tmp_path / "given"), tmp_path)) == fingerprint(exemplar_folder)
+
+
+def test_of_two_folders_of_the_relation_neither_is_chosen(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    for name in ("a", "b"):
+        shutil.copytree(exemplar_folder, given / name / "inside")
+    assert fingerprint(fetch(from_("folder", given), tmp_path)) == fingerprint(exemplar_folder)  # they are the same
+    (given / "b/inside/0.png").write_bytes((given / "b/inside/1.png").read_bytes())
+    with pytest.raises(UserError, match=rf"which differ, '{given}/a/inside' and '{given}/b/inside': leave one of them"):
+        fetch(from_("folder", given), tmp_path)
+
+
+def test_captions_of_pictures_elsewhere_are_told(exemplar_folder: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
+    captions = json.loads((given / "text.json").read_text())
+    (given / "text.json").write_text(json.dumps({"../inside/0.png": captions.pop("0.png"), **captions}))
+    with pytest.raises(UserError, match=r"text\.json names '\.\./inside/0\.png', which does not lie beside it"):
+        read_captions(given)
 
 
 def test_absent_folder_says_where_to_place_it(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_a_place_where_no_folder_can_be_made_is_refused(write: Callable[[Path], 
         pass
 
 
+def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file/name", tmp_path / "file/folder/name"):
+        with pytest.raises(UserError, match=r"No folder can be made as '.*/file.*': name another place"):
+            files.atomic_write_text(path, "x")
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "result.txt"
     target.write_text("old")

@@ -107,6 +107,8 @@ def export(
     name = name or f"{relation}_{method}"
     for path in export_concept(concept, form, to, name, overwrite):
         print(path)
+    for adapter in concept.adapters:
+        print(f"Warning: its {adapter['name']} stays behind: other programs draw without it.", file=sys.stderr)
     if form == "webui":
         print(f"Prompts say {spellings(name)}.")
 

@@ -81,21 +81,27 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def check_weights(folder: Path, files: Sequence[Path]) -> None:
-    """Raise UserError if a component has no safetensors file among `files`, or one of them is damaged."""
+def check_weights(source: str, folder: Path, files: Sequence[Path]) -> None:
+    """Raise UserError if a component of a base has no safetensors file among its `files`, or one of them is damaged.
+
+    `folder` is where `locate` found `source`.
+    """
     from safetensors import SafetensorError, safe_open
 
+    further = "" if folder == Path(source) else f" {OFFLINE}"
     weights = [path for path in files if path.suffix == ".safetensors"]
     for name in ("text_encoder", "vae", "unet"):
         if not any(path.parent.name == name for path in weights):
             remedy = _remedy(folder, name)
-            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.")
+            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.{further}")
     for path in weights:
+        with path.open("rb"):  # where the system refuses this, safetensors would say that there is no such file
+            pass
         try:
             with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it
                 pass
         except (SafetensorError, OSError) as error:
-            raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.") from None
+            raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.{further}") from None
 
 
 def _remedy(folder: Path, component: str) -> str:

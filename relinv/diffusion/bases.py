@@ -250,5 +250,5 @@ def load_base(settings: ModelSettings) -> Base:
         require_precision(find_device(settings.device), settings.precision)  # before gigabytes are downloaded for it
     folder = locate(settings.source, settings.revision)
     files = model_files(folder)
-    check_weights(folder, files)
+    check_weights(settings.source, folder, files)
     return Base(settings, folder, fingerprint(folder, files))

@@ -26,7 +26,7 @@ MAX_FILES = 20_000
 MAX_BYTES = 8 * 2**30  # unpacked
 MAX_NAME = 255  # bytes in a file's name; no common file system allows more
 MAX_HEADERS = 64 * 2**10  # bytes of a tar's headers before a file; tarfile keeps them all in memory
-ENCRYPTED = 0x1  # among the flags of a zip's entry
+ENCRYPTED, UTF8 = 0x1, 0x800  # among the flags of a zip's entry
 DRIVE = re.compile("[A-Za-z]:")
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by first bytes
 # The errno of an OSError if the archive is damaged: decompressors set none, and a bad header can make tarfile seek to a
@@ -74,7 +74,7 @@ def _check(archive: Path, relation: str) -> None:
             limits = f"{MAX_FILES:,} files and {MAX_BYTES // 2**30} GiB"
             raise UserError(f"The archive '{archive}' unpacks to more than {limits}: unpack it by hand.")
         parts = member.path.parts
-        if not member.plain or member.path.is_absolute() or ".." in parts or any(map(DRIVE.match, parts)):
+        if not member.plain or member.path.is_absolute() or ".." in parts or DRIVE.match(parts[0] if parts else ""):
             raise UserError(f"The archive '{archive}' holds '{member.path}', a link or a path that leads outside.")
         name = member.path.name
         if len(os.fsencode(name)) > MAX_NAME:
@@ -130,7 +130,15 @@ def _zip_members(archive: Path) -> Iterator[Member]:
                     remedy = "unpack it with its password, and name that folder instead"
                     raise UserError(f"The archive '{archive}' is encrypted: {remedy}.")
                 link = (entry.external_attr >> 28) == 0xA  # a symbolic link, as unix zips mark it
-                yield Member(_path(entry.filename), entry.file_size, not link, partial(opened.open, entry))
+                yield Member(_path(_name_of(entry)), entry.file_size, not link, partial(opened.open, entry))
+
+
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """Return the name of a zip's file. A Mac's is UTF-8, but its zip does not say so and is read as code page 437."""
+    try:
+        return entry.filename if entry.flag_bits & UTF8 else entry.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return entry.filename
 
 
 class _Bounded:

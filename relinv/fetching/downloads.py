@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from relinv.errors import UserError, reason
+from relinv.files import atomic_write_text, read_text
 from relinv.settings import ExemplarSource
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ BUSY = {429, 500, 502, 503, 504}  # HTTP statuses that invite another try
 
 def is_address(path: str) -> bool:
     """Return whether `path` is a web address."""
-    return urlsplit(path).scheme in {"http", "https"}
+    return path.lower().startswith(("http://", "https://"))
 
 
 def cache_folder(scratch: Path, source: ExemplarSource) -> Path:
@@ -37,19 +37,44 @@ def cache_folder(scratch: Path, source: ExemplarSource) -> Path:
     return folder
 
 
-def download(address: str, path: Path) -> None:
+def download(address: str, path: Path, later: bool = False) -> None:
     """Download `address` to `path`, which appears only when complete; do nothing if it exists.
 
-    A broken download is resumed where it broke, at once and again in a later run. Raises UserError if it fails.
+    A broken download is resumed where it broke at once; if `later`, in a later run too, as long as the server says that
+    the file is the same, for which it is asked once more. Raises UserError if it fails.
     """
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    mark = path.with_name(f"{path.name}.version")
     try:
+        version = _version(address) if later else ""
+        if not version or not mark.is_file() or read_text(mark) != version:
+            _discard_parts(path)  # else what comes now would be put behind what there was then
+        atomic_write_text(mark, version)
         retried(partial(_download, address, path))
+        mark.unlink()
     except Exception as error:  # gdown, requests and urllib3 each raise their own kinds
-        said = KEPT.sub("Run the same command again: it goes on from there.", reason(error))
+        said = KEPT.sub("Run the same command again.", reason(error))
         raise UserError(f"'{address}' cannot be downloaded: {said}") from error
+
+
+def _version(address: str) -> str:
+    """Return by what a server tells the file at an address from a later one there; "" if by nothing."""
+    import requests
+
+    try:
+        answer = requests.head(address, allow_redirects=True, timeout=TIMEOUT)
+    except requests.RequestException:
+        return ""  # what is wrong shows when it is downloaded
+    found = [answer.headers.get(name, "") for name in ("ETag", "Last-Modified")]
+    return " ".join([*found, answer.headers.get("Content-Length", "")]) if answer.ok and any(found) else ""
+
+
+def _discard_parts(path: Path) -> None:
+    """Remove what gdown keeps of a download that broke off."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}{'?' * 8}.part"):
+        part.unlink()
 
 
 def _download(address: str, path: Path) -> None:
@@ -61,8 +86,7 @@ def _download(address: str, path: Path) -> None:
         gdown.download(address, str(path), quiet=True, use_cookies=False, resume=True, retries=RETRIES, timeout=TIMEOUT)
     except DownloadError as error:
         if "byte range" in str(error):  # gdown would keep its partial file and ask in vain for the rest, for ever
-            for part in path.parent.glob(f"{glob.escape(path.name)}{'?' * 8}.part"):
-                part.unlink()
+            _discard_parts(path)
         raise
 
 

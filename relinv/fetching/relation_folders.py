@@ -15,15 +15,18 @@ from relinv.settings import ExemplarSource
 def relation_folder(root: Path, relation: str) -> Path | None:
     """Return the folder of `relation` at or below `root` that holds its text.json and every picture named there.
 
-    The shallowest, if there are several.
+    The shallowest, if there are several. Raises UserError if several are equally shallow and differ.
     """
     if not root.is_dir():
         return None
-    below = [path.parent for path in root.rglob(f"{relation}/{CAPTIONS}")]
-    for folder in [root, *sorted(below, key=lambda folder: (len(folder.parts), folder))]:
-        if folder.name == relation and not fault_of(folder):
-            return folder
-    return None
+    below = sorted(path.parent for path in root.rglob(f"{relation}/{CAPTIONS}"))
+    whole = [folder for folder in (root, *below) if folder.name == relation and not fault_of(folder)]
+    depth = min((len(folder.parts) for folder in whole), default=0)
+    found = {read_exemplars(folder).fingerprint: folder for folder in whole if len(folder.parts) == depth}
+    if len(found) > 1:
+        listed = " and ".join(f"'{folder}'" for folder in found.values())
+        raise UserError(f"There are several folders of '{relation}', which differ, {listed}: leave one of them there.")
+    return next(iter(found.values()), None)
 
 
 def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath] | None:
@@ -33,7 +36,8 @@ def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath
     """
     for folder in path.parents[:2]:
         if folder.name == relation and path.parent in (folder, folder / MASKS) and is_visible(path.name):
-            return folder, path.relative_to(folder)
+            place = path.relative_to(folder)
+            return None if place == PurePath(MASKS) else (folder, place)  # a file where the folder of masks belongs
     return None
 
 

@@ -19,7 +19,7 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     archive = Path(source.location())
     if is_address(source.location()):
         archive = cache_folder(scratch, source) / ARCHIVE
-        download(source.location(), archive)
+        download(source.location(), archive, later=True)
     elif "://" in source.location():
         raise UserError(
             f"'{source.location()}' cannot be downloaded: only http and https addresses can. Correct exemplars.path in "
