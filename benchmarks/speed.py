@@ -62,8 +62,9 @@ def main(
 
 def measure(changes: Mapping[str, Any], together: int, rounds: int, steps: int) -> Comparison:
     """Return our step with these changes of the base's settings, beside the published one."""
-    model = load_params().model()
-    base = load_base(ModelSettings(**(model.model_dump() | dict(changes))))
+    params = load_params()
+    model = params.model()
+    base = load_base(ModelSettings(**(params.trained_model().model_dump() | dict(changes))))
     with tempfile.TemporaryDirectory() as scratch:
         exemplars = render(Path(scratch) / RELATION)
         return compare(base, model, exemplars, Path(scratch), together, rounds, steps)

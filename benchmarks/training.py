@@ -1,6 +1,6 @@
 """Our training step against the published procedure's, in turns on one base in one process.
 
-python -m benchmarks.training               the miniature on this machine's CPU, as params.yaml runs it
+python -m benchmarks.training               the base in use, as params.yaml trains it
 python -m benchmarks.training --sd15        the architecture of Stable Diffusion 1.5, random weights, on a GPU
 
 The fastest on a GPU:                           --sd15 --compile --any-order

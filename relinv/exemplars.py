@@ -69,7 +69,7 @@ def read_captions(folder: Path) -> dict[str, tuple[str, ...]]:
             'such as {"0.png": ["cat {} box"]}: correct it.'
         )
     if elsewhere := [name for name in content if "/" in name]:
-        raise UserError(f"{folder / CAPTIONS} names '{elsewhere[0]}', which does not lie beside it: move it there.")
+        raise UserError(f"{folder / CAPTIONS} names '{elsewhere[0]}', and not by its name alone: put it beside it.")
     return {name: tuple(content[name]) for name in sorted(content)}
 
 

@@ -48,10 +48,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises UserError where none can be, such as below /proc or a file."""
+    """Make a folder and those above it. Raises UserError where the system lets none be made, such as below /proc."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileNotFoundError, FileExistsError, NotADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"No folder can be made as '{path}': name another place.") from None
 
 

@@ -63,6 +63,7 @@ def _change(file: Path, changes: Sequence[str]) -> dict[str, Any]:
     from dvc.exceptions import DvcException
     from dvc.utils.cli_parse import to_path_overrides
     from dvc.utils.hydra import apply_overrides, to_hydra_overrides
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from ruamel.yaml import YAMLError
 
@@ -72,12 +73,16 @@ def _change(file: Path, changes: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"'{named}:{of_file[0]}' names another file than {file.name}: write NAME=VALUE.")
         overrides += of_file
     try:
+        parsed = to_hydra_overrides(overrides)
+        if several := [each.input_line for each in parsed if each.is_sweep_override()]:
+            raise UserError(
+                f"'{several[0]}' gives several values: write a list in brackets, as in relations=[inside,on]."
+            )
         apply_overrides(file, overrides)
-        return {each.key_or_group: each.value() for each in to_hydra_overrides(overrides)}
-    except (DvcException, OmegaConfBaseException, YAMLError) as error:
+        return {each.key_or_group: each.value() for each in parsed}
+    except (DvcException, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         told = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        lists = " (a list is written in brackets: 'relations=[inside,on]')" if "merging" in told else ""
-        raise UserError(f"Parameters cannot be changed in '{file}': {told}{lists}") from error
+        raise UserError(f"Parameters cannot be changed in '{file}': {told}") from error
 
 
 def require_edits_take_effect(params: Params, methods: Iterable[str]) -> None:

@@ -110,10 +110,13 @@ def _check_methods(params: Params) -> dict[str, Any]:
 
 
 def _check_drawing(params: Params, settings: Mapping[str, Any]) -> None:
-    """Raise UserError for options of drawing that no adapter has, or too few for what is learned without it."""
+    """Raise UserError for options of drawing that no adapter has, or too few for what is learned without it.
+
+    A method that learns with an adapter to which options can be added has its settings by the adapter's name.
+    """
+    tokens = [method for method in settings if find_plugin("relinv.methods", method).Method.token]
     for name, options in params.generation().adapters.items():
         kind = drawing_adapter(name, options)
-        tokens = [method for method in settings if find_plugin("relinv.methods", method).Method.token]
         if kind.addable and not all(hasattr(settings[method], name) for method in tokens):
             parse(kind.DrawOptions, options, f"generate.adapters.{name}", params.file)
 

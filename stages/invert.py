@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from relinv import cli
-from relinv.cli import Method, Relation
+from relinv.cli import Relation
 from relinv.diffusion.bases import load_base
 from relinv.learning.inversion import invert_relation
 from relinv.learning.problem import read_problem
@@ -16,7 +20,10 @@ app = cli.stage_app()
 
 
 @app.command(epilog="Example: python -m stages.invert inside reversion")
-def invert(relation: Relation, method: Method) -> None:
+def invert(
+    relation: Relation,
+    method: Annotated[str, typer.Argument(help="A method: a file in relinv/methods, such as reversion.")],
+) -> None:
     """Learn RELATION from data/relations/RELATION by METHOD, into data/concepts/RELATION/METHOD.
 
     If stopped at any moment and run again, it resumes where it was and ends with the same bytes.

@@ -76,6 +76,7 @@ class Server:
         self.busy = 0  # how many of the next are "too many requests"
         self.ranges = True  # whether a Range is heeded
         self.etag = '"1"'  # of the content; "" to say nothing
+        self.refused = False  # whether it says that it is not available, whatever it is asked
         self.asked: list[str | None] = []  # the Range of each request
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -91,7 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
     def do_HEAD(self) -> None:
-        if not self.has_moved():
+        if self.state.refused:
+            self.send_error(503)
+        elif not self.has_moved():
             self.send_response(200)
             self.send_header("Content-Length", str(len(self.state.content)))
             self.say_etag()

@@ -72,11 +72,17 @@ def test_the_benchmark_prints_what_it_compares(
 ) -> None:
     params, model = load_params(), tiny_settings(tiny_base)
     monkeypatch.setattr(params, "model", lambda: model)
-    monkeypatch.setattr(params, "trained_model", lambda: model)
+    monkeypatch.setattr(params, "trained_model", lambda: model.model_copy(update={"samples_per_pass": 3}))
+    loaded: list[int | None] = []
+    load_base = training.load_base
+    monkeypatch.setattr(
+        training, "load_base", lambda settings: loaded.append(settings.samples_per_pass) or load_base(settings)
+    )
     monkeypatch.setattr(training, "load_params", lambda: params)
     params._values["bases"]["miniature"]["sampling"]["batch_size"] = 2  # images that are drawn, to spare time
     training.main(rounds=2, steps=1, together=2)
     printed = capsys.readouterr().out
+    assert loaded == [3, None]  # ours as the base is trained, and the published one
     assert re.search(r"ours is \d+\.\d\d times as fast \(\d+\.\d\d to \d+\.\d\d over 2 turns\)", printed)
     for name, samples in (("ours", 16), ("published", 8)):
         ms, rate = map(float, re.search(rf"^{name} +(\d+\.\d) +(\d+\.\d)", printed, re.MULTILINE).groups())

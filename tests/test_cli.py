@@ -243,7 +243,7 @@ def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPat
         run_command(error, monkeypatch)
 
 
-@pytest.mark.parametrize("stage", ["fetch", "validate", "invert", "generate", "score", "report"])
+@pytest.mark.parametrize("stage", ["fetch", "validate", "judge", "invert", "generate", "score", "report"])
 def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
     """torch and what builds on it take seconds: a stage reads its parameters and files first."""
     check = "from relinv.params import load_params as load; from relinv.plugins import find_plugin as find; "

@@ -321,6 +321,8 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
     with Image.open("boxes.png") as marked, Image.open("images/compositional/000.png") as image:
         assert marked.size == image.size and marked.tobytes() != image.tobytes()
     run("show", "images/compositional/000.png", "--boxes", "boxes.png")  # over the one of before
+    told = warned("export", "inside", "compositional", "--for", "webui", "--to", "out")
+    assert told == "Warning: its layout stays behind: other programs draw without it.\n"
     with pytest.raises(UserError, match="reversion learned is drawn without boxes"):
         run("show", "images/reversion/000.png", "--boxes", "none.png")
     keep(checkout, replace(concept, embedding=torch.zeros(base.dim)))
@@ -581,6 +583,7 @@ def test_steps_guidance_scale_and_scheduler_may_be_the_pictures_own(checkout: Pa
     ("option", "value", "told"),
     [
         ("--steps", "501", "'steps' is 501 in the command: it must be less than or equal to 500"),
+        ("--images", "4294967297", "4294967297 images from seed 0 on take seeds beyond"),
         ("--guidance-scale", "nan", "'guidance_scale' is nan in the command: it must be a finite number"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_download_that_breaks_off_starts_again_where_the_server_gives_no_parts
 @pytest.mark.parametrize("name", ["archive", "cat [1].png"])
 def test_a_part_that_was_whole_when_the_run_was_killed_does_no_harm(name: str, server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{name}abcdefgh.part").write_bytes(server.content)
-    (tmp_path / f"{name}.version").write_text(f"{server.etag}  {len(server.content)}")
+    (tmp_path / f".{name}.version").write_text(f"{server.etag}  {len(server.content)}")
     download(f"{server.address}/benchmark.zip", tmp_path / name, later=True)
     assert (tmp_path / name).read_bytes() == server.content
     assert f"bytes={len(server.content)}-" in server.asked
@@ -105,6 +105,19 @@ def test_a_part_of_what_may_be_another_file_is_not_gone_on_with(change: str, ser
     download(f"{server.address}/benchmark.tar", file, later=later)
     assert file.read_bytes() == server.content and server.asked[failed] in (None, "bytes=0-")
     assert {path.name for path in tmp_path.iterdir()} == {"archive", "made.zip"}
+
+
+def test_a_part_is_kept_while_the_server_cannot_be_asked(server: Server, tmp_path: Path) -> None:
+    server.cuts = 100
+    with pytest.raises(UserError):
+        download(f"{server.address}/benchmark.tar", tmp_path / "archive", later=True)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    server.refused = True
+    with pytest.raises(UserError, match="cannot be downloaded: 503"):
+        download(f"{server.address}/benchmark.tar", tmp_path / "archive", later=True)
+    with pytest.raises(UserError, match="cannot be downloaded: "):
+        download("http://127.0.0.1:9/benchmark.tar", tmp_path / "archive", later=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept and len(kept) == 3
 
 
 def test_an_address_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_of_two_folders_of_the_relation_neither_is_chosen(exemplar_folder: Path,
         shutil.copytree(exemplar_folder, given / name / "inside")
     assert fingerprint(fetch(from_("folder", given), tmp_path)) == fingerprint(exemplar_folder)  # they are the same
     (given / "b/inside/0.png").write_bytes((given / "b/inside/1.png").read_bytes())
-    with pytest.raises(UserError, match=rf"which differ, '{given}/a/inside' and '{given}/b/inside': leave one of them"):
+    with pytest.raises(
+        UserError, match=rf"'{given}/a/inside' and '{given}/b/inside' of 'inside' differ: leave only one"
+    ):
         fetch(from_("folder", given), tmp_path)
 
 
@@ -68,7 +70,7 @@ def test_captions_of_pictures_elsewhere_are_told(exemplar_folder: Path, tmp_path
     given = Path(shutil.copytree(exemplar_folder, tmp_path / "given" / "inside"))
     captions = json.loads((given / "text.json").read_text())
     (given / "text.json").write_text(json.dumps({"../inside/0.png": captions.pop("0.png"), **captions}))
-    with pytest.raises(UserError, match=r"text\.json names '\.\./inside/0\.png', which does not lie beside it"):
+    with pytest.raises(UserError, match=r"text\.json names '\.\./inside/0\.png', and not by its name alone"):
         read_captions(given)
 
 
@@ -419,20 +421,18 @@ def test_a_flawed_folder_of_ones_own_is_left_to_validation(
     assert len(list((tmp_path / "kept").glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("linked", ["", "masks"])
+@pytest.mark.parametrize("linked", ["own", "inside", "masks"])
 def test_a_link_of_ones_own_whose_changes_dvc_would_not_see_is_refused(
     linked: str, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = tmp_path / "own" / "inside"
-    real = masked(exemplar_folder, tmp_path)
-    if linked:
-        shutil.copytree(real, own)
-        shutil.rmtree(own / linked)
-    else:
-        own.parent.mkdir()
-    (own / linked).symlink_to(real / linked)
-    monkeypatch.setattr("relinv.fetching.fetch.OWN", own.parent)
-    with pytest.raises(UserError, match=rf"'{own / linked}' is a link: put the folder itself in its place"):
+    real, own = masked(exemplar_folder, tmp_path), tmp_path / "own"
+    place, folder = {"own": (own, real.parent), "inside": (own / "inside", real),
+                     "masks": (own / "inside" / "masks", real / "masks")}[linked]  # fmt: skip
+    shutil.copytree(real.parent, own)
+    shutil.rmtree(place)
+    place.symlink_to(folder)
+    monkeypatch.setattr("relinv.fetching.fetch.OWN", own)
+    with pytest.raises(UserError, match=rf"'{place}' is a link: put the folder itself in its place"):
         fetch_exemplars("inside", tmp_path / "kept", from_("folder", None), SETTINGS, tmp_path)
 
 

@@ -59,11 +59,13 @@ def test_a_place_where_no_folder_can_be_made_is_refused(write: Callable[[Path], 
         pass
 
 
-def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    for path in (tmp_path / "file/name", tmp_path / "file/folder/name"):
-        with pytest.raises(UserError, match=r"No folder can be made as '.*/file.*': name another place"):
-            files.atomic_write_text(path, "x")
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("os.fsync", lambda number: done.append(f"sync {os.fstat(number).st_size}"))
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda old, new: done.append("rename") or replace(old, new))
+    files.atomic_write_bytes(tmp_path / "file", b"content")
+    assert done == ["sync 7", "rename"]
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock, call
 
 import numpy as np
@@ -189,6 +190,19 @@ def test_position_embeddings_are_never_stretched(broken: Path, tower: str, chang
     torch.save(weights, broken / "open_clip_pytorch_model.bin")
     (broken / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"do not fit their architecture: '.*positional_embedding' is"):
+        load(broken)
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == broken / WEIGHTS:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(PermissionError):
         load(broken)
 
 

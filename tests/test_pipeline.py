@@ -96,7 +96,7 @@ class Done(Exception):
 def params_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default's parameters, whichever relations and methods an experiment has left in params.yaml.
 
-    With a preset of the base, so that all is read of which some would not be without one.
+    With a preset of the base, so that the sections that only a preset needs are read too.
     """
     values = read_yaml(Path("params.yaml")) | {"base": "miniature", "relations": RELATIONS, "methods": METHODS}
     values["invert"]["preset"], values["bases"]["miniature"]["preset"] = None, "official"

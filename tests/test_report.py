@@ -351,6 +351,8 @@ def test_a_difference_is_told_honestly() -> None:
     assert "0.200 lower" in clear and "90\N{NO-BREAK SPACE}% interval −0.300 to −0.100" in clear
     small = verdict("a", "b", "leakage", Interval(-0.0004, -0.0008, -0.0001), 0.95)
     assert "0.000400 lower" in small and "interval −0.000800 to −0.000100" in small
+    assert "interval +0.000200 to +0.001000" in verdict("a", "b", "leakage", Interval(0.0006, 0.0002, 0.001), 0.95)
+    assert "+0.000 to +0.001" in verdict("a", "b", "leakage", Interval(0.0006, 0.0, 0.001), 0.95)
 
 
 def shapes(drawn: str, tag: str, kind: str = "") -> list[ElementTree.Element]:
@@ -508,7 +510,8 @@ def test_a_sheet_says_what_the_judge_found_and_has_every_scenario_where_none_is_
     assert {shot.relation_right for line in panel.lines for shot in line.shots} == {None}
     page = html(tell(collect(tmp_path, params)))
     of_hug = page.partition('id="sheet-hug"')[2].partition("<h3")[0]
-    assert len(re.findall(r'<i class="dot', of_hug)) == sum(len(line.shots) for line in panel.lines)  # of the entities
+    shown = re.findall(r'<i class="dot(?: right)?"( style="visibility:hidden")?></i>', of_hug)
+    assert [bool(hidden) for hidden in shown] == [True, False] * sum(len(line.shots) for line in panel.lines)
 
 
 def test_a_sheet_draws_every_picture_whole_with_its_marks(tmp_path: Path) -> None:

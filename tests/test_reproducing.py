@@ -178,12 +178,16 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
         ("relations=[insde]", "Error: Unknown relation 'insde'. Did you mean 'inside'?"),
         ("base=sd155", "Error: Unknown base 'sd155'. Did you mean 'sd15'?"),
         ("invert.reversion.steer=1", "Error: Parameters cannot be changed in 'params.yaml': Could not override 'inv"),
-        ("relations=inside,on", "Error: Parameters cannot be changed in 'params.yaml': Error merging override "),
+        (
+            "relations=inside,on",
+            "Error: 'relations=inside,on' gives several values: write a list in brackets, as in rel",
+        ),
+        ("relations.inside=1", "Error: Parameters cannot be changed in 'params.yaml': invalid literal for int"),
         ("base", "Error: Parameters cannot be changed in 'params.yaml': Error parsing override 'base' missing EQUAL"),
         ("score.batch_size=${foo}", "Error: Parameters cannot be changed in 'params.yaml': Interpolation key 'foo'"),
         (
             "score.batch_size=glob(*)",
-            "Error: Parameters cannot be changed in 'params.yaml': cannot represent an object",
+            "Error: 'score.batch_size=glob(*)' gives several values: write a list in brackets",
         ),
         (
             "param.yaml:base=sd15",

@@ -68,6 +68,14 @@ def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
         base_tokenizer(model(tmp_path / "nothing"))
 
 
+def test_a_tokenizer_that_may_not_be_read_is_not_called_damaged(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", MagicMock(side_effect=PermissionError))
+    with pytest.raises(PermissionError):
+        base_tokenizer(model(tiny_base))
+
+
 def test_a_tokenizer_that_says_no_limit_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base / "tokenizer", tmp_path / "tokenizer")
     file = tmp_path / "tokenizer/tokenizer_config.json"

@@ -108,11 +108,11 @@ def imagine(
     ] = None,
 ) -> None:
     """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
+    _require_recordable(prompt, seed, images)
     seeds = range(seed, seed + images)
     files = [target if images == 1 else target.with_stem(f"{target.stem}_{each}") for each in seeds]
     for file in files:
         require_target(file)
-    _require_recordable(prompt, seed, images)
     params = load_params()
     settings, options = params.generation(), option or []
     given = {"steps": steps, "guidance_scale": guidance_scale, "scheduler": scheduler}

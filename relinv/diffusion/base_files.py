@@ -101,7 +101,9 @@ def check_weights(source: str, folder: Path, files: Sequence[Path]) -> None:
             with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it
                 pass
         except (SafetensorError, OSError) as error:
-            raise UserError(f"The weight file '{path}' is damaged ({error}): restore it.{further}") from None
+            again = f"remove '{path.resolve()}', and it is downloaded again"
+            remedy = "restore it" if folder == Path(source) else again
+            raise UserError(f"The weight file '{path}' is damaged ({error}): {remedy}.") from None
 
 
 def _remedy(folder: Path, component: str) -> str:

@@ -1,4 +1,4 @@
-"""Downloads: resumed where they were cut off, kept in the scratch folder, and reused."""
+"""Downloads: resumed where they were cut off, if of the same file, kept in the scratch folder, and reused."""
 
 from __future__ import annotations
 
@@ -46,27 +46,28 @@ def download(address: str, path: Path, later: bool = False) -> None:
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = path.with_name(f"{path.name}.version")
+    mark = path.with_name(f".{path.name}.version")
     try:
-        version = _version(address) if later else ""
+        version = retried(partial(_version, address)) if later else ""
         if not version or not mark.is_file() or read_text(mark) != version:
             _discard_parts(path)  # else what comes now would be put behind what there was then
-        atomic_write_text(mark, version)
+            mark.unlink(missing_ok=True)
+        if version:
+            atomic_write_text(mark, version)
         retried(partial(_download, address, path))
-        mark.unlink()
+        mark.unlink(missing_ok=True)
     except Exception as error:  # gdown, requests and urllib3 each raise their own kinds
         said = KEPT.sub("Run the same command again.", reason(error))
         raise UserError(f"'{address}' cannot be downloaded: {said}") from error
 
 
 def _version(address: str) -> str:
-    """Return by what a server tells the file at an address from a later one there; "" if by nothing."""
+    """Return what the server says of the version of the file at an address; "" if it says nothing."""
     import requests
 
-    try:
-        answer = requests.head(address, allow_redirects=True, timeout=TIMEOUT)
-    except requests.RequestException:
-        return ""  # what is wrong shows when it is downloaded
+    answer = requests.head(address, allow_redirects=True, timeout=TIMEOUT)
+    if answer.status_code in BUSY:
+        answer.raise_for_status()
     found = [answer.headers.get(name, "") for name in ("ETag", "Last-Modified")]
     return " ".join([*found, answer.headers.get("Content-Length", "")]) if answer.ok and any(found) else ""
 

@@ -45,7 +45,7 @@ def fetch_exemplars(
     """
     with atomic_folder(target) as folder:
         if (own := OWN / relation).is_dir():
-            for path in (own, own / MASKS):
+            for path in (OWN, own, own / MASKS):
                 if path.is_symlink():  # behind which DVC would see no change
                     raise UserError(f"'{path}' is a link: put the folder itself in its place.")
             copy_files(own, folder)

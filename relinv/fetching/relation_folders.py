@@ -22,11 +22,11 @@ def relation_folder(root: Path, relation: str) -> Path | None:
     below = sorted(path.parent for path in root.rglob(f"{relation}/{CAPTIONS}"))
     whole = [folder for folder in (root, *below) if folder.name == relation and not fault_of(folder)]
     depth = min((len(folder.parts) for folder in whole), default=0)
-    found = {read_exemplars(folder).fingerprint: folder for folder in whole if len(folder.parts) == depth}
-    if len(found) > 1:
-        listed = " and ".join(f"'{folder}'" for folder in found.values())
-        raise UserError(f"There are several folders of '{relation}', which differ, {listed}: leave one of them there.")
-    return next(iter(found.values()), None)
+    found = [folder for folder in whole if len(folder.parts) == depth]
+    for other in found[1:]:
+        if read_exemplars(other).fingerprint != read_exemplars(found[0]).fingerprint:
+            raise UserError(f"The folders '{found[0]}' and '{other}' of '{relation}' differ: leave only one there.")
+    return found[0] if found else None
 
 
 def place_in_relation(path: PurePath, relation: str) -> tuple[PurePath, PurePath] | None:

@@ -171,7 +171,8 @@ def difference(rows: pd.DataFrame, method: str, other: str, metric: str, bootstr
 
 def verdict(name: str, other: str, what: str, found: Interval, level: float) -> str:
     """Return a paired difference in words, saying plainly when it cannot be told from zero."""
-    decimals = 3 if abs(found.mean) >= 0.0005 or not found.excludes_zero else 6  # else what is not zero would look so
+    # else what is not zero would look so
+    decimals = 6 if found.excludes_zero and min(map(abs, found)) < 0.0005 else 3
     low, high = (figure(end, True, decimals) for end in (found.low, found.high))
     span = f"{percent(level)} interval {low} to {high}"
     if not found.excludes_zero:

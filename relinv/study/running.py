@@ -20,8 +20,8 @@ def run_pending(root: Path, planned: Sequence[Trial], slots: int | None, lock: i
     """Run every trial that is not finished, `slots` of its stages at a time (None: as fits); return {name: commit}.
 
     They run in a separate checkout that shares DVC's run cache: a killed study resumes with the stages it was in, and
-    arms that differ in one method share the others. Files edited meanwhile change no trial. lock: what `alone` yields,
-    since when they were planned. Raises UserError if one fails, and starts no other.
+    arms that differ in one method share the others. Files edited meanwhile change no trial. lock: what `alone` yields;
+    plan the trials in its block. Raises UserError if one fails, and starts no other.
     """
     found = finished(root, planned)
     pending = [trial for trial in planned if trial.name not in found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -115,7 +114,7 @@ def _best_arms(rows: pd.DataFrame, plan: Plan) -> list[str]:
     """
     reading = READINGS[plan.metrics[0]]
     means = rows.groupby(["method", "arm"], sort=False)[plan.metrics[0]].mean().dropna()
-    changed = {part for arm in plan.arms.values() for name in arm for part in re.split("[.:]", name)}
+    changed = {part for arm in plan.arms.values() for name in arm for part in name.split(".")}
     told: list[str] = []
     if reading.higher_is_better is None:
         return told
