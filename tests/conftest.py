@@ -6,12 +6,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: tests never reach for the network
 
+import errno
 import json
 import random
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -112,3 +113,18 @@ def server(exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     yield running
     running.http.shutdown()
     running.http.server_close()
+
+
+@pytest.fixture
+def make_unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Return what has the system refuse to open a file, as another user's: root, as in containers, may read any."""
+    opened = Path.open
+    refused: set[Path] = set()
+
+    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    return refused.add

@@ -226,15 +226,10 @@ def test_damaged_weights_are_named(copied: Path) -> None:
         load_base(tiny_settings(copied))
 
 
-def test_weights_that_may_not_be_read_are_not_called_damaged(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Path.open
-
-    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path == copied / UNET:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", refusing)
+def test_weights_that_may_not_be_read_are_not_called_damaged(
+    copied: Path, make_unreadable: Callable[[Path], None]
+) -> None:
+    make_unreadable(copied / UNET)
     with pytest.raises(PermissionError):
         load_base(tiny_settings(copied))
 

@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock, call
 
 import numpy as np
@@ -193,15 +193,10 @@ def test_position_embeddings_are_never_stretched(broken: Path, tower: str, chang
         load(broken)
 
 
-def test_weights_that_may_not_be_read_are_not_called_damaged(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Path.open
-
-    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path == broken / WEIGHTS:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", refusing)
+def test_weights_that_may_not_be_read_are_not_called_damaged(
+    broken: Path, make_unreadable: Callable[[Path], None]
+) -> None:
+    make_unreadable(broken / WEIGHTS)
     with pytest.raises(PermissionError):
         load(broken)
 
