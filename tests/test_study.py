@@ -864,7 +864,7 @@ def test_scores_of_two_judges_are_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
-    both = PARAMS.replace("reversion: {}", "reversion: {long: {steps: 3000}, short: {steps: 9}}\n  other: {}")
+    both = PARAMS.replace("reversion: {}", "reversion: {long: {steps: 3000}, short: {steps: 9}}\n  other: {long: {}}")
     long = both.replace("preset:\n", "preset: long\n")
     short = long.replace("invert:\n", "invert:\n  preset: short\n")
     try:
@@ -877,7 +877,7 @@ def test_parameters_of_a_revision_are_those_in_force(repository: Path) -> None:
             found = params_at(repository, "workspace")
             assert {name: value for name, value in found.items() if name.startswith("presets")} == of_presets
         for wrong, told in (
-            (long.replace("other: {}", "other:"), r"'presets\.other' is null in params\.yaml of workspace"),
+            (long.replace("other: {long: {}}", "other:"), r"'presets\.other' is null in params\.yaml of workspace"),
             ("relations: [", r"params\.yaml of workspace is not valid YAML"),
         ):
             (repository / "params.yaml").write_text(wrong)

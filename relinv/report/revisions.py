@@ -51,9 +51,10 @@ def scores_at(root: Path, revision: str) -> pd.DataFrame:
 
 
 def params_at(root: Path, revision: str) -> dict[str, Any]:
-    """Return the parameters of a revision, {dotted name: value}, of presets only those of the one in use."""
+    """Return the parameters of a revision, {dotted name: value}, of presets only the one in use, of its methods."""
     where = f"{MAIN} of {revision}"
     values = parse(dict[str, Any], parse_yaml(read_at(root, revision, MAIN).decode(), where), "", where)
     preset, presets = preset_in_use(values), parse(Presets, values.pop("presets", {}), "presets", where)
-    used = {name: {preset: of_method[preset]} for name, of_method in presets.items() if preset in of_method}
+    methods = parse(list[str], values.get("methods"), "methods", where)
+    used = {name: {preset: presets[name][preset]} for name in methods if preset in presets.get(name, {})}
     return flatten(values) | flatten(used, "presets.")
