@@ -129,8 +129,11 @@ def require_target(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"The image '{path}' would be a PNG by another name: let its name end in .png.")
     if path.exists():
-        with told_as(f"'{path}' exists, and is no image of this relinv: name another file to write, or remove it."):
+        try:
             read_image_record(path)
+        except UserError:  # whose own remedy is for an image to be read
+            told = f"'{path}' exists, and is no image of this relinv: name another file to write, or remove it."
+            raise UserError(told) from None
 
 
 @contextmanager
