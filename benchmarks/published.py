@@ -49,7 +49,7 @@ class PublishedTrainer:
         skipped = self.tokenizer([*STOP_WORDS, *PREPOSITIONS], add_special_tokens=False).input_ids
         self.stop = [piece for word in skipped for piece in word]
         steps = base.scheduler.config.num_train_timesteps
-        self.law = importance(steps, ALPHA).numpy()
+        self.probabilities = importance(steps, ALPHA).numpy()
 
     def step(self) -> None:
         """Take one optimiser step."""
@@ -68,7 +68,9 @@ class PublishedTrainer:
         with torch.no_grad():
             latents = self.vae.encode(pixels).latent_dist.sample() * self.vae.config.scaling_factor
         noise = torch.randn_like(latents)
-        timesteps = torch.tensor(np.random.choice(len(self.law), MICRO_BATCH, p=self.law), device=self.device)
+        timesteps = torch.tensor(
+            np.random.choice(len(self.probabilities), MICRO_BATCH, p=self.probabilities), device=self.device
+        )
         noisy = self.base.scheduler.add_noise(latents, noise, timesteps)
         encodings = self.encoder(ids).last_hidden_state  # (2, tokens, dim)
         prediction = self.unet(noisy, timesteps, encoder_hidden_states=encodings).sample

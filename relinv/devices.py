@@ -82,7 +82,7 @@ def visible_gpus() -> list[str]:
         return [str(index) for index in range(count)]
     named = [name.strip() for name in chosen.split(",")]
     names = list(takewhile(lambda name: name and not name.startswith("-"), named))  # CUDA ignores what follows
-    # of the parts of a GPU that is divided, CUDA counts one alone
+    # of a GPU divided by MIG, CUDA sees one part alone
     return names if count and any(name.startswith("MIG-") for name in names) else names[:count]
 
 

@@ -70,9 +70,19 @@ def is_out_of_memory(error: Exception) -> bool:
     return named or told or isinstance(error, MemoryError)
 
 
-def as_said(error: Exception) -> str:
-    """Return in brackets what an error says that was taken for a lack of memory; "" if there is no doubt of it."""
-    return "" if type(error).__name__ == "OutOfMemoryError" else f" (taken from: {reason(error)})"
+@contextmanager
+def enough_memory(device: object, purpose: str, remedy: str) -> Iterator[None]:
+    """Inside the block, a lack of the device's memory is a UserError: it is too small for `purpose`, so `remedy`.
+
+    What an error says that was only taken for a lack of memory is told with it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        doubt = "" if type(error).__name__ == "OutOfMemoryError" else f" (taken from: {reason(error)})"
+        raise UserError(f"The memory of '{device}' is too small for {purpose}{doubt}: {remedy}.") from error
 
 
 def explain(error: Exception) -> str | None:

@@ -85,8 +85,8 @@ def opened_picture(path: Path, what: str = "picture", remedy: str = "replace it"
     """Yield an opened picture, whose pixels are read on demand.
 
     Any failure to open it or inside the block, except a lack of memory, becomes a UserError: `what` names the
-    picture's role, `remedy` what to do. Pillow's limit to the number of pixels holds, but not half of it, from which
-    Pillow warns: photographs have so many.
+    picture's role, `remedy` what to do. Pillow's limit to the number of pixels holds; its warning at half of it is
+    silenced, since photographs have so many.
     """
     quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
     try:

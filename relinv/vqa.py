@@ -5,8 +5,8 @@ A second judge (Lin et al., ECCV 2024, arXiv 2404.01291), which agrees better wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from relinv.devices import deterministic, find_device, float_type, require_precision
-from relinv.errors import UserError, is_out_of_memory, reason
+from relinv.errors import UserError, enough_memory, is_out_of_memory, reason
 from relinv.hub import find_model
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class VqaModel:
 
         pairs, parts = list(zip(pictures, texts, strict=True)), []
         # backward=False: a kernel without a deterministic form, as such models may have, is then no error
-        with torch.inference_mode(), deterministic(self._network.device, backward=False), _enough_memory(self.name):
+        device = self._network.device
+        with torch.inference_mode(), deterministic(device, backward=False), _enough_memory(device, self.name):
             for start in range(0, len(pairs), batch_size):
                 parts.append(self._probabilities(pairs[start : start + batch_size]).cpu().numpy())
         return np.concatenate(parts)
@@ -84,7 +85,7 @@ def load_vqa_model(judge: JudgeSettings) -> VqaModel | None:
     folder = find_vqa_model(vqa)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     weights = {"dtype": float_type(vqa.precision), "use_safetensors": True, "output_loading_info": True}
-    with _enough_memory(vqa.model):
+    with _enough_memory(device, vqa.model):
         try:
             processor = AutoProcessor.from_pretrained(folder, **local)
             network, report = AutoModelForImageTextToText.from_pretrained(folder, **weights, **local)
@@ -138,15 +139,10 @@ def _refusal(vqa: VqaSettings, fault: str) -> UserError:
     )
 
 
-@contextmanager
-def _enough_memory(name: str) -> Iterator[None]:
-    """Raise UserError, which says what to do, if memory runs out in the block."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"The memory is too small for the vision-language model '{name}': in params.yaml, lower score.batch_size, "
-            "set the precision in the judge's vqa to bf16 or fp16, or name a smaller model there."
-        ) from error
+def _enough_memory(device: torch.device, name: str) -> AbstractContextManager[None]:
+    """Return the block in which a lack of memory is a UserError that says what to do."""
+    remedy = (
+        "in params.yaml, lower score.batch_size, set the precision in the judge's vqa to bf16 or fp16, or name a "
+        "smaller model there"
+    )
+    return enough_memory(device, f"the vision-language model '{name}'", remedy)

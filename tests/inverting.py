@@ -13,7 +13,7 @@ from relinv.diffusion.bases import Base
 from relinv.exemplars import read_exemplars
 from relinv.files import sha256_file
 from relinv.learning.checkpoints import Checkpoints
-from relinv.learning.method import InversionMethod, Visit
+from relinv.learning.method import InversionMethod, LossInputs
 from relinv.learning.problem import Problem, Task
 from relinv.learning.training import Loop
 from relinv.params import load_params
@@ -75,11 +75,11 @@ def looping(task: Problem, scratch: Path) -> Loop:
     return Loop(begun, begun.method.attached)
 
 
-def visit(prompts: list[str], timesteps: list[int] | None = None) -> Visit:
-    """Return a visit with no error of the UNet, at timestep 0 if none are given."""
+def inputs(prompts: list[str], timesteps: list[int] | None = None) -> LossInputs:
+    """Return inputs with no error of the UNet, at timestep 0 if none are given."""
     zeros = torch.zeros(len(prompts), 4, 16, 16)
     at, masks = torch.tensor(timesteps or [0] * len(prompts)), torch.ones(len(prompts), 1, 1, 1)
-    return Visit(prompts, at, zeros, zeros, torch.Generator().manual_seed(0), masks)
+    return LossInputs(prompts, at, zeros, zeros, torch.Generator().manual_seed(0), masks)
 
 
 def stopping(step: Callable[..., None], after: int) -> Callable[..., None]:

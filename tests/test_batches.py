@@ -1,4 +1,4 @@
-"""What steps show the UNet: pictures, captions, timesteps and encodings that belong together, by the method's law."""
+"""What steps show the UNet: pictures, captions, timesteps and encodings that belong together."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_timesteps_follow_the_methods_law(alpha: float, share: float, base: Base
 
 def test_a_law_that_is_none_is_refused_before_the_first_step(base: Base, exemplar_folder: Path) -> None:
     method = build(problem(base, exemplar_folder, "textual_inversion"))
-    method.timestep_law = lambda total: torch.full((total,), 0.1)  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="timestep_law must be 1000 probabilities"):
+    method.timestep_distribution = lambda total: torch.full((total,), 0.1)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="timestep_distribution must be 1000 numbers"):
         Batches(method, method.training_pictures(Path()), seed=0)
 
 

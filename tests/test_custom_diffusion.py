@@ -19,7 +19,7 @@ from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
 from relinv.learning.inversion import invert_relation
 from relinv.learning.losses import masked_denoising
-from relinv.learning.method import TrainingPicture, Visit
+from relinv.learning.method import LossInputs, TrainingPicture
 from relinv.learning.scale_augmentation import FAR_PREFIXES, NEAR_PREFIXES, scale_variant
 from relinv.methods.custom_diffusion import Method
 from tests.conftest import tiny_settings
@@ -99,11 +99,11 @@ def test_losses_keep_exemplars_and_prior_apart(base: Base, exemplar_folder: Path
     target, masks = torch.zeros(4, 4, 2, 2), torch.ones(4, 1, 2, 2)
     target[:2, :, 0, 0], target[:2, :, 1, 1], target[2:] = 2, 9, 3
     masks[:2] = torch.tensor([[1.0, 0], [0, 0]])
-    visit = Visit(["cat"] * 4, torch.zeros(4), torch.zeros(4, 4, 2, 2), target, generator(0, "", 0), masks)
-    terms = method.losses(visit)
+    inputs = LossInputs(["cat"] * 4, torch.zeros(4), torch.zeros(4, 4, 2, 2), target, generator(0, "", 0), masks)
+    terms = method.losses(inputs)
     assert list(terms) == ["denoise", "anchor", "prior"]
     assert (terms["denoise"].value.item(), terms["prior"].value.item(), terms["prior"].weight) == (4, 9, 0.5)
-    assert method.losses(replace(visit, target=target * 2))["prior"].value.item() == 36
+    assert method.losses(replace(inputs, target=target * 2))["prior"].value.item() == 36
 
 
 def test_row_and_weights_learn_at_their_own_rates(base: Base, exemplar_folder: Path) -> None:

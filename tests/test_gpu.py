@@ -121,5 +121,5 @@ def test_stages_forked_from_the_libraries_use_it(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_told(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "reversion", steps=1, batch_size=400)
-    with pytest.raises(UserError, match=r"too small to train with 400 samples: set the base's training\.s"):
+    with pytest.raises(UserError, match=r"too small for training with 400 samples: set the base's training\.s"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")

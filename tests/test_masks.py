@@ -15,7 +15,7 @@ from relinv.diffusion.randomness import generator
 from relinv.exemplars import read_exemplars
 from relinv.learning.batches import visits
 from relinv.learning.losses import weighted_denoising
-from relinv.learning.method import InversionMethod, TrainingPicture, Visit, mask_of
+from relinv.learning.method import InversionMethod, LossInputs, TrainingPicture, mask_of
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.training import take_step
 from relinv.settings import ValidateSettings
@@ -91,8 +91,8 @@ def test_every_methods_loss_is_weighed(base: Base, exemplar_folder: Path) -> Non
     masks, noise = torch.zeros(2, 1, 4, 4), torch.Generator()
     masks[0, :, 0] = 1
     target, prediction = torch.zeros(2, 4, 4, 4), torch.ones(2, 4, 4, 4)
-    visit = Visit(["cat <r> box"] * 2, torch.zeros(2), prediction, target, noise, masks)
-    assert method.losses(visit)["denoise"].value.item() == 1 / 8
+    inputs = LossInputs(["cat <r> box"] * 2, torch.zeros(2), prediction, target, noise, masks)
+    assert method.losses(inputs)["denoise"].value.item() == 1 / 8
 
 
 def test_a_scaled_pictures_own_mask_is_scaled_with_it() -> None:

@@ -88,8 +88,8 @@ def test_any_learned_row_may_lean_to_noisy_timesteps_and_to_a_word(
 ) -> None:
     task = problem(base, exemplar_folder, name, steps=1, importance_alpha=0.5, anchor_weight=0.25)
     method = build(task)
-    law = method.timestep_law(1000)
-    assert (1000 * law[[0, 999]]).tolist() == pytest.approx([0.50025, 1.50075], abs=1e-5)
+    probabilities = method.timestep_distribution(1000)
+    assert (1000 * probabilities[[0, 999]]).tolist() == pytest.approx([0.50025, 1.50075], abs=1e-5)
     (log,) = train([Task(task, method, no_checkpoints(tmp_path))])
     terms = dict(zip(log.names, log.losses[0].tolist(), strict=True))
     plain = build(problem(base, exemplar_folder, name, steps=1, importance_alpha=0.5, anchor_weight=0.0))

@@ -28,7 +28,7 @@ from relinv.learning.inversion import invert_relation
 from relinv.learning.method import InversionMethod
 from relinv.params import load_params
 from relinv.settings import GenerateSettings
-from tests.inverting import build, problem, training, visit
+from tests.inverting import build, inputs, problem, training
 from tests.tiny import weights
 
 FINE, MIDDLE, COARSE = 0, 555, 999  # timesteps; of ten resolutions those of 0, 5 and 9
@@ -158,7 +158,7 @@ def test_a_row_learns_at_its_own_timesteps_alone(base: Base, exemplar_folder: Pa
 @pytest.mark.parametrize(("term", "weight"), [("steer", "steer_weight"), ("anchor", "anchor_weight")])
 def test_losses_over_rows_reach_those_in_use(base: Base, exemplar_folder: Path, term: str, weight: str) -> None:
     learner = method(base, exemplar_folder, "reversion", anchor_word="box", **{weight: 1.0})
-    loss = learner.losses(visit(["cat <r|2|> box", "dog <r|7|> cup"], [299, 700]))[term].value
+    loss = learner.losses(inputs(["cat <r|2|> box", "dog <r|7|> cup"], [299, 700]))[term].value
     (gradient,) = torch.autograd.grad(loss, [learner.state()["<r>"]])
     assert gradient.norm(dim=-1).nonzero().flatten().tolist() == [2, 7]
 
@@ -166,7 +166,7 @@ def test_losses_over_rows_reach_those_in_use(base: Base, exemplar_folder: Path, 
 def test_equal_rows_are_steered_as_one_row_is(base: Base, exemplar_folder: Path) -> None:
     one, many = (method(base, exemplar_folder, "reversion", resolutions=count) for count in (1, 10))
     of_one, of_many = (
-        learner.losses(visit(["cat <r> box", "dog <r> cup"], [0, 999]))["steer"].value for learner in (one, many)
+        learner.losses(inputs(["cat <r> box", "dog <r> cup"], [0, 999]))["steer"].value for learner in (one, many)
     )
     assert of_one.item() == pytest.approx(of_many.item())
     assert not one.adapters and len(many.adapters) == 1
@@ -175,7 +175,7 @@ def test_equal_rows_are_steered_as_one_row_is(base: Base, exemplar_folder: Path)
 def test_the_anchor_is_the_mean_over_captions(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, norm="free", anchor_weight=1.0, anchor_word=None)
     learner.state()["<r>"].data[7] += 2.0
-    value = learner.losses(visit(["<r|2|>", "<r|7|>"], [299, 700]))["anchor"].value
+    value = learner.losses(inputs(["<r|2|>", "<r|7|>"], [299, 700]))["anchor"].value
     assert value.item() == pytest.approx(4 * base.dim / 2 / (24 * base.dim))
 
 

@@ -35,7 +35,7 @@ from relinv.settings import GenerateSettings, ValidateSettings
 from relinv.validation import validate_folder
 from tests.concepts import made
 from tests.dying import eager_checkpoints
-from tests.inverting import LEARNING, METHODS, build, looping, problem, visit
+from tests.inverting import LEARNING, METHODS, build, inputs, looping, problem
 
 CHECKS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=0.0)
 SETTINGS = GenerateSettings(pairs="all", seed=0, steps=1, guidance_scale=2.0, scheduler="ddim", batch_size=3)
@@ -133,7 +133,7 @@ def drawing_all(base: Base, exemplar_folder: Path) -> Method:
 
 def steering(method: Method, *captions: str) -> float:
     """Return the steering loss of a batch of captions."""
-    return method.losses(visit([*captions]))["steer"].value.item()
+    return method.losses(inputs([*captions]))["steer"].value.item()
 
 
 def by_hand(method: Method, *words: str) -> float:

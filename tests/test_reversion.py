@@ -13,7 +13,7 @@ from relinv.learning.token_row import TokenRowMethod
 from relinv.learning.words import PREPOSITIONS
 from relinv.methods import reversion
 from relinv.methods.reversion import content_ids, preposition_ids
-from tests.inverting import problem, visit
+from tests.inverting import inputs, problem
 
 
 def words(base: Base, ids: list[int]) -> list[str]:
@@ -70,14 +70,14 @@ def test_positives_are_distinct_prepositions_drawn_by_the_visit(base: Base, exem
 
 def test_a_caption_without_the_token_or_without_content_is_no_nan(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder)
-    terms = learner.losses(visit(["cat beside box", "<r>"]))
+    terms = learner.losses(inputs(["cat beside box", "<r>"]))
     assert terms["steer"].value.isfinite() and terms["steer"].value > 0
-    assert learner.losses(visit(["<r>", "<r>"]))["steer"].value == 0
+    assert learner.losses(inputs(["<r>", "<r>"]))["steer"].value == 0
 
 
 def test_weights_are_the_settings(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, denoise_weight=0.5, steer_weight=0.25)
-    terms = learner.losses(visit(["cat <r> box"]))
+    terms = learner.losses(inputs(["cat <r> box"]))
     assert (terms["denoise"].weight, terms["steer"].weight) == (0.5, 0.25)
 
 
@@ -85,7 +85,7 @@ def test_weights_are_the_settings(base: Base, exemplar_folder: Path) -> None:
 def test_each_term_beside_denoising_teaches_the_only_row(term: str, base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, resolutions=1, initializer_token="red", anchor_weight=1.0)
     with learner.attached():
-        learner.losses(visit(["cat <r> box"]))[term].value.backward()
+        learner.losses(inputs(["cat <r> box"]))[term].value.backward()
     (row,) = learner.state().values()
     assert row.grad is not None and row.grad.any()
 

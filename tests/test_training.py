@@ -26,8 +26,8 @@ from relinv.learning.batches import visits
 from relinv.learning.checkpoints import Checkpoints, load_state, save_state
 from relinv.learning.exemplar_latents import encode_pictures
 from relinv.learning.inversion import identity, invert_relation, invert_together
-from relinv.learning.losses import Term, weighted_sum
-from relinv.learning.method import Visit
+from relinv.learning.losses import LossTerm, weighted_sum
+from relinv.learning.method import LossInputs
 from relinv.learning.problem import Task
 from relinv.learning.training import Loop, optimizer_of
 from relinv.learning.training_log import TrainingLog
@@ -89,7 +89,7 @@ def test_a_velocity_is_learned_where_the_base_answers_one(
 
 
 def test_each_step_draws_anew_for_the_methods_terms(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
-    """Of one visit to the same pictures the prepositions alone differ, and with them the steering loss."""
+    """At each step with the same pictures the prepositions alone differ, and with them the steering loss."""
     loop, reseeded = (
         looping(problem(base, exemplar_folder, "reversion", seed), tmp_path / "scratch") for seed in (0, 1)
     )
@@ -222,7 +222,7 @@ def test_a_training_whose_preview_is_gone_starts_again_and_tells_it(
 
 
 def test_a_term_that_comes_and_goes_is_refused() -> None:
-    log, one = TrainingLog(), Term(1.0, torch.tensor(0.5))
+    log, one = TrainingLog(), LossTerm(1.0, torch.tensor(0.5))
     log.add({"denoise": one})
     log.add({"denoise": one})
     with pytest.raises(ValueError, match=r"same at every step, not \['denoise'\], then \['denoise', 'steer'\]"):
@@ -305,13 +305,13 @@ def test_the_term_that_diverged_first_is_named(
 ) -> None:
     task = problem(base, exemplar_folder, "reversion", steps=6)
     losses = build(task).losses
-    visits: list[Visit] = []
+    visits: list[LossInputs] = []
 
-    def broken(method: object, visit: Visit) -> dict[str, Term]:
-        visits.append(visit)
+    def broken(method: object, inputs: LossInputs) -> dict[str, LossTerm]:
+        visits.append(inputs)
         scale = torch.nan if len(visits) > 1 else 1.0
-        terms = losses(visit)
-        return terms | {"pull": Term(0.1, scale * terms["denoise"].value)}
+        terms = losses(inputs)
+        return terms | {"pull": LossTerm(0.1, scale * terms["denoise"].value)}
 
     monkeypatch.setattr(find_plugin("relinv.methods", "reversion").Method, "losses", broken)
     with pytest.raises(UserError, match=r"no longer a finite number, first in 'pull' at step 2: lower"):
@@ -321,7 +321,7 @@ def test_the_term_that_diverged_first_is_named(
 @pytest.mark.parametrize(("value", "told"), [(torch.zeros(3), r"one of shape \(3,\)"), (0.5, "float")])
 def test_a_term_of_the_wrong_kind_is_named(value: Any, told: str) -> None:
     with pytest.raises(ValueError, match=rf"loss term 'pull' must be a scalar tensor, not {told}"):
-        weighted_sum({"denoise": Term(1.0, torch.tensor(1.0)), "pull": Term(1.0, value)})
+        weighted_sum({"denoise": LossTerm(1.0, torch.tensor(1.0)), "pull": LossTerm(1.0, value)})
 
 
 def test_a_method_may_change_its_rate_by_step_resumed_or_not(
@@ -486,7 +486,8 @@ def test_too_little_memory_says_what_to_lower(
 ) -> None:
     monkeypatch.setattr(training, "take_step", MagicMock(side_effect=error))
     with pytest.raises(
-        UserError, match=r"too small to train with 2 samples( \(taken from: GET was .*\))?: set the base's training\.s"
+        UserError,
+        match=r"too small for training with 2 samples( \(taken from: GET was .*\))?: set the base's training\.s",
     ):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
 

@@ -167,7 +167,7 @@ def test_too_little_memory_is_told(folder: Path, vqa: VqaModel, monkeypatch: pyt
         patch.setattr(vqa._network, "generate", full)
         vqa.ask(pictures(), TEXTS, 5)
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
-    with pytest.raises(UserError, match=r"memory is too small for .* set the precision in the judge's vqa to bf16"):
+    with pytest.raises(UserError, match=r"too small for the vision.* set the precision in the judge's vqa to bf16"):
         load(folder)
 
 

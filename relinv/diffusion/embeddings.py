@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
 
+TOKEN = "<r>"  # the relation's placeholder; lower case, because CLIP's tokenizer folds case
+
 
 class PlaceholderTokens:
     """Tokens that a base knows temporarily: `tokens` maps each name ("<r>") to its row, (dim,).

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from relinv.devices import to_device
-from relinv.errors import UserError, as_said, is_out_of_memory
+from relinv.errors import UserError, enough_memory
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,10 @@ SCHEDULERS: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),  # Lu et al. 2022, order 2
 }
 
+FEWER_AT_ONCE = (  # what to do if memory runs out
+    "lower the base's sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, "
+    "take some of invert.preview.prompts out"
+)
 DECODED_AT_ONCE = 8 * 512 * 512  # pixels: the decoder's memory grows with the batch far more than the UNet's
 
 
@@ -54,25 +58,12 @@ def sample(
     """
     import torch
 
-    try:
-        with torch.no_grad() if guidance else torch.inference_mode():  # an adapter's guidance may need gradients
-            images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise too_many_at_once(base, len(latents), error) from error
+    gradients = torch.no_grad() if guidance else torch.inference_mode()  # an adapter's guidance may need them
+    with enough_memory(base.device, f"{len(latents)} images at once", FEWER_AT_ONCE), gradients:
+        images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
     if not images.isfinite().all():
         raise overflow(base)
     return images
-
-
-def too_many_at_once(base: Base, images: int, error: Exception) -> UserError:
-    """Return what to raise for `error`: memory is too small for so many images."""
-    return UserError(
-        f"The memory of '{base.device}' is too small for {images} images at once{as_said(error)}: lower the base's "
-        "sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, take some "
-        "of invert.preview.prompts out."
-    )
 
 
 def overflow(base: Base) -> UserError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import METADATA, Concept, save_concept
+from relinv.diffusion.embeddings import TOKEN
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
 from relinv.exchange.custom_diffusion_files import is_custom_diffusion, read_custom_diffusion
@@ -17,7 +18,6 @@ from relinv.exchange.perfusion_checkpoints import read_perfusion
 from relinv.exchange.tensor_files import load_content
 from relinv.exchange.token_files import Published, token_in
 from relinv.files import atomic_folder, read_json, require_utf8, sha256_file
-from relinv.learning.token_row import TOKEN
 from relinv.plugins import find_plugin, plugin_names
 from relinv.settings import require_name
 

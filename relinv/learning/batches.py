@@ -43,8 +43,8 @@ class Batches:
         self.prior = [index for index, picture in enumerate(pictures) if picture.prior]
         self.latents: ExemplarLatents = encode_pictures(self.base, [picture.image for picture in pictures])
         self.masks = self._stacked([picture.mask for picture in pictures])
-        self.law = method.timestep_law(self.base.scheduler.config.num_train_timesteps)
-        require_probabilities(self.law, self.base.scheduler.config.num_train_timesteps)
+        self.probabilities = method.timestep_distribution(self.base.scheduler.config.num_train_timesteps)
+        require_probabilities(self.probabilities, self.base.scheduler.config.num_train_timesteps)
         self.ids: dict[str, torch.Tensor] = {}  # token ids of each prompt, computed once
 
     def check_captions(self) -> None:
@@ -66,7 +66,7 @@ class Batches:
     def _batch(self, pictures: list[int], clean: torch.Tensor, step: int, purpose: str = "") -> Batch:
         """Return a batch of pictures with `clean` latents; timesteps come first, since captions may depend on them."""
         source = partial(generator, self.seed, step=step)
-        timesteps = sample_timesteps(self.law, len(pictures), source(f"{purpose}timesteps"))
+        timesteps = sample_timesteps(self.probabilities, len(pictures), source(f"{purpose}timesteps"))
         prompts = self._captions(pictures, timesteps, source(f"{purpose}captions"))
         timesteps = to_device(timesteps, clean.device)
         noisy, target = self._noised(clean, timesteps, source(f"{purpose}noise"))

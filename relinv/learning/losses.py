@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import torch
 
 
-class Term(NamedTuple):
+class LossTerm(NamedTuple):
     """One term of a loss: the total is the sum of weight * value; the log holds the bare value."""
 
     weight: float
     value: torch.Tensor  # a scalar
 
 
-def weighted_sum(terms: Mapping[str, Term]) -> torch.Tensor:
+def weighted_sum(terms: Mapping[str, LossTerm]) -> torch.Tensor:
     """Return the loss that is minimised: the sum of weight * value over its terms.
 
     Raises ValueError, a method's mistake, for a value that is no scalar tensor.

@@ -17,7 +17,7 @@ from PIL import Image
 from relinv.diffusion.adapter import in_place
 from relinv.diffusion.conditioning import prompt_at
 from relinv.exemplars import load_image, load_mask
-from relinv.learning.losses import Term, denoising
+from relinv.learning.losses import LossTerm, denoising
 from relinv.learning.timesteps import importance
 from relinv.settings import Settings
 
@@ -43,7 +43,7 @@ class TrainingPicture:
 
 
 @dataclass(frozen=True)
-class Visit:
+class LossInputs:
     """What a method computes its losses from in one training step; all tensors are on the base's device."""
 
     prompts: list[str]  # one per sample
@@ -122,7 +122,7 @@ class InversionMethod:
 
     # One training step. The order is: timestep, caption, conditioning, prediction, losses.
 
-    def timestep_law(self, total: int) -> torch.Tensor:
+    def timestep_distribution(self, total: int) -> torch.Tensor:
         """Return the probabilities of the timesteps 0..total-1, (total,) float64. Default: uniform."""
         return importance(total, alpha=0.0)
 
@@ -152,15 +152,15 @@ class InversionMethod:
         """
         return self.base.encode(ids)
 
-    def losses(self, visit: Visit) -> dict[str, Term]:
+    def losses(self, inputs: LossInputs) -> dict[str, LossTerm]:
         """Return the loss terms of a step by the names they are logged under. Default: denoising alone.
 
         If a step takes several passes of the UNet, this is called once per pass. So one sample's contribution must not
-        depend on another's prediction, nor on anything else that a pass computes, such as attention maps; the visit's
+        depend on another's prediction, nor on anything else that a pass computes, such as attention maps; the inputs'
         generator gives the same numbers in each call. The names are the same at every step; a weight may change. A term
         of the prompts' encodings makes them anew, by `conditioning`.
         """
-        return {"denoise": Term(1.0, denoising(visit.prediction, visit.target))}
+        return {"denoise": LossTerm(1.0, denoising(inputs.prediction, inputs.target))}
 
     def early_stopping(self) -> EarlyStopping | None:
         """Return the rule that may end a training before its `steps`, or None. Default: None."""

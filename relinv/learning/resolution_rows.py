@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from relinv.adapters.multires import Adapter, resolution
+from relinv.diffusion.embeddings import TOKEN
 from relinv.diffusion.token_rows import ROWS
-from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings
 
 if TYPE_CHECKING:
     import torch
 
-    from relinv.learning.method import Visit
+    from relinv.learning.method import LossInputs
 
 
 class ResolutionRowsSettings(TokenRowSettings):
@@ -37,12 +38,12 @@ class ResolutionRowsMethod(TokenRowMethod):
         self.adapters = [*self.adapters, rows]
         return rows.tensors[ROWS], nullcontext
 
-    def rows_of(self, visit: Visit) -> torch.Tensor:
-        """Return the rows that a visit's captions use, (batch, dim), or the only one, (dim,)."""
+    def rows_of(self, inputs: LossInputs) -> torch.Tensor:
+        """Return the rows that a step's captions use, (batch, dim), or the only one, (dim,)."""
         if self.settings.resolutions == 1:
-            return super().rows_of(visit)
+            return super().rows_of(inputs)
         total = self.base.scheduler.config.num_train_timesteps
-        return self._learned[resolution(visit.timesteps, self.settings.resolutions, total)]
+        return self._learned[resolution(inputs.timesteps, self.settings.resolutions, total)]
 
     def embedding(self) -> torch.Tensor | None:
         """Return the only row, (dim,), or None if there are several, which the adapter's file holds."""

@@ -21,13 +21,14 @@ def importance(total: int, alpha: float) -> torch.Tensor:
     return density / density.sum()
 
 
-def require_probabilities(law: torch.Tensor, total: int) -> None:
-    """Raise ValueError, a method's mistake, unless `law` holds the probabilities of `total` timesteps.
+def require_probabilities(probabilities: torch.Tensor, total: int) -> None:
+    """Raise ValueError, a method's mistake, unless these are the probabilities of `total` timesteps.
 
     Timesteps would be drawn by anything else too, and training would go on with the wrong ones.
     """
-    if law.shape != (total,) or not (law >= 0).all() or abs(float(law.sum()) - 1) > 1e-6:  # NaN fails too
-        raise ValueError(f"A method's timestep_law must be {total} probabilities that sum to 1, not {law}")
+    valid = probabilities.shape == (total,) and (probabilities >= 0).all()  # NaN fails too
+    if not valid or abs(float(probabilities.sum()) - 1) > 1e-6:
+        raise ValueError(f"A method's timestep_distribution must be {total} numbers that sum to 1, not {probabilities}")
 
 
 def sample_timesteps(probabilities: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:

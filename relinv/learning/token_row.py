@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.diffusion.embeddings import TOKEN, PlaceholderTokens
 from relinv.errors import UserError
 from relinv.learning.early_stopping import EVALUATIONS, EarlyStopping
-from relinv.learning.losses import Term, anchor, weighted_denoising
-from relinv.learning.method import InversionMethod, Visit
+from relinv.learning.losses import LossTerm, anchor, weighted_denoising
+from relinv.learning.method import InversionMethod, LossInputs
 from relinv.learning.timesteps import importance
 from relinv.settings import Positive, Settings
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from relinv.diffusion.bases import Base
     from relinv.exemplars import ExemplarSet
-
-TOKEN = "<r>"  # the relation's placeholder; lower case, because CLIP's tokenizer folds case
-
 
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
@@ -83,8 +80,8 @@ class TokenRowMethod(InversionMethod):
         """Return the learned row, (dim,), with its gradient."""
         return self._learned[0]
 
-    def rows_of(self, visit: Visit) -> torch.Tensor:
-        """Return the learned row that every prompt of a visit uses, (dim,), or one per prompt, (batch, dim)."""
+    def rows_of(self, inputs: LossInputs) -> torch.Tensor:
+        """Return the learned row that every prompt of a step uses, (dim,), or one per prompt, (batch, dim)."""
         return self.row
 
     def groups(self) -> list[dict[str, Any]]:
@@ -100,22 +97,22 @@ class TokenRowMethod(InversionMethod):
         """Return the block in which the base knows `<r>`."""
         return self._known()
 
-    def timestep_law(self, total: int) -> torch.Tensor:
-        """Return ReVersion's relation-focal law, (total,), which is uniform at an importance_alpha of 0."""
+    def timestep_distribution(self, total: int) -> torch.Tensor:
+        """Return ReVersion's relation-focal distribution, (total,), which is uniform at an importance_alpha of 0."""
         return importance(total, self.settings.importance_alpha)
 
-    def losses(self, visit: Visit) -> dict[str, Term]:
+    def losses(self, inputs: LossInputs) -> dict[str, LossTerm]:
         """Return the denoising term, and the anchor term if its weight is not 0."""
         settings = self.settings
-        terms = {"denoise": Term(settings.denoise_weight, self.denoise(visit))}
+        terms = {"denoise": LossTerm(settings.denoise_weight, self.denoise(inputs))}
         if settings.anchor_weight:
             limit = self.base.tokenizer.model_max_length
-            terms["anchor"] = Term(settings.anchor_weight, anchor(self.rows_of(visit), self._anchor, limit))
+            terms["anchor"] = LossTerm(settings.anchor_weight, anchor(self.rows_of(inputs), self._anchor, limit))
         return terms
 
-    def denoise(self, visit: Visit) -> torch.Tensor:
+    def denoise(self, inputs: LossInputs) -> torch.Tensor:
         """Return the denoising loss, a scalar, weighted by the exemplars' masks."""
-        return weighted_denoising(visit.prediction, visit.target, visit.masks)
+        return weighted_denoising(inputs.prediction, inputs.target, inputs.masks)
 
     def early_stopping(self) -> EarlyStopping | None:
         """Return DVAR's rule if a window is given."""

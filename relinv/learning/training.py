@@ -20,14 +20,18 @@ from relinv.diffusion.bases import Base
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.diffusion.sampling import encode_png, to_pictures
-from relinv.errors import UserError, as_said, is_out_of_memory
+from relinv.errors import UserError, enough_memory
 from relinv.learning.batches import Batch, Batches
-from relinv.learning.losses import Term, weighted_denoising, weighted_sum
-from relinv.learning.method import InversionMethod, Visit
+from relinv.learning.losses import LossTerm, weighted_denoising, weighted_sum
+from relinv.learning.method import InversionMethod, LossInputs
 from relinv.learning.passes import accumulate_gradients, predict
 from relinv.learning.problem import Task
 from relinv.learning.training_log import LOSSES, TrainingLog
 
+FEWER_SAMPLES = (  # what to do if memory runs out
+    "set the base's training.samples_per_pass to fewer (1 is the least), its training.gradient_checkpointing to true "
+    "or its model.precision to bf16, or train fewer relations together"
+)
 SHOWN_EVERY = 20  # steps between reading the loss, to show it and to detect divergence: each read stalls a GPU
 
 
@@ -60,14 +64,11 @@ def train(tasks: Sequence[Task], keep: bool = False) -> list[TrainingLog]:
             active = [loop for loop in loops if loop.done <= step < loop.end and not loop.failure]
             if not active:
                 break  # all have stopped early or failed
-            try:
+            samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in active)
+            with enough_memory(active[0].base.device, f"training with {samples} samples", FEWER_SAMPLES):
                 take_step(active, step)
                 for loop in active:
                     loop.attempt(partial(loop.after, step))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise too_little_memory(active, error) from error
             if step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{recent_loss(active):.4f}")
         for loop in loops:
@@ -88,7 +89,7 @@ def numerics(base: Base) -> AbstractContextManager[None]:
 def uncompiled(base: Base) -> AbstractContextManager[Any]:
     """Return the block in which a compiled UNet runs as it is written.
 
-    So run the few passes without gradients: compiling it for these too would take longer than they do.
+    For the few passes without gradients, which take longer to compile than to run.
     """
     return torch.compiler.set_stance("force_eager") if base.settings.compile else nullcontext()
 
@@ -104,23 +105,13 @@ def optimizer_of(method: InversionMethod) -> torch.optim.Optimizer:
     return torch.optim.AdamW(method.groups(), fused=method.base.device.type == "cuda")
 
 
-def too_little_memory(loops: Sequence[Loop], error: Exception) -> UserError:
-    """Return what to raise for `error`: memory is too small for a step of these trainings, or for their fixed loss."""
-    samples = sum(loop.method.batch_size + loop.method.prior_batch_size for loop in loops)
-    return UserError(
-        f"The memory of '{loops[0].base.device}' is too small to train with {samples} samples{as_said(error)}: set the "
-        "base's training.samples_per_pass to fewer (1 is the least), its training.gradient_checkpointing to true or "
-        "its model.precision to bf16, or train fewer relations together."
-    )
-
-
 def take_step(loops: Sequence[Loop], step: int) -> None:
     """Take one optimiser step of each loop; their samples share the passes of the UNet."""
     batches = [loop.batch(step) for loop in loops]
     names = ("noisy", "timesteps", "conditioning", "target")
     joined = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
 
-    def loss(prediction: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Term]]]:
+    def loss(prediction: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, LossTerm]]]:
         """Return the sum of the loops' losses, each with gradients for its own method alone, and their terms."""
         parts = prediction.split([len(batch.noisy) for batch in batches])
         terms = [loop.terms(step, batch, part) for loop, batch, part in zip(loops, batches, parts, strict=True)]
@@ -168,9 +159,9 @@ class Loop:
         with self.attached():
             return self.batches.of_step(step)
 
-    def terms(self, step: int, batch: Batch, prediction: torch.Tensor) -> dict[str, Term]:
+    def terms(self, step: int, batch: Batch, prediction: torch.Tensor) -> dict[str, LossTerm]:
         """Return the terms of a step's loss by name."""
-        visit = Visit(
+        inputs = LossInputs(
             prompts=batch.prompts,
             timesteps=batch.timesteps,
             prediction=prediction,
@@ -179,7 +170,7 @@ class Loop:
             masks=batch.masks,
         )
         with self.attached():
-            return self.method.losses(visit)
+            return self.method.losses(inputs)
 
     def update(self, step: int) -> None:
         """Clip gradients if the method says so, take the optimiser's step and call the method's `after_step`."""

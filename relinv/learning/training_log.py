@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from relinv.learning.losses import Term, weighted_sum
+from relinv.learning.losses import LossTerm, weighted_sum
 
 LOSSES = "losses.csv"
 
@@ -21,7 +21,7 @@ class TrainingLog:
     losses: list[torch.Tensor] = field(default_factory=list)  # one vector per step, in the order of `names`
     previews: dict[str, bytes] = field(default_factory=dict)  # files' contents: PNG, safetensors
 
-    def add(self, terms: Mapping[str, Term]) -> None:
+    def add(self, terms: Mapping[str, LossTerm]) -> None:
         """Add the terms of the next step; ValueError, a method's mistake, if they are not those of the last."""
         if self.losses and self.names != [*terms, "total"]:
             raise ValueError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from relinv.learning.losses import Term, denoising
-from relinv.learning.method import TrainingPicture, Visit
+from relinv.learning.losses import LossTerm, denoising
+from relinv.learning.method import LossInputs, TrainingPicture
 from relinv.learning.prior import class_prompts, prior_pictures
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
@@ -73,16 +73,16 @@ class UnetWeightsMethod(ResolutionRowsMethod):
         prior = prior_pictures(self.base, prompts, sampler, scratch)
         return [*super().training_pictures(scratch), *prior]
 
-    def losses(self, visit: Visit) -> dict[str, Term]:
+    def losses(self, inputs: LossInputs) -> dict[str, LossTerm]:
         """Return the terms of the exemplars alone, and the denoising loss of the prior pictures as `prior`."""
-        terms = super().losses(self.own(visit))
+        terms = super().losses(self.own(inputs))
         if self.prior_batch_size:
-            prior = denoising(visit.prediction[-self.prior_batch_size :], visit.target[-self.prior_batch_size :])
-            terms["prior"] = Term(self.settings.prior_weight, prior)
+            prior = denoising(inputs.prediction[-self.prior_batch_size :], inputs.target[-self.prior_batch_size :])
+            terms["prior"] = LossTerm(self.settings.prior_weight, prior)
         return terms
 
-    def own(self, visit: Visit) -> Visit:
-        """Return a visit's exemplars alone, which come first."""
-        count = len(visit.prompts) - self.prior_batch_size
-        names = [field.name for field in fields(visit) if field.name != "generator"]  # these have a part per sample
-        return replace(visit, **{name: getattr(visit, name)[:count] for name in names})
+    def own(self, inputs: LossInputs) -> LossInputs:
+        """Return the inputs of the exemplars alone, which come first."""
+        count = len(inputs.prompts) - self.prior_batch_size
+        names = [field.name for field in fields(inputs) if field.name != "generator"]  # these have a part per sample
+        return replace(inputs, **{name: getattr(inputs, name)[:count] for name in names})

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from relinv.adapters.layout import Adapter, Layout
 from relinv.diffusion.bases import Base
+from relinv.diffusion.embeddings import TOKEN
 from relinv.exemplars import ExemplarSet
-from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings
 
 
 class Settings(TokenRowSettings):

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from relinv.adapters.custom_diffusion import Adapter, pretrained
 from relinv.learning.losses import masked_denoising
-from relinv.learning.method import TrainingPicture, Visit
+from relinv.learning.method import LossInputs, TrainingPicture
 from relinv.learning.scale_augmentation import scale_variant
 from relinv.learning.unet_weights import UnetWeightsMethod, UnetWeightsSettings
 
@@ -53,6 +53,6 @@ class Method(UnetWeightsMethod):
         ]
         return [*(variants or own), *prior]
 
-    def denoise(self, visit: Visit) -> torch.Tensor:
+    def denoise(self, inputs: LossInputs) -> torch.Tensor:
         """Return the denoising loss within the exemplars' masks, a scalar."""
-        return masked_denoising(visit.prediction, visit.target, visit.masks)
+        return masked_denoising(inputs.prediction, inputs.target, inputs.masks)

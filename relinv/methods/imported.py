@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, field_serializer
 
 from relinv import settings
-from relinv.diffusion.embeddings import PlaceholderTokens
+from relinv.diffusion.embeddings import TOKEN, PlaceholderTokens
 from relinv.errors import UserError
 from relinv.exchange.importing import read_published, sha256_of
 from relinv.learning.method import InversionMethod
-from relinv.learning.token_row import TOKEN
 from relinv.plugins import find_plugin
 from relinv.settings import Name, Place
 

@@ -15,9 +15,10 @@ from pydantic import AfterValidator, Field
 
 from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, DrawOptions, require_lockable
 from relinv.diffusion.cross_attention import projections
+from relinv.diffusion.embeddings import TOKEN
 from relinv.errors import UserError
 from relinv.learning.second_moment import read_captions, second_moment
-from relinv.learning.token_row import TOKEN, TokenRowMethod, TokenRowSettings
+from relinv.learning.token_row import TokenRowMethod, TokenRowSettings
 from relinv.settings import File
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from relinv.devices import to_device
-from relinv.learning.losses import Term, steering
-from relinv.learning.method import Visit
+from relinv.learning.losses import LossTerm, steering
+from relinv.learning.method import LossInputs
 from relinv.learning.resolution_rows import ResolutionRowsMethod, ResolutionRowsSettings
 from relinv.learning.token_row import Weight
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
@@ -46,20 +46,20 @@ class Method(ResolutionRowsMethod):
         self._prepositions = preposition_ids(base)
         self._negatives: dict[str, list[int]] = {}  # ids of each caption's content words, computed once
 
-    def losses(self, visit: Visit) -> dict[str, Term]:
+    def losses(self, inputs: LossInputs) -> dict[str, LossTerm]:
         """Return the shared terms and the steering term."""
-        return super().losses(visit) | {"steer": Term(self.settings.steer_weight, self._steer(visit))}
+        return super().losses(inputs) | {"steer": LossTerm(self.settings.steer_weight, self._steer(inputs))}
 
-    def _steer(self, visit: Visit) -> torch.Tensor:
+    def _steer(self, inputs: LossInputs) -> torch.Tensor:
         """Return the steering loss over the batch, each caption with its own content words and drawn prepositions."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        drawn = torch.tensor([self._draw(visit.generator) for _ in visit.prompts])  # (batch, n_p) ids
-        contents = [torch.tensor(self._content(prompt), dtype=torch.long) for prompt in visit.prompts]
+        drawn = torch.tensor([self._draw(inputs.generator) for _ in inputs.prompts])  # (batch, n_p) ids
+        contents = [torch.tensor(self._content(prompt), dtype=torch.long) for prompt in inputs.prompts]
         content = pad_sequence(contents, batch_first=True, padding_value=-1)  # (batch, n_n) ids, -1 for none
         return steering(
-            self.rows_of(visit),
+            self.rows_of(inputs),
             self._rows(drawn),
             self._rows(content.clamp(min=0)),
             to_device(content >= 0, self.base.device),
