@@ -101,10 +101,10 @@ def open_upright(path: Path) -> Image.Image:
         opened.load()  # first: of a TIFF, this applies the orientation and removes it
         turned = orientation(opened)
         upright = opened.transpose(turns[turned - 2]) if turned > 1 else opened.copy()
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    white = Image.new("RGBA", upright.size, "white")
-    return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+        if not upright.has_transparency_data:
+            return upright.convert("RGB")
+        white = Image.new("RGBA", upright.size, "white")
+        return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
 
 
 def load_image(path: Path, resolution: int) -> Image.Image:

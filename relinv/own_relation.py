@@ -55,12 +55,14 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
     has_entry = is_new and (pictures / ENTRY).is_file()
     if has_entry:
         read_own_relation(pictures / ENTRY)
+    masks = sorted(path for path in (pictures / MASKS).glob("*") if path.is_file() and is_visible(path.name))
     with atomic_folder(folder) as new:
         for path in found:
             shutil.copyfile(path, new / path.name)
         write_json(new / CAPTIONS, {path.name: [TO_FILL] for path in found} | captions)
-        if (pictures / MASKS).is_dir():
-            shutil.copytree(pictures / MASKS, new / MASKS)
+        for mask in masks:
+            (new / MASKS).mkdir(exist_ok=True)
+            shutil.copyfile(mask, new / MASKS / mask.name)
         if has_entry:
             shutil.copyfile(pictures / ENTRY, new / ENTRY)
         elif is_new:

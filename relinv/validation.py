@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -114,8 +115,12 @@ def _check_captions(folder: Path, names: list[str], verdict: Verdict, tokenizer:
     except UserError as error:
         verdict.errors.append(str(error))
         return
+    composed = {unicodedata.normalize("NFC", name) for name in names}
     for name in sorted(captions.keys() - set(names)):
-        verdict.errors.append(f"{CAPTIONS} names '{name}', which is not there: add the picture or drop the entry.")
+        remedy = "add the picture or drop the entry"
+        if unicodedata.normalize("NFC", name) in composed:  # Macs store é as two characters
+            remedy = "a picture's name differs from it by how accents are stored, so copy that into the entry"
+        verdict.errors.append(f"{CAPTIONS} names '{name}', which is not there: {remedy}.")
     for name in sorted(set(names) - captions.keys()):
         verdict.errors.append(f"{name} has no captions in {CAPTIONS}: add an entry for it or remove the picture.")
     verdict.captions = sum(map(len, captions.values()))

@@ -142,14 +142,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part)
 
 
-COMMIT = "c0ffee" + "0" * 34
-
-
 class Hub:
     """A stand-in for the Hugging Face hub, of one dataset, the files in `folder`; it refuses as its fields say."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.commit = "c0ffee" + "0" * 34
         self.refused = "nothing"  # what part of an address is not answered
         self.status, self.code = 401, ""  # and how: the hub's own code says more than the status
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_HubHandler, self))
@@ -179,12 +177,12 @@ class _HubHandler(BaseHTTPRequestHandler):
                 files = [{"type": "file", "path": name, "size": 1, "oid": name} for name in names]
                 content = json.dumps(files).encode()
             elif "/resolve/" in self.path:
-                content = (hub.folder / self.path.partition(f"{COMMIT}/")[2]).read_bytes()
+                content = (hub.folder / self.path.partition(f"{hub.commit}/")[2]).read_bytes()
             else:
-                content = json.dumps({"id": "someone/relations", "sha": COMMIT, "siblings": []}).encode()
+                content = json.dumps({"id": "someone/relations", "sha": hub.commit, "siblings": []}).encode()
             self.send_response(200)
             self.send_header("ETag", f'"{self.path.rpartition("/")[2]}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", hub.commit)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":

@@ -401,7 +401,8 @@ def test_a_disk_that_cannot_take_a_model_is_not_laid_to_the_hub(number: int, mon
 def test_a_model_of_the_hub_that_is_here_in_part_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", MagicMock(return_value=str(copied)))
     (copied / UNET).unlink()  # as where the download was cut off
-    with pytest.raises(UserError, match=r"of unet are missing .*: restore .*\. Without .* here, run `relinv download`"):
+    told = r"of unet are missing .*'some/model' has .* \.bin alone, .*\('some/model'\)\.save.* run `relinv download`"
+    with pytest.raises(UserError, match=told):
         load_base(tiny_settings(Path("some/model")))
     shutil.rmtree(copied / "unet")  # or validation alone was online
     with pytest.raises(UserError, match=r"lacks unet: restore it\. Without .* here, run `relinv download` first"):

@@ -65,6 +65,15 @@ def test_an_orientation_written_as_a_fraction_is_applied(tmp_path: Path) -> None
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.png", 8)), np.rot90(LEFT_RED, -1))
 
 
+def test_a_mode_that_pillow_opens_and_cannot_convert_is_told_with_the_file(tmp_path: Path) -> None:
+    Image.new("LA", (8, 8)).save(tmp_path / "a.tif")
+    kind = struct.pack("<HHI", 338, 3, 1)  # the entry ExtraSamples, one number: 2 is alpha, 1 alpha multiplied in
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content.replace(kind + b"\2", kind + b"\1"))
+    with pytest.raises(UserError, match=r"a\.tif' cannot be read .*: replace it"):
+        open_upright(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
 @pytest.mark.parametrize("number", range(1, 9))
 def test_each_exif_orientation_is_applied(number: int, kind: str, tmp_path: Path) -> None:

@@ -510,6 +510,24 @@ def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(hub: Hub, exemplar
     assert fingerprint(fetch(HUB, tmp_path)) not in (fingerprint(given), fingerprint(exemplar_folder))
 
 
+def test_a_dataset_that_changes_between_two_tries_is_of_one_commit(hub: Hub, tmp_path: Path) -> None:
+    hub.refused = "text.json"
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(HUB, tmp_path)  # the pictures and the mask are here by then
+    hub.refused, hub.commit = "nothing", "decade" + "0" * 34
+    shutil.rmtree(hub.folder / "data/inside/masks")
+    assert fingerprint(fetch(HUB, tmp_path)) == fingerprint(hub.folder / "data/inside")
+
+
+def test_a_listing_that_the_hub_refuses_is_no_dataset_without_the_relation(hub: Hub, tmp_path: Path) -> None:
+    hub.refused = "/resolve/"
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(HUB, tmp_path)  # which leaves files of the client's own
+    hub.refused, hub.status, hub.commit = "/tree/", 403, "decade" + "0" * 34
+    with pytest.raises(UserError, match=r"cannot be downloaded from the hub: .*403"):
+        fetch(HUB, tmp_path)
+
+
 def test_a_dataset_without_the_relation_is_named(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset 'someone/relations@v1' has no folder 'hug' with a text\.json"):
         fetch_exemplars("hug", tmp_path / "hug", HUB, SETTINGS, tmp_path)

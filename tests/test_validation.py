@@ -84,6 +84,10 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "identical": (lambda f: _resave(f, lambda p: p, "0", "1"), "1.png is an exact duplicate of 0.png: remove"),
     "unlisted": (lambda f: edit_captions(f, p0=None), "0.png has no captions in text.json: add"),
     "absent": (lambda f: edit_captions(f, p9=["cat {} box"]), "names '9.png', which is not there: add"),
+    "accents": (
+        lambda f: ((f / "0.png").rename(f / "e\u0301.png"), edit_captions(f, **{"p\u00e9": ["cat {} box"]})),
+        "names '\u00e9.png', which is not there: a picture's name differs from it by how accents are stored",
+    ),
     "no slot": (lambda f: edit_captions(f, p0=["cat inside box"]), "'cat inside box' of 0.png has 0 '{}': write"),
     "two slots": (lambda f: edit_captions(f, p0=["cat {} {} box"]), "of 0.png has 2 '{}': write exactly one"),
     "braces": (lambda f: edit_captions(f, p0=["cat {} {box}"]), "has braces besides its '{}': remove them"),

@@ -88,12 +88,11 @@ def check_weights(source: str, folder: Path, files: Sequence[Path]) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    further = "" if folder == Path(source) else f" {OFFLINE}"
     weights = [path for path in files if path.suffix == ".safetensors"]
     for name in ("text_encoder", "vae", "unet"):
         if not any(path.parent.name == name for path in weights):
-            remedy = _remedy(folder, name)
-            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.{further}")
+            remedy = _remedy(folder, name) if folder == Path(source) else _remedy_on_hub(source)
+            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.")
     for path in weights:
         with path.open("rb"):  # where the system refuses this, safetensors would say that there is no such file
             pass
@@ -115,3 +114,12 @@ def _remedy(folder: Path, component: str) -> str:
     why, option = ("a variant", f", variant='{variant[0].partition('-')[0]}'") if variant else ("a pickle", "")
     convert = CONVERT.format(f"from_pretrained('{folder}'{option})", f"{folder}-safetensors")
     return f"{others[0]}, {why}, is not loaded; {convert} as model.source"
+
+
+def _remedy_on_hub(source: str) -> str:
+    """Return what to do about a model of the hub that has no such weights there, or not all of them here."""
+    convert = CONVERT.format(f"from_pretrained('{source}')", f"{source.partition('/')[2]}-safetensors")
+    return (
+        f"if '{source}' has them as .bin alone, {convert} as model.source (if as a variant alone, with variant='fp16' "
+        f"in that call). {OFFLINE.rstrip('.')}"
+    )

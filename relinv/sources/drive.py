@@ -27,7 +27,10 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     placed = relation_folder(cache, relation)
     if placed is None:
         (cache / LISTING).unlink()  # so that the next run sees what has been put there since
-        raise UserError(f"The Drive folder {source.location()} has no {whole_folder(relation)}: correct its address.")
+        raise UserError(
+            f"The Drive folder {source.location()} shows no {whole_folder(relation)}: correct its address or, since a "
+            "busy Drive may hide some, run the same command again."
+        )
     copy_files(placed, folder)
 
 

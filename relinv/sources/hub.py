@@ -24,14 +24,15 @@ def fill(relation: str, folder: Path, source: ExemplarSource, settings: Exemplar
     name, _, revision = source.location().partition("@")
     with asking_hub(f"The dataset '{source.location()}' cannot be downloaded from the hub", f"datasets/{name}"):
         # asked first, because a snapshot that is refused looks complete if its folder already has files
-        commit = HfApi().dataset_info(name, revision=revision or None, timeout=TIMEOUT).sha
+        commit = str(HfApi().dataset_info(name, revision=revision or None, timeout=TIMEOUT).sha)
+        downloaded = cache / commit  # never two commits' files in one folder
         patterns = [f"{relation}/*", f"*/{relation}/*"]
         download = partial(
-            snapshot_download, name, repo_type="dataset", revision=commit, allow_patterns=patterns, local_dir=cache
+            snapshot_download, name, repo_type="dataset", revision=commit, allow_patterns=patterns, local_dir=downloaded
         )
         download(ignore_patterns=f"*{CAPTIONS}")
         download()  # captions last: a folder with them counts as complete, masks or not
-    placed = relation_folder(cache, relation)
+    placed = relation_folder(downloaded, relation)
     if placed is None:
         raise UserError(
             f"The dataset '{source.location()}' has no {whole_folder(relation)}: correct exemplars.path in params.yaml."
