@@ -181,6 +181,12 @@ def test_words_before_the_token_are_the_head_and_those_after_it_the_tail(adapter
     assert adapter.guidance(always("cat in box", "<r> box")) is not None
 
 
+def test_punctuation_is_no_object(adapter: Adapter) -> None:
+    assert torch.equal(adapter.words(["cat <r> box."]), adapter.words(["cat <r> box"]))
+    assert adapter.words(["cat, <r>!"]).nonzero().tolist() == [[0, 0, 1]]  # without a tail
+    assert not adapter.words(["<r>."]).any()
+
+
 # The guidance
 
 

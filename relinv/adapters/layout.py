@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import compress
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from relinv.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from transformers import CLIPTokenizer
 
     from relinv.diffusion.adapter import Guidance
     from relinv.diffusion.concept import Concept
@@ -113,11 +115,11 @@ class Adapter(ConceptAdapter):
         import torch
 
         ids = self.base.tokenize(prompts)  # (prompts, tokens)
-        learned, end = token_ids(self.base.tokenizer.get_added_vocab()), self.base.tokenizer.eos_token_id
+        learned = token_ids(self.base.tokenizer.get_added_vocab())
         own = learned.pop(stem(self.token or ""), set())
         words = torch.zeros(len(prompts), 2, ids.shape[1], dtype=torch.bool)
         for (head, tail), row in zip(words, ids.tolist(), strict=True):
-            prompt = row[: row.index(end)]
+            prompt = words_in(row, self.base.tokenizer)
             token, before, after = sides(prompt, own)
             if not (before and after):
                 if any(all(sides(prompt, other)) for other in learned.values()):  # that token has words on both sides
@@ -174,16 +176,25 @@ def token_ids(added: Mapping[str, int]) -> dict[str, set[int]]:
     return found
 
 
-def sides(row: Sequence[int], token: Collection[int]) -> tuple[list[int], list[int], list[int]]:
-    """Return where a token stands in a prompt's ids (from the start token on), and what is before and after it.
+def words_in(row: Sequence[int], tokenizer: CLIPTokenizer) -> dict[int, int]:
+    """Return a prompt's ids by their places in the `row`, without its ends and its punctuation, which is no object."""
+    prompt = range(1, row.index(tokenizer.eos_token_id))
+    pieces = [tokenizer.convert_ids_to_tokens(row[place]).removesuffix("</w>") for place in prompt]
+    is_word = [PLACEHOLDER.fullmatch(piece) or any(map(str.isalnum, piece)) for piece in pieces]
+    return {place: row[place] for place in compress(prompt, is_word)}
 
-    All are empty without the token.
+
+def sides(words: Mapping[int, int], token: Collection[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return where a token stands among a prompt's words, ids by their places, and which of these are around it.
+
+    That is its own places, those before and those after it; all are empty without the token.
     """
-    places = [place for place, id_ in enumerate(row) if id_ in token]
+    places = [place for place, id_ in words.items() if id_ in token]
     if not places:
         return [], [], []
-    after = [place for place in range(places[0], len(row)) if place not in places]
-    return places, list(range(1, places[0])), after
+    others = [place for place in words if place not in places]
+    before = [place for place in others if place < places[0]]
+    return places, before, others[len(before) :]
 
 
 def spatial_loss(maps: Sequence[torch.Tensor], words: torch.Tensor, boxes: Sequence[Sequence[float]]) -> torch.Tensor:

@@ -163,7 +163,7 @@ class _JointEdit:
         self._outputs = {name: [c.output(name, layer) for c in concepts] for name, layer in self._layers.items()}
 
     def _edit_of(self, name: str) -> Callable[..., torch.Tensor]:
-        """Return the forward hook of a layer, which computes in float32 whatever the base's precision."""
+        """Return the forward hook of a layer, which computes in float32 if the base is not under autocast."""
 
         def edit(layer: torch.nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
             """Return the layer's output, (batch, tokens, out), with the concepts' values in it."""
