@@ -42,13 +42,15 @@ def generate_folder(
     settings: GenerateSettings,
     folder: Path,
     scratch: Path,
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Draw `scenarios` into `folder`: their PNGs and records.jsonl, which appear together when all are done.
 
     If the concept's token has several forms, forms.png beside them shows the first scenario with each.
 
     Killed and run again, it draws only the batches not yet complete in the `scratch` folder, and ends with the
-    same bytes as an uninterrupted run. Raises UserError as `generate` does.
+    same bytes as an uninterrupted run; so it does if `confirm`, which is called once all are drawn, raises an error.
+    Raises UserError as `generate` does.
     """
     records = plan(base, concept, scenarios, settings)
     label = f"{records[0].relation} by {records[0].method}"
@@ -68,6 +70,7 @@ def generate_folder(
         sheet = made / FORMS_FILE
         if not sheet.is_file() and (forms := draw_forms(base, concept, scenarios[0], settings)):
             atomic_write_bytes(sheet, encode_png(forms))
+        confirm()
         publish(made, records, folder)
 
 

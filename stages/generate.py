@@ -38,8 +38,8 @@ def generate(relation: Relation, method: Method) -> None:
 
     base = load_base(model)
     folder = FOLDERS["generate"] / relation / method
-    generate_folder(base, load_concept(learned, base), scenarios, settings, folder, SCRATCH)
-    params.require_unchanged()
+    concept = load_concept(learned, base)
+    generate_folder(base, concept, scenarios, settings, folder, SCRATCH, confirm=params.require_unchanged)
 
 
 if __name__ == "__main__":

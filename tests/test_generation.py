@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -194,6 +195,18 @@ def test_seeds_belong_to_seed_relation_and_scenario_on_every_machine() -> None:
     assert image_seed(0, "inside", 0) == 611771291
     seeds = {image_seed(seed, relation, i) for seed in (0, 1) for relation in ("inside", "on") for i in range(100)}
     assert len(seeds) == 400
+
+
+def test_images_whose_code_was_edited_meanwhile_are_kept_until_it_is_put_back(
+    base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (base, concept, SCENARIOS[:2], SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    with pytest.raises(UserError, match="changed"):
+        generate_folder(*run, confirm=MagicMock(side_effect=UserError("changed")))
+    assert not (tmp_path / "images").exists()
+    monkeypatch.setattr(Drawer, "draw", MagicMock(side_effect=AssertionError))  # none is drawn again
+    generate_folder(*run)
+    assert len(read_records(tmp_path / "images")) == 2
 
 
 def test_several_images_of_a_scenario_differ_by_their_noise_alone(

@@ -372,6 +372,15 @@ def test_bars_draw_lengths_to_scale() -> None:
     assert drawn.count("<rect") == 2
 
 
+def test_a_long_name_beside_bars_is_broken_and_none_of_it_cut_off() -> None:
+    found = {"a": [Interval(0.5, 0.4, 0.6)] * 2}
+    drawn = charts.bars("t", ["leaning against the wall", "on"], found)
+    texts = [shape for shape in shapes(drawn, "text") if shape.get("text-anchor") == "end"]
+    assert [shape.text for shape in texts] == ["leaning", "against the", "wall", "on"]
+    heights = [numbers(shape, "y")[0] for shape in texts]
+    assert all(below - above >= charts.LINE for above, below in pairwise(heights))
+
+
 def test_each_bar_has_its_own_place_colour_and_interval() -> None:
     found = {"a": [Interval(0.5, 0.4, 0.7), Interval(0.2, 0.1, 0.3)], "b": [Interval(0.8, 0.7, 0.9), None]}
     drawn = charts.bars("t", ["on <", "in"], found, chance=0.1)

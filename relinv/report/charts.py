@@ -16,10 +16,10 @@ from itertools import accumulate
 from relinv.statistics import Interval
 
 WIDTH = 360  # pixels
-LABEL = 92  # pixels on the left that hold a row's name
+LABEL, SHORT = 92, 13  # pixels on the left that hold a row's name, and the characters in a line of it
 RIGHT = 12  # pixels kept free on the right, half a tick label
 DIGIT = 7  # the width of a tick label's character, at most
-NAME, LINE = 54, 13  # characters in a line of a difference's name, and the line's height in pixels
+NAME, LINE = 54, 13  # characters in a line of a difference's name, and any line's height in pixels
 SERIES_COLOURS = 8
 Scale = Callable[[float], float]  # from a value to pixels
 STYLE = """
@@ -42,7 +42,9 @@ def bars(
     `chance` draws a dotted line at what guessing reaches; None in place of an interval leaves a gap.
     """
     thickness, gap, top = 9, 9, 8
-    pitch = thickness * len(series) + gap
+    names = [textwrap.wrap(label, SHORT) for label in labels]
+    body = max(thickness * len(series), LINE * max(map(len, names), default=0))
+    pitch = body + gap
     height = top + pitch * len(labels) + 22
     x = _scale(0.0, 1.0)
     parts = _axis(x, [0, 0.25, 0.5, 0.75, 1], top, height - 22)
@@ -50,7 +52,8 @@ def bars(
         parts.append(_vertical(x(chance), top, height - 22, "zero", dash="2 3"))
     for row, label in enumerate(labels):
         y = top + pitch * row
-        parts.append(_text(LABEL - 8, y + thickness * len(series) / 2 + 4, label, anchor="end"))
+        middle = y + body / 2 + 4 - LINE * (len(names[row]) - 1) / 2  # of the first line
+        parts += [_text(LABEL - 8, middle + LINE * place, line, "end") for place, line in enumerate(names[row])]
         for place, (name, intervals) in enumerate(series.items()):
             if (interval := intervals[row]) is not None:
                 note = f"{label}, {name}: {_words(interval)}"
