@@ -49,12 +49,13 @@ def generate_folder(
     If the concept's token has several forms, forms.png beside them shows the first scenario with each.
 
     Killed and run again, it draws only the batches not yet complete in the `scratch` folder, and ends with the
-    same bytes as an uninterrupted run; so it does if `confirm`, which is called once all are drawn, raises an error.
+    same bytes as an uninterrupted run; so it does if `confirm`, called before and once all are drawn, raises an error.
     Raises UserError as `generate` does.
     """
     records = plan(base, concept, scenarios, settings)
     label = f"{records[0].relation} by {records[0].method}"
     with workspace(scratch, records, code_hash(Path(__file__).parent, CODE), base.processor) as made:
+        confirm()  # the workspace is named by the code that is there by now
 
         def is_done(batch: Sequence[ImageRecord]) -> bool:
             """Return whether a batch's files are there; each appears only when complete."""

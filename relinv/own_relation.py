@@ -76,7 +76,7 @@ def _first_grid(relation: str) -> str:
     return GRID.format(words=words, quoted=json.dumps(words))
 
 
-def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Verdict) -> str:
+def next_steps(relation: str, folder: Path, base: str, left_out: Sequence[str], verdict: Verdict) -> str:
     """Return what is left to do before a laid-out relation can be used; `left_out` is what `lay_out` returned."""
     photographs = [name for name in left_out if Path(name).suffix.lower() in OTHER_KINDS]
     others = [name for name in left_out if name not in photographs]
@@ -88,6 +88,7 @@ def next_steps(relation: str, folder: Path, left_out: Sequence[str], verdict: Ve
     return (
         f"'{folder}' holds {verdict.images} pictures{without}. What is left to do:{listed}\n"
         f"Then run: dvc exp run -S 'relations=[{relation}]' (with --temp or --queue, add -C {OWN})\n"
+        f"It is learned with the base in use, '{base}': for another, set `base` in params.yaml first.\n"
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"

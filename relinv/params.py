@@ -24,7 +24,6 @@ from relinv.settings import (
     ScenarioSettings,
     TrainingSettings,
 )
-from relinv.source_code import changed_code, code_at_start
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -49,7 +48,6 @@ class Params:
         self._values = values
         self.file = file
         self.sections_read: set[str] = set()
-        code_at_start()  # for `require_unchanged`
 
     def section(self, name: str, kind: TypeForm[T]) -> T:
         """Return the value at a dotted name ("generate", "invert.seed"), checked against `kind`.
@@ -125,18 +123,14 @@ class Params:
                         )
 
     def require_unchanged(self) -> None:
-        """Raise UserError if what was read of the file, or the code that was loaded, is not what stands there now.
-
-        A stage's last act, because DVC then records the result as that of the parameters and the code it finds.
-        """
+        """Raise UserError if what was read of the file is not what stands there now."""
         now = read_params(self.file)
         changed = [name for name in sorted(self.sections_read) if now._value(name) != self._value(name)]
-        for kind, names in {"Parameters were": changed, "Code was": changed_code()}.items():
-            if names:
-                raise UserError(
-                    f"{kind} changed while this ran, so the result is not that of what stands there now: "
-                    f"{', '.join(names)}. Run the same command again."
-                )
+        if changed:
+            raise UserError(
+                f"Parameters were changed while this ran, so the result is not theirs: {', '.join(changed)}. Put them "
+                "back, or leave them, and run the same command again."
+            )
 
     def _checked(self, name: str, kind: TypeForm[T]) -> T:
         """Return what `section` does, but do not remember it: for a check that decides no result."""

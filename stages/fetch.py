@@ -17,6 +17,7 @@ from relinv.params import load_params
 from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH
 from relinv.settings import ExemplarSettings
+from relinv.unchanged import require_unchanged
 
 app = cli.stage_app()
 
@@ -49,7 +50,7 @@ def fetch(
     if given:
         place_exemplars(relation, given, source, SCRATCH)
     fetch_exemplars(relation, FOLDERS["fetch"] / relation, source, settings, SCRATCH)
-    params.require_unchanged()
+    require_unchanged(params, "fetch")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from relinv import cli
 from relinv.benchmark import ENTRY
 from relinv.cli import Method, Relation
@@ -12,6 +14,7 @@ from relinv.generation import generate_folder
 from relinv.params import load_params
 from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH, find_benchmark, find_result
+from relinv.unchanged import require_unchanged
 
 app = cli.stage_app()
 
@@ -39,7 +42,8 @@ def generate(relation: Relation, method: Method) -> None:
     base = load_base(model)
     folder = FOLDERS["generate"] / relation / method
     concept = load_concept(learned, base)
-    generate_folder(base, concept, scenarios, settings, folder, SCRATCH, confirm=params.require_unchanged)
+    confirm = partial(require_unchanged, params, "generate")
+    generate_folder(base, concept, scenarios, settings, folder, SCRATCH, confirm=confirm)
 
 
 if __name__ == "__main__":

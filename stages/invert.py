@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from relinv.overrides import require_edits_take_effect
 from relinv.params import load_params
 from relinv.preflight import check_settings
 from relinv.results import FOLDERS, SCRATCH
+from relinv.unchanged import require_unchanged
 
 app = cli.stage_app()
 
@@ -32,7 +34,8 @@ def invert(
     params = load_params()
     require_edits_take_effect(params, [method])
     problem = read_problem(params, relation, method, load_base)
-    invert_relation(problem, FOLDERS["invert"] / relation / method, SCRATCH, confirm=params.require_unchanged)
+    confirm = partial(require_unchanged, params, "invert", method)
+    invert_relation(problem, FOLDERS["invert"] / relation / method, SCRATCH, confirm=confirm)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from relinv.params import load_params
 from relinv.pipeline.reproducing import due_relations
 from relinv.plugins import find_plugin
 from relinv.results import SCRATCH
+from relinv.unchanged import require_unchanged
 
 app = cli.stage_app()
 
@@ -59,6 +60,7 @@ def invert_together(
         relations = ready[start : start + at_once]
         print(f"{', '.join(relations)} by {method}")
         try:
+            require_unchanged(params, "invert", method)
             invert_together([problems[relation] for relation in relations], SCRATCH)
         except UserError as error:
             faults.append(str(error))

@@ -13,6 +13,7 @@ from relinv.judging import ask_of_exemplars, require_scenarios_read
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ScoreSettings
+from relinv.unchanged import require_unchanged
 from relinv.vqa import load_vqa_model
 
 app = cli.stage_app()
@@ -33,7 +34,7 @@ def judge(relation: Relation) -> None:
     require_scenarios_read(loaded, relation, benchmark)  # now, rather than when all is learned and drawn
     found = ask_of_exemplars(loaded, exemplars, benchmark, settings.batch_size, load_vqa_model(params.judge()))
     write_json(FOLDERS["judge"] / f"{relation}.json", asdict(found))
-    params.require_unchanged()
+    require_unchanged(params, "judge")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from relinv import cli
 from relinv.params import load_params
+from relinv.unchanged import require_unchanged
 
 app = cli.stage_app()
 
@@ -20,7 +21,7 @@ def report() -> None:
 
     params = load_params()
     write_report(Path(), params)
-    params.require_unchanged()
+    require_unchanged(params, "report")
 
 
 if __name__ == "__main__":

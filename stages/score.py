@@ -8,6 +8,7 @@ from relinv.judge import load_judge
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark, find_result
 from relinv.settings import ScoreSettings
+from relinv.unchanged import require_unchanged
 from relinv.vqa import load_vqa_model
 
 app = cli.stage_app()
@@ -31,7 +32,7 @@ def score(relation: Relation, method: Method) -> None:
     judge = params.judge()
     rows = score_images(drawn, benchmark, load_judge(judge), settings.batch_size, load_vqa_model(judge))
     write_scores(FOLDERS["score"] / relation / f"{method}.csv", rows)
-    params.require_unchanged()
+    require_unchanged(params, "score")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from relinv.hub import base_tokenizer
 from relinv.params import load_params
 from relinv.results import FOLDERS, find_benchmark
 from relinv.settings import ValidateSettings
+from relinv.unchanged import require_unchanged
 from relinv.validation import validate_folder, write_verdict
 
 app = cli.stage_app()
@@ -27,7 +28,7 @@ def validate(relation: Relation) -> None:
     folder = FOLDERS["fetch"] / relation
     verdict = validate_folder(folder, settings, tokenizer, model.resolution)
     write_verdict(verdict, folder, FOLDERS["validate"] / f"{relation}.json")
-    params.require_unchanged()
+    require_unchanged(params, "validate")
 
 
 if __name__ == "__main__":

@@ -43,14 +43,14 @@ def test_a_samples_prompt_is_its_pictures_and_its_row_its_timesteps(base: Base, 
 
 
 @pytest.mark.parametrize(("alpha", "share"), [(0.0, 0.5), (0.5, 0.5 + 0.5 / torch.pi)])
-def test_timesteps_follow_the_methods_law(alpha: float, share: float, base: Base, exemplar_folder: Path) -> None:
+def test_timesteps_follow_the_distribution(alpha: float, share: float, base: Base, exemplar_folder: Path) -> None:
     """The density 1 - alpha cos(pi t / T) has 1/2 + alpha/pi of its mass in the noisier half."""
     with drawing(base, exemplar_folder, "reversion", importance_alpha=alpha) as batches:
         timesteps = torch.cat([batches.of_step(step).timesteps for step in range(100)])
     assert (timesteps >= 500).double().mean().item() == pytest.approx(share, abs=0.02)
 
 
-def test_a_law_that_is_none_is_refused_before_the_first_step(base: Base, exemplar_folder: Path) -> None:
+def test_what_is_no_distribution_is_refused_before_the_first_step(base: Base, exemplar_folder: Path) -> None:
     method = build(problem(base, exemplar_folder, "textual_inversion"))
     method.timestep_distribution = lambda total: torch.full((total,), 0.1)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="timestep_distribution must be 1000 numbers"):

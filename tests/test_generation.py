@@ -202,7 +202,7 @@ def test_images_whose_code_was_edited_meanwhile_are_kept_until_it_is_put_back(
 ) -> None:
     run = (base, concept, SCENARIOS[:2], SETTINGS, tmp_path / "images", tmp_path / "scratch")
     with pytest.raises(UserError, match="changed"):
-        generate_folder(*run, confirm=MagicMock(side_effect=UserError("changed")))
+        generate_folder(*run, confirm=MagicMock(side_effect=[None, UserError("changed")]))
     assert not (tmp_path / "images").exists()
     monkeypatch.setattr(Drawer, "draw", MagicMock(side_effect=AssertionError))  # none is drawn again
     generate_folder(*run)

@@ -82,7 +82,7 @@ EACH = ["fetch@inside", "validate@inside", "invert@inside-reversion", "generate@
 PLUMBING = {
     f"relinv/{name}.py"
     for name in ("checking", "cli", "errors", "files", "fingerprint", "forking", "hub", "overrides", "params",
-                 "pipeline/repository", "plugins", "results", "settings", "source_code")
+                 "pipeline/repository", "plugins", "results", "settings", "unchanged")
 }  # fmt: skip
 # What a package's own file holds is documentation; preflight refuses mistakes in what other stages read.
 BESIDE = (Path("relinv/__init__.py"), Path("relinv/preflight.py"))

@@ -61,7 +61,7 @@ def test_prepositions_that_are_no_single_token_are_left_out(base: Base, monkeypa
     assert content_ids(base, "cat astridewise") == content_ids(base, "cat")  # nor are its pieces negatives
 
 
-def test_positives_are_distinct_prepositions_drawn_by_the_visit(base: Base, exemplar_folder: Path) -> None:
+def test_positives_are_distinct_prepositions_drawn_with_the_inputs_generator(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder, steer_positives=10)
     first, again, other = (learner._draw(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert len(set(first)) == 10 and set(words(base, first)) <= set(PREPOSITIONS)

@@ -315,11 +315,11 @@ def test_a_change_while_a_stage_runs_is_told_if_it_had_read_what_changed(tmp_pat
     params.require_unchanged()
 
     file.write_text(text.replace("120", "60"))
-    with pytest.raises(UserError, match=r"changed while this ran, .*: invert\.reversion\. Run .* again"):
+    with pytest.raises(UserError, match=r"changed while this ran, .*: invert\.reversion\. Put .* again"):
         params.require_unchanged()
 
     file.write_text(text.replace("600", "700"))
-    with pytest.raises(UserError, match=r": presets\.reversion\. Run"):
+    with pytest.raises(UserError, match=r": presets\.reversion\. Put"):
         params.require_unchanged()
 
 

@@ -1,4 +1,4 @@
-"""The timestep laws against the closed-form values of ReVersion's relation-focal importance sampling."""
+"""The distributions of timesteps against the closed-form values of ReVersion's relation-focal importance sampling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_importance_without_alpha_is_uniform() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_draws_follow_the_law(alpha: float) -> None:
+def test_draws_follow_the_distribution(alpha: float) -> None:
     probabilities = importance(TOTAL, alpha)
     source = torch.Generator().manual_seed(0)
     drawn = torch.stack([sample_timesteps(probabilities, 8, source) for _ in range(2000)])  # (batches, batch)

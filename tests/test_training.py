@@ -305,11 +305,11 @@ def test_the_term_that_diverged_first_is_named(
 ) -> None:
     task = problem(base, exemplar_folder, "reversion", steps=6)
     losses = build(task).losses
-    visits: list[LossInputs] = []
+    seen: list[LossInputs] = []
 
     def broken(method: object, inputs: LossInputs) -> dict[str, LossTerm]:
-        visits.append(inputs)
-        scale = torch.nan if len(visits) > 1 else 1.0
+        seen.append(inputs)
+        scale = torch.nan if len(seen) > 1 else 1.0
         terms = losses(inputs)
         return terms | {"pull": LossTerm(0.1, scale * terms["denoise"].value)}
 

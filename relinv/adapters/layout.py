@@ -180,7 +180,8 @@ def words_in(row: Sequence[int], tokenizer: CLIPTokenizer) -> dict[int, int]:
     """Return a prompt's ids by their places in the `row`, without its ends and its punctuation, which is no object."""
     prompt = range(1, row.index(tokenizer.eos_token_id))
     pieces = [tokenizer.convert_ids_to_tokens(row[place]).removesuffix("</w>") for place in prompt]
-    is_word = [PLACEHOLDER.fullmatch(piece) or any(map(str.isalnum, piece)) for piece in pieces]
+    # beyond ASCII, a piece may be a single byte of a letter
+    is_word = [PLACEHOLDER.fullmatch(piece) or any(c.isalnum() or not c.isascii() for c in piece) for piece in pieces]
     return {place: row[place] for place in compress(prompt, is_word)}
 
 

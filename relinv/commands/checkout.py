@@ -17,10 +17,10 @@ app = cli.stage_app()
 
 @app.command(epilog="Example: relinv download")
 def download() -> None:
-    """Download the model and the judge of the base in use, for machines without internet access. It needs no GPU.
+    """Download the base in use and its judge.
 
-    They come from the Hugging Face hub, into the folder that HF_HOME names. To get the exemplars too, and have them
-    checked: dvc repro --glob 'validate@*'
+    So that machines without internet access can use them; it needs no GPU. They come from the Hugging Face hub, into
+    the folder that HF_HOME names. To get the exemplars too, and have them checked: dvc repro --glob 'validate@*'
     """
     base = base_on_cpu()  # loaded as the stages do, which shows that all is there
     settings = load_params().judge()
@@ -33,9 +33,10 @@ def download() -> None:
 
 @app.command(epilog="Example: relinv restore")
 def restore() -> None:
-    """Bring the committed parameters and results back after experiments, from DVC's cache: nothing is learned again.
+    """Bring the committed results back.
 
-    How params.yaml differed is kept in a file. What no experiment writes is left as it is.
+    Parameters and results as they are committed replace those of experiments, from DVC's cache: nothing is learned
+    again. How params.yaml differed is kept in a file. What no experiment writes is left as it is.
     """
     restored = bring_back(Path())
     if branches := branches_left(Path()):

@@ -40,7 +40,10 @@ def show(
         Path | None, typer.Option(help="Also write the image with its boxes drawn in, to this PNG.")
     ] = None,
 ) -> None:
-    """Print how an image was made, and the command that makes it again."""
+    """Print how an image was made.
+
+    The last line is the command that makes it again.
+    """
     if boxes:
         require_target(boxes)
     record = read_image_record(image)
@@ -76,7 +79,10 @@ def draw(
     image: Annotated[Path, typer.Argument(help="An image that the pipeline drew.")],
     target: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
-    """Draw an image again from the record stored in it: the same bytes on the same machine."""
+    """Draw an image again, by the record in it.
+
+    On the same machine it has the same bytes.
+    """
     require_target(target)
     record = read_image_record(image)
     _require_another(target, image)
@@ -107,7 +113,10 @@ def imagine(
         typer.Option("--with", help="As in generate.adapters: perfusion.beta=0.5; may be given several times."),
     ] = None,
 ) -> None:
-    """Draw your own prompt with concepts from data/concepts: one, several at once, or none."""
+    """Draw a prompt of your own.
+
+    It may use one concept from data/concepts, several at once, or none.
+    """
     _require_recordable(prompt, seed, images)
     seeds = range(seed, seed + images)
     files = [target if images == 1 else target.with_stem(f"{target.stem}_{each}") for each in seeds]

@@ -27,16 +27,17 @@ def new(
     relation: Relation,
     pictures: Annotated[Path, typer.Argument(parser=cli.path, help="A folder with your pictures.")],
 ) -> None:
-    """Create data/exemplars/own/RELATION from your pictures, and print what is left to do.
+    """Make a relation of your own from pictures.
 
-    It takes precedence over any other source of that relation. Once its captions are written, it works like any other.
+    It is laid out as data/exemplars/own/RELATION, for the base in use; what is left to do is printed. It takes
+    precedence over any other source of that relation. Once its captions are written, it works like any other.
     """
     params = load_params()
     model, settings = params.model(), params.section("validate", ValidateSettings)
     tokenizer = base_tokenizer(model)  # first: if it is missing, nothing is left half done
     left_out = lay_out(relation, pictures, OWN / relation, load_benchmark(params.benchmark()))
     verdict = validate_folder(OWN / relation, settings, tokenizer, model.resolution)
-    print(next_steps(relation, OWN / relation, left_out, verdict))
+    print(next_steps(relation, OWN / relation, params.base(), left_out, verdict))
 
 
 @app.command(epilog='Example: relinv masks data/exemplars/own/kissing "two people kissing"')
@@ -47,9 +48,10 @@ def masks(
     words: Annotated[str, typer.Argument(help="What to look for in the pictures.")],
     model: Annotated[str, typer.Option(help="A CLIPSeg model: a folder or a Hugging Face hub id.")] = MODEL,
 ) -> None:
-    """Find with CLIPSeg where the pictures of a folder show something, and write soft masks beside them.
+    """Write masks of where pictures show something.
 
-    With every method, the training loss is then weighted by them: bright areas count most.
+    CLIPSeg finds it; the masks are soft, and lie beside the pictures. With every method, the training loss is then
+    weighted by them: bright areas count most.
     """
     if not words.strip():
         raise UserError('The words say nothing to look for: write some, such as "two people kissing".')

@@ -48,11 +48,12 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Turn another program's learned token into a concept, data/concepts/RELATION/METHOD, for the base in use.
+    """Take a token of another program.
 
-    An earlier import under these names is replaced; something that was learned here never is. It stands beside the
-    pipeline: named among the methods of params.yaml, its folder would be removed by DVC. The pipeline takes the file
-    itself, by its method `imported`: the command printed last compares it in a report.
+    It becomes a concept, data/concepts/RELATION/METHOD, for the base in use. An earlier import under these names is
+    replaced; something that was learned here never is. It stands beside the pipeline: named among the methods of
+    params.yaml, its folder would be removed by DVC. The pipeline takes the file itself, by its method `imported`: the
+    command printed last compares it in a report.
     """
     relations = load_benchmark(load_params().benchmark(), OWN / relation).relations
     folder = CONCEPTS / relation / method
@@ -101,7 +102,7 @@ def export(
     name: Annotated[str | None, typer.Option(help="What web UIs call the token; default: RELATION_METHOD.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a learned token in another program's format."""
+    """Write a token for other programs."""
     concept = load_concept(find_result("invert", relation, method), base_on_cpu())
     # Never a plain word by default: A1111 inserts the token wherever a prompt contains its name.
     name = name or f"{relation}_{method}"
@@ -120,7 +121,10 @@ def second_moment_(
         typer.Argument(parser=cli.path, help="One caption per line; default: invert.perfusion.captions."),
     ] = None,
 ) -> None:
-    """Measure the second moment of the base's text encodings, for Perfusion, which otherwise measures it by itself."""
+    """Measure what Perfusion needs of the base.
+
+    That is the second moment of its text encodings, which Perfusion otherwise measures by itself.
+    """
     params = load_params()
     file = captions or params.method("perfusion", Settings).captions
     moment = second_moment(load_base(params.model()), read_captions(file))

@@ -22,10 +22,11 @@ def invert_relation(problem: Problem, folder: Path, scratch: Path, confirm: Call
 
     A concept that is there already is replaced, with all else in its folder. Raises UserError if that holds files but
     no concept. If it is killed and run again, it resumes from the last checkpoint below `scratch`, with byte-identical
-    results; so it does if `confirm`, which is called at the end, raises an error.
+    results; so it does if `confirm`, which is called before it learns and at the end, raises an error.
     """
     _require_replaceable(folder)
     task = _task(problem, scratch)
+    confirm()  # its checkpoints are named by the code that is there by now
     learn(task, folder)
     confirm()
     task.checkpoints.remove()

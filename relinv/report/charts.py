@@ -57,7 +57,8 @@ def bars(
         for place, (name, intervals) in enumerate(series.items()):
             if (interval := intervals[row]) is not None:
                 note = f"{label}, {name}: {_words(interval)}"
-                parts.append(_bar(x, y + place * thickness, thickness - 1.5, interval, place, note))
+                bar = y + (body - thickness * len(series)) / 2 + place * thickness
+                parts.append(_bar(x, bar, thickness - 1.5, interval, place, note))
     return _svg(title, height, parts)
 
 

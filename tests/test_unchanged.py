@@ -1,0 +1,71 @@
+"""Code that changes while a stage runs: the stage fails, since DVC would record its result as the new code's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from relinv import unchanged
+from relinv.errors import UserError
+from relinv.params import Params, read_params
+from relinv.unchanged import code_in, require_unchanged
+
+PIPELINE = (
+    "stages: {invert: {deps: [relinv/part, 'relinv/methods/${item.method}.py']}, score: {deps: [relinv/other]}}\n"
+)
+LOADED = ("part/used.py", "part/words.yaml", "methods/ours.py", "methods/theirs.py", "plumbing.py")
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    """Parameters that nothing changes."""
+    (tmp_path / "params.yaml").write_text("base: b\n")
+    return read_params(tmp_path / "params.yaml")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout's package: of its modules this process has loaded all but part/unused.py, before they are edited."""
+    folder = tmp_path / "relinv"
+    for name in (*LOADED, "part/unused.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    (folder / "part/.#used.py").symlink_to("someone@host")  # by which an editor locks a file
+    for name in LOADED:
+        module = ModuleType(name)
+        module.__file__ = str(folder / name)
+        monkeypatch.setitem(sys.modules, name, module)
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    monkeypatch.setattr(unchanged, "PACKAGE", folder)
+    monkeypatch.setattr(unchanged, "AT_START", code_in(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["part/used.py", "part/words.yaml", "methods/ours.py"])
+def test_an_edit_of_what_was_loaded_is_told_until_it_is_taken_back(name: str, package: Path, params: Params) -> None:
+    require_unchanged(params, "invert", "ours")
+    (package / name).write_text("# other")
+    with pytest.raises(UserError, match=f"^Code was changed while this ran, .*: relinv/{name}. Put it back"):
+        require_unchanged(params, "invert", "ours")
+    (package / name).unlink()  # as git does on the way to another branch
+    with pytest.raises(UserError, match=name):
+        require_unchanged(params, "invert", "ours")
+    (package / name).write_text("")
+    require_unchanged(params, "invert", "ours")
+
+
+def test_what_dvc_does_not_record_as_the_results_code_may_be_edited_meanwhile(package: Path, params: Params) -> None:
+    for name in ("part/unused.py", "part/new.py", "methods/theirs.py", "plumbing.py"):
+        (package / name).write_text("# other")
+    require_unchanged(params, "invert", "ours")
+    (package / "part/used.py").write_text("# other")
+    require_unchanged(params, "score")
+
+
+@pytest.mark.parametrize("stage", ["fetch", "validate", "judge", "invert", "generate", "score", "report"])
+def test_each_stage_of_the_pipeline_has_code_to_watch(stage: str, params: Params) -> None:
+    require_unchanged(params, stage, "reversion")
+    assert Path(unchanged.__file__) in unchanged.AT_START
