@@ -20,40 +20,51 @@ from relinv.settings import SamplingSettings
 OFFICIAL = 3000 * 4 * 2  # samples: steps times micro-batches per step times samples in each
 
 
-def show_rates(base: Base, steps: Mapping[int, Callable[[], object]], samples: int, drawing: SamplingSettings) -> None:
+def show_rates(
+    base: Base,
+    each: Mapping[int, Callable[[], object]],
+    samples: int,
+    drawing: SamplingSettings,
+    rounds: int,
+    steps: int,
+) -> None:
     """Print what share of the measured matrix rate training steps reach, and how fast images are drawn.
 
-    steps: by how many relations take them at once, with `samples` each; of one for which the memory is too small, that
-    is said. drawing: how images are drawn, and how many at once.
+    each: a training step, by how many relations take it at once with `samples` each. drawing: how images are drawn, and
+    how many at once. Each is timed `rounds` times, training by several `steps` in a row: the CPU prepares one while the
+    GPU still runs the last.
     """
     rate = matrix_rate(base)
     print(f"{'matrix products':24}{rate / 1e12:10.3f} TFLOP/s in {base.settings.precision}")
-    speed, seconds = measured(base, partial(drawn, base, drawing), calls=1, rounds=3)
     name = f"draw in {drawing.steps} steps"
-    print(f"{name:24}{drawing.batch_size / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
-    for relations, step in steps.items():
+    if found := measured(base, name, partial(drawn, base, drawing), calls=1, rounds=rounds):
+        speed, seconds = found
+        print(f"{name:24}{drawing.batch_size / seconds:10.2f} images/s, {100 * speed / rate:.0f} % of that rate")
+    for relations, step in each.items():
         name = "one step" if relations == 1 else f"one step, {relations} relations"
-        try:  # several steps in a row, as in training: the CPU prepares one while the GPU still runs the last
-            speed, seconds = measured(base, step, calls=5, rounds=5)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            print(f"{name:24} needs more memory than there is")
-            continue
-        print(f"{name:24}{1000 * seconds:10.1f} ms, {100 * speed / rate:.0f} % of that rate")
-        alone = OFFICIAL / samples / relations * seconds
-        print(f"{'the official budget':24}{alone:10.0f} s a relation, {OFFICIAL} samples")
+        if found := measured(base, name, step, calls=steps, rounds=rounds):
+            speed, seconds = found
+            print(f"{name:24}{1000 * seconds:10.1f} ms, {100 * speed / rate:.0f} % of that rate")
+            alone = OFFICIAL / samples / relations * seconds
+            print(f"{'the official budget':24}{alone:10.0f} s a relation, {OFFICIAL} samples")
 
 
-def measured(base: Base, work: Callable[[], object], calls: int, rounds: int) -> tuple[float, float]:
+def measured(base: Base, name: str, work: Callable[[], object], calls: int, rounds: int) -> tuple[float, float] | None:
     """Return the operations per second of `work` and its seconds, the median over `rounds` of `calls` in a row.
 
-    A compiled base is compiled anew, as in a process of its own: after another batch size, it would be for any size.
+    If the memory is too small for it, this is printed, and None is returned. A compiled base is compiled anew, as in a
+    process of its own: after another batch size, it would be for any size.
     """
     torch.compiler.reset()
-    operations = count(work)  # does not compile
-    work()  # compiles
-    seconds = median(timed(base, work, calls) / calls for _ in range(rounds))
+    try:
+        operations = count(work)  # does not compile
+        work()  # compiles
+        seconds = median(timed(base, work, calls) / calls for _ in range(rounds))
+    except Exception as error:
+        if not is_out_of_memory(error) and not is_out_of_memory(error.__cause__):
+            raise
+        print(f"{name:24} needs more memory than there is")
+        return None
     return operations / seconds, seconds
 
 

@@ -81,7 +81,7 @@ def main(
         show_phases(base, exemplars, Path(scratch), loops[0], load, median(comparison.times["ours"]))
         drawing = params.section(f"bases.{'sd15' if sd15 else params.base()}.sampling", DrawingSettings)
         each = {1: stepping(*loops[:1]), TOGETHER: stepping(*loops)}
-        show_rates(base, each, SAMPLES, drawing)
+        show_rates(base, each, SAMPLES, drawing, rounds, steps)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # What CUDA, Metal, the CPU, cuBLAS and cuDNN say when PyTorch has no class for the error. The last two say that cuDNN
 # found no way to convolve; too little room is the usual cause.
-NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "ALLOCATION_FAILED",
              "unable to find an engine to execute", "find a valid cuDNN algorithm")  # fmt: skip
 LISTED = 25  # names in a message, at most
 IN_THE_WAY = "A file is where the path{} needs a folder: move it away"
@@ -27,7 +27,8 @@ REMEDIES = {  # by errno: what is wrong, {} for the path, and what to do
     errno.EISDIR: "A folder is where the path{} needs a file: name a file, or move it away,",
 }
 HIDDEN = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}  # repeated without errno
-NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler")  # PyTorch's words, and Triton's
+# PyTorch's words; Triton's; and what Triton could not compile if Python's headers are missing
+NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler", "backends/nvidia/driver.c")
 
 
 class UserError(Exception):
@@ -63,7 +64,7 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether `error` says that a GPU's or this machine's memory ran out, without importing PyTorch."""
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)

@@ -92,7 +92,7 @@ def next_steps(relation: str, folder: Path, base: str, left_out: Sequence[str], 
         "A judge that was trained on a few relations, as the miniature's, cannot tell another: there look at the "
         "pictures, not at accuracies.\n"
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"
-        "To have the former results back in place of this relation's: relinv restore"
+        "To have the former results back in place of this relation's (export its token first): relinv restore"
     )
 
 

@@ -39,8 +39,8 @@ def require_unchanged(params: Params, stage: str, method: str = "") -> None:
     params.require_unchanged()
     pipeline = read_yaml(PACKAGE.parent / "dvc.yaml", "pipeline")
     named = {PACKAGE.parent / dep.replace("${item.method}", method) for dep in pipeline["stages"][stage]["deps"]}
-    loaded = {Path(file) for module in tuple(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    used = [path for path in AT_START if named & {path, *path.parents} and (path in loaded or path.suffix == DATA)]
+    loaded = {getattr(module, "__file__", None) for module in tuple(sys.modules.values())}
+    used = [path for path in AT_START if named & {path, *path.parents} and (str(path) in loaded or path.suffix == DATA)]
     if changed := [path.relative_to(PACKAGE.parent).as_posix() for path in used if _hash(path) != AT_START[path]]:
         raise UserError(
             f"Code was changed while this ran, so the result is not that of what is there now: {', '.join(changed)}. "

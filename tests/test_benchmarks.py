@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from benchmarks import speed, training
 from benchmarks.published import PublishedTrainer
+from benchmarks.rates import measured
 from benchmarks.training import Comparison, our_steps, state_bytes, stepping
 from relinv.diffusion.bases import Base
+from relinv.errors import UserError
 from relinv.exemplars import read_exemplars
 from relinv.learning.losses import steering
 from relinv.params import load_params
@@ -79,7 +82,7 @@ def test_the_benchmark_prints_what_it_compares(
         training, "load_base", lambda settings: loaded.append(settings.samples_per_pass) or load_base(settings)
     )
     monkeypatch.setattr(training, "load_params", lambda: params)
-    params._values["bases"]["miniature"]["sampling"]["batch_size"] = 2  # images that are drawn, to spare time
+    params._values["bases"]["miniature"]["sampling"] |= {"batch_size": 2, "steps": 2}  # of images, to spare time
     training.main(rounds=2, steps=1, together=2)
     printed = capsys.readouterr().out
     assert loaded == [3, None]  # ours as the base is trained, and the published one
@@ -90,6 +93,21 @@ def test_the_benchmark_prints_what_it_compares(
     assert re.search(r"all memory beyond the frozen weights: \d+\.\d\d of the published", printed)
     assert "encode 10 exemplars" in printed and "save the concept" in printed
     assert re.search(r"one step, 4 relations +\d+\.\d ms, \d+ % of that rate", printed)
+
+
+@pytest.mark.parametrize("told_by", [None, UserError("The memory of 'cuda' is too small")])
+def test_what_needs_more_memory_than_there_is_is_said(
+    told_by: UserError | None, base: Base, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        if told_by:
+            raise told_by from torch.OutOfMemoryError()
+        raise torch.OutOfMemoryError
+
+    assert measured(base, "draw", work, calls=1, rounds=2) is None
+    assert capsys.readouterr().out.split() == ["draw", "needs", "more", "memory", "than", "there", "is"]
+    with pytest.raises(UserError, match="other"):
+        measured(base, "draw", MagicMock(side_effect=UserError("other")), calls=1, rounds=2)
 
 
 def test_the_table_of_speeds_has_a_line_for_each_setting() -> None:

@@ -63,7 +63,7 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."), NO_MEMORY),
         (RuntimeError("CUDA error: out of memory"), NO_MEMORY),
         (torch.AcceleratorError(f"CUDA error: out of memory\n{FOR_DEBUGGING}"), NO_MEMORY),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), NO_MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), NO_MEMORY),
         (RuntimeError("GET was unable to find an engine to execute this computation"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
         (
@@ -77,6 +77,10 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("repository path '/a' is not owned by current user"), "Error: The repository belongs to "),
         (RuntimeError("InvalidCxxCompiler: No working C++ compiler"), "Error: torch.compile needs a compiler, "),
         (RuntimeError("Failed to find C compiler. Please specify"), "Error: torch.compile needs a compiler, "),
+        (
+            subprocess.CalledProcessError(1, ["gcc", "triton/backends/nvidia/driver.c", "-O3"]),
+            "Error: torch.compile needs a compiler, ",
+        ),
     ],
 )
 def test_mistake_is_one_sentence(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import compress
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,11 +177,13 @@ def token_ids(added: Mapping[str, int]) -> dict[str, set[int]]:
 
 def words_in(row: Sequence[int], tokenizer: CLIPTokenizer) -> dict[int, int]:
     """Return a prompt's ids by their places in the `row`, without its ends and its punctuation, which is no object."""
-    prompt = range(1, row.index(tokenizer.eos_token_id))
-    pieces = [tokenizer.convert_ids_to_tokens(row[place]).removesuffix("</w>") for place in prompt]
-    # beyond ASCII, a piece may be a single byte of a letter
-    is_word = [PLACEHOLDER.fullmatch(piece) or any(c.isalnum() or not c.isascii() for c in piece) for piece in pieces]
-    return {place: row[place] for place in compress(prompt, is_word)}
+    pieces = tokenizer.convert_ids_to_tokens(row[1 : row.index(tokenizer.eos_token_id)])
+    return {place: row[place] for place, piece in enumerate(pieces, 1) if _is_word(piece.removesuffix("</w>"))}
+
+
+def _is_word(piece: str) -> bool:
+    """Return whether a token is one or part of one; beyond ASCII, it may be a single byte of a letter."""
+    return bool(PLACEHOLDER.fullmatch(piece)) or any(sign.isalnum() or not sign.isascii() for sign in piece)
 
 
 def sides(words: Mapping[int, int], token: Collection[int]) -> tuple[list[int], list[int], list[int]]:

@@ -88,11 +88,11 @@ def check_weights(source: str, folder: Path, files: Sequence[Path]) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    weights = [path for path in files if path.suffix == ".safetensors"]
+    is_local, weights = folder == Path(source), [path for path in files if path.suffix == ".safetensors"]
     for name in ("text_encoder", "vae", "unet"):
         if not any(path.parent.name == name for path in weights):
-            remedy = _remedy(folder, name) if folder == Path(source) else _remedy_on_hub(source)
-            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}.")
+            remedy = _remedy(folder, name) if is_local else _remedy_on_hub(source)
+            raise UserError(f"The weights of {name} are missing from '{folder}' (*.safetensors): {remedy}")
     for path in weights:
         with path.open("rb"):  # where the system refuses this, safetensors would say that there is no such file
             pass
@@ -100,8 +100,7 @@ def check_weights(source: str, folder: Path, files: Sequence[Path]) -> None:
             with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it
                 pass
         except (SafetensorError, OSError) as error:
-            again = f"remove '{path.resolve()}', and it is downloaded again"
-            remedy = "restore it" if folder == Path(source) else again
+            remedy = "restore it" if is_local else f"remove '{path.resolve()}', and it is downloaded again"
             raise UserError(f"The weight file '{path}' is damaged ({error}): {remedy}.") from None
 
 
@@ -109,11 +108,11 @@ def _remedy(folder: Path, component: str) -> str:
     """Return what to do about a component without weights that are loaded; others, if it has any, can be converted."""
     others = sorted(path.name for path in (folder / component).iterdir() if path.suffix in {".bin", ".safetensors"})
     if not others:
-        return "restore them, or convert those of another kind (.bin, a variant)"
+        return "restore them, or convert those of another kind (.bin, a variant)."
     _, *variant, _ = others[0].split(".")  # such as fp16, or fp16-00001-of-00002 for one of its parts
     why, option = ("a variant", f", variant='{variant[0].partition('-')[0]}'") if variant else ("a pickle", "")
     convert = CONVERT.format(f"from_pretrained('{folder}'{option})", f"{folder}-safetensors")
-    return f"{others[0]}, {why}, is not loaded; {convert} as model.source"
+    return f"{others[0]}, {why}, is not loaded; {convert} as model.source."
 
 
 def _remedy_on_hub(source: str) -> str:
@@ -121,5 +120,5 @@ def _remedy_on_hub(source: str) -> str:
     convert = CONVERT.format(f"from_pretrained('{source}')", f"{source.partition('/')[2]}-safetensors")
     return (
         f"if '{source}' has them as .bin alone, {convert} as model.source (if as a variant alone, with variant='fp16' "
-        f"in that call). {OFFLINE.rstrip('.')}"
+        f"in that call). {OFFLINE}"
     )

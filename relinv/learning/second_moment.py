@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relinv.benchmark import load_benchmark
+from relinv.devices import deterministic
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, read_text, sha256_file, sha256_json
 
@@ -88,7 +89,7 @@ def measure(base: Base, captions: Sequence[str]) -> torch.Tensor:
         batch = base.tokenizer(
             list(captions[start : start + CAPTIONS_AT_ONCE]), padding=True, truncation=True, return_tensors="pt"
         )
-        with torch.no_grad():
+        with torch.no_grad(), deterministic(base.device, backward=False):
             encodings = base.encode(batch.input_ids.to(base.device)).cpu().double()  # (captions, tokens, dim)
         real = encodings[batch.attention_mask.bool()]  # (tokens of all captions, dim)
         total += real.T @ real

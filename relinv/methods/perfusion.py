@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from relinv.adapters.perfusion import DIRECTION, INPUT, SUPERCLASS, Adapter, DrawOptions, require_lockable
+from relinv.devices import deterministic
 from relinv.diffusion.cross_attention import projections
 from relinv.diffusion.embeddings import TOKEN
 from relinv.errors import UserError
@@ -122,6 +123,6 @@ def encoding_in_place(base: Base, words: str, exemplars: ExemplarSet) -> torch.T
     templates = dict.fromkeys(template for exemplar in exemplars.exemplars for template in exemplar.templates)
     prompts = [template.partition("{}")[0] + words for template in templates]
     last = [len(base.tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in prompts]  # after the start
-    with torch.no_grad():
+    with torch.no_grad(), deterministic(base.device, backward=False):
         encodings = base.encode(base.tokenize(prompts)).float()  # (prompts, tokens, dim)
     return torch.stack([encoding[place] for encoding, place in zip(encodings, last, strict=True)]).mean(0)
