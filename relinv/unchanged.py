@@ -1,4 +1,4 @@
-"""Whether code and parameters are still what a stage began with: DVC records its result as that of those at its end."""
+"""Whether code and parameters are still those a stage began with: DVC records those at its end as the result's."""
 
 from __future__ import annotations
 

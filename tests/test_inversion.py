@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from dvc.utils.hydra import apply_overrides
 
+from relinv import unchanged
 from relinv.errors import UserError
 from relinv.files import read_yaml
 from relinv.learning import training
@@ -127,6 +129,16 @@ def test_a_bad_parameter_is_named(project: dict[str, Any], name: str, value: Any
     project["invert"]["reversion"][name] = value
     Path("params.yaml").write_text(as_yaml(project))
     with pytest.raises(UserError, match=message):
+        invert("inside", "reversion")
+
+
+def test_a_training_whose_code_is_not_what_was_loaded_does_not_begin(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "take_step", MagicMock(side_effect=AssertionError))
+    edited = unchanged.PACKAGE / "methods/reversion.py"
+    monkeypatch.setattr(unchanged, "AT_START", {**unchanged.AT_START, edited: "of other code"})
+    with pytest.raises(UserError, match=r"Code was changed while this ran, .*: relinv/methods/reversion\.py\. Put"):
         invert("inside", "reversion")
 
 

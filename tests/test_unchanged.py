@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -66,6 +67,10 @@ def test_what_dvc_does_not_record_as_the_results_code_may_be_edited_meanwhile(pa
 
 
 @pytest.mark.parametrize("stage", ["fetch", "validate", "judge", "invert", "generate", "score", "report"])
-def test_each_stage_of_the_pipeline_has_code_to_watch(stage: str, params: Params) -> None:
+def test_each_stage_watches_code_of_its_own(stage: str, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = import_module(f"stages.{stage}").__file__
+    assert source and f'params, "{stage}"' in Path(source).read_text(encoding="utf-8")  # as which it asks
     require_unchanged(params, stage, "reversion")
-    assert Path(unchanged.__file__) in unchanged.AT_START
+    monkeypatch.setattr(unchanged, "AT_START", dict.fromkeys(unchanged.AT_START, "of other code"))
+    with pytest.raises(UserError, match=r"relinv/benchmark\.py"):  # which all depend on
+        require_unchanged(params, stage, "reversion")
