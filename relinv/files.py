@@ -11,6 +11,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -221,10 +223,10 @@ def parse_yaml(text: str, what: str) -> Any:
 
     If it is invalid, raises UserError, which calls it `what` and names the line at fault.
     """
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return deepcopy(_loaded_yaml(text))  # a copy: the caller may change it
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}" if mark else "somewhere"
@@ -232,3 +234,11 @@ def parse_yaml(text: str, what: str) -> Any:
         raise UserError(f"The {what} is not valid YAML ({problem}, {place}): correct it.") from None
     except (RecursionError, ValueError):  # such as for a date that does not exist
         raise UserError(UNREADABLE.format(what)) from None
+
+
+@lru_cache(maxsize=32)
+def _loaded_yaml(text: str) -> Any:
+    """Return what YAML text holds, kept: checks and studies ask for the same few files hundreds of times."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)

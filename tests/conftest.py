@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is importe
 import errno
 import json
 import random
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from PIL import Image, ImageDraw
 import stages  # noqa: F401 - before torch: tests compute with as many threads as the stages do, to the same bytes
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from relinv.diffusion.bases import Base
     from relinv.settings import ModelSettings
     from tests.fetching import Server
@@ -98,6 +101,47 @@ def draw_exemplars(folder: Path) -> Path:
         templates[f"{index}.png"] = [f"{head} {{}} {tail}", f"a photo of a {head} {{}} a {tail} in the snow"]
     (folder / "text.json").write_text(json.dumps(templates, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def study_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git and DVC repository with one committed run; tests leave it as it is. See tests/studying.py."""
+    from tests.studying import write_repository
+
+    root = tmp_path_factory.mktemp("template")
+    write_repository(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def surroundings() -> Iterator[None]:
+    """What studies in temporary repositories need of the environment; see tests/studying.py."""
+    from tests.studying import ENVIRONMENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def repository(study_template: Path, surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the template that a module's tests share, in which studies can be run."""
+    return shutil.copytree(study_template, tmp_path_factory.mktemp("studies") / "repository", symlinks=True)
+
+
+@pytest.fixture
+def own_repository(study_template: Path, surroundings: None, tmp_path: Path) -> Path:
+    """A copy of the template for one test."""
+    return shutil.copytree(study_template, tmp_path / "repository", symlinks=True)
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """Made-up score rows of two relations by three methods; see tests/reporting.py."""
+    from tests.reporting import METHODS, RELATIONS, score_table, scored
+
+    return scored(*(score_table(relation, method) for relation in RELATIONS for method in METHODS))
 
 
 @pytest.fixture

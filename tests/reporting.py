@@ -1,9 +1,10 @@
-"""Results of a run that never happened, in the formats of the stages: what the report's tests read."""
+"""Results of a run that never happened, in the formats of the stages, and the shapes of a drawing made of them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,13 @@ from ruamel.yaml import YAML
 from relinv.params import Params, load_params
 from relinv.report.rows import FURTHER, format_rows, with_leakage
 from relinv.results import Verdict
+from relinv.statistics import Bootstrap
 
 METHODS = ["relation_words", "textual_inversion", "reversion"]
 RELATIONS = ["inside", "hug"]
 HEADS, TAILS = ["cat", "dog", "panda", "child"], ["box", "cup", "vase"]
 COLOURS = ["#c98", "#9bc", "#bc9", "#cb9"]
+FEW = Bootstrap(resamples=100)
 SKILL = {"relation_words": (0.8, 0.5), "textual_inversion": (0.55, 0.45), "reversion": (0.7, 0.65)}
 
 
@@ -109,6 +112,11 @@ def score_table(relation: str, method: str, seed: int = 0) -> pd.DataFrame:
     return rows.assign(**{name: generator.random(count) for name in FURTHER if name not in rows})
 
 
+def scored(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Return score tables as one, with leakage."""
+    return with_leakage(pd.concat(tables, ignore_index=True))
+
+
 def pretended(params: dict) -> str:
     """Return score rows in which reversion is as good as `skill` says, as the report writes them."""
     tables = []
@@ -118,7 +126,18 @@ def pretended(params: dict) -> str:
             if method == "reversion":
                 table["scene_accuracy"] = (table["index"] < params["score"]["skill"] * 12).astype(float)
             tables.append(table)
-    return format_rows(with_leakage(pd.concat(tables, ignore_index=True)))
+    return format_rows(scored(*tables))
+
+
+def shapes(drawn: str, tag: str, kind: str = "") -> list[ElementTree.Element]:
+    """Return a drawing's shapes of one tag, in order; if `kind` is given, those of this class alone."""
+    found = ElementTree.fromstring(drawn).iter(f"{{http://www.w3.org/2000/svg}}{tag}")
+    return [shape for shape in found if not kind or shape.get("class") == kind]
+
+
+def numbers(shape: ElementTree.Element, *names: str) -> list[float]:
+    """Return some of a shape's attributes."""
+    return [float(shape.attrib[name]) for name in names]
 
 
 def _write_params(root: Path, relations: list[str], methods: list[str]) -> None:

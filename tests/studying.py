@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,14 @@ from relinv.study.plan import Trial, load_plan, trials
 from relinv.study.running import alone, run_pending
 
 HERE = Path(__file__).parent.parent
+# Git's author, this Python as `python`, and this checkout's tests for stages in temporary checkouts.
+ENVIRONMENT = {
+    **{f"GIT_{role}_NAME": "test" for role in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{role}_EMAIL": "test@example.org" for role in ("AUTHOR", "COMMITTER")},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(HERE),
+    "DVC_NO_ANALYTICS": "1",
+}
 PARAMS = """base: b
 bases:
   b:
@@ -77,13 +86,14 @@ pathlib.Path("reports/report.html").write_text(f"<p>skill {params['score']['skil
 pathlib.Path("reports/grids").mkdir(exist_ok=True)
 pathlib.Path("reports/grids/hug.png").write_text(f"a grid of {params['score']['skill']}")
 """
-REPRODUCE = """import pathlib, subprocess, sys
+REPRODUCE = """import pathlib, sys
+from dvc.cli import main
 from relinv.overrides import changed_params
 *changes, slots, two = sys.argv[1:]
 assert set(changes[::2]) <= {"--set-param"} and [slots, two] == ["--slots", "2"]
 with changed_params(pathlib.Path(), changes[1::2]):
     pass
-sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"], timeout=120).returncode)
+sys.exit(main(["repro"]))
 """
 PLAN = """common: {report.seed: 0}
 seeds: [0]
@@ -126,7 +136,6 @@ def write_repository(root: Path) -> None:
     run = runner(root)
     run("git", "init", "--quiet", "--initial-branch", "main")
     run(sys.executable, "-m", "dvc", "init", "--quiet")
-    run(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
     run("git", "add", ".")
     run("git", "commit", "--quiet", "-m", "empty")
     run(sys.executable, "-m", "dvc", "repro", "--quiet")
@@ -138,7 +147,9 @@ def runner(root: Path) -> Callable[..., str]:
     """Return a function that runs a command in `root` and returns what it printed."""
 
     def run(*command: str) -> str:
-        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=120).stdout
+        environment = os.environ | ENVIRONMENT
+        options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(command, cwd=root, env=environment, **options).stdout
 
     return run
 

@@ -16,60 +16,55 @@ from relinv.errors import UserError
 from relinv.pipeline import restoring
 from relinv.pipeline.restoring import restore
 from tests.checkouts import run as relinv
-from tests.studying import PARAMS, runner, write_repository
+from tests.studying import PARAMS, runner
 
 CHANGED = PARAMS.replace("skill: 0.6", "skill: 0.9").replace("reversion: {}", "reversion: {long: {steps: 9}}")
 
 
 @pytest.fixture(scope="module")
-def run_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_twice(repository: Path) -> Path:
     """A repository with a committed run, after another run with other parameters."""
-    root = tmp_path_factory.mktemp("run_twice")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path.cwd()))
-        write_repository(root)
-        (root / "params.yaml").write_text(CHANGED)
-        runner(root)(sys.executable, "-m", "dvc", "repro", "--quiet")
+    (repository / "params.yaml").write_text(CHANGED)
+    runner(repository)(sys.executable, "-m", "dvc", "repro", "--quiet")
     for name in ("kissing.png", "kissing-reversion.png"):
-        (root / "reports/grids" / name).write_text("of a relation that the committed run lacks")
-    (root / "data/relations/kissing").mkdir(parents=True)
-    return root
+        (repository / "reports/grids" / name).write_text("of a relation that the committed run lacks")
+    (repository / "data/relations/kissing").mkdir(parents=True)
+    return repository
 
 
 @pytest.fixture
-def repository(run_twice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copy(run_twice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of that repository; commands run in it."""
-    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     monkeypatch.chdir(shutil.copytree(run_twice, tmp_path / "copy"))
     return tmp_path / "copy"
 
 
-def test_parameters_and_results_come_back_and_what_had_changed_is_kept(repository: Path) -> None:
-    run = runner(repository)
+def test_parameters_and_results_come_back_and_what_had_changed_is_kept(copy: Path) -> None:
+    run = runner(copy)
     scores = run("git", "show", "HEAD:reports/scores.csv")
-    (repository / "notes.txt").write_text("mine")
-    (repository / "reports/README.md").write_text("mine")
+    (copy / "notes.txt").write_text("mine")
+    (copy / "reports/README.md").write_text("mine")
     for name in ("holiday.png", "kissing.txt", "mine/kissing.png"):
-        (repository / "reports/grids" / name).parent.mkdir(exist_ok=True)
-        (repository / "reports/grids" / name).write_text("mine")
-    (repository / "make.py").write_text("# mine\n" + (repository / "make.py").read_text())
-    (repository / "data/reversion").unlink()  # which DVC's cache still has
-    assert (repository / "reports/scores.csv").read_text() != scores
+        (copy / "reports/grids" / name).parent.mkdir(exist_ok=True)
+        (copy / "reports/grids" / name).write_text("mine")
+    (copy / "make.py").write_text("# mine\n" + (copy / "make.py").read_text())
+    (copy / "data/reversion").unlink()  # which DVC's cache still has
+    assert (copy / "reports/scores.csv").read_text() != scores
     back, kept = relinv("restore").splitlines()
     assert back == "The committed parameters and results are back."
-    assert (repository / "params.yaml").read_text() == PARAMS
-    assert (repository / "reports/scores.csv").read_text() == scores and (repository / "data/reversion").exists()
+    assert (copy / "params.yaml").read_text() == PARAMS
+    assert (copy / "reports/scores.csv").read_text() == scores and (copy / "data/reversion").exists()
     status = run("git", "status", "--porcelain").splitlines()
     mine = ["holiday.png", "kissing.txt", "mine/"]
     assert status == [" M make.py", " M reports/README.md", "?? notes.txt", *(f"?? reports/grids/{n}" for n in mine)]
     run(*kept.removeprefix("How the parameters differed is kept: ").split())  # git apply FILE
-    assert (repository / "params.yaml").read_text() == CHANGED
+    assert (copy / "params.yaml").read_text() == CHANGED
     run("git", "checkout", "--quiet", ".")
     assert relinv("restore").splitlines() == [back]  # there is nothing to keep
 
 
-def test_a_branch_that_an_experiment_left_is_told(repository: Path) -> None:
-    run = runner(repository)
+def test_a_branch_that_an_experiment_left_is_told(copy: Path) -> None:
+    run = runner(copy)
     run("git", "branch", "--move", "mine")
     assert "no branch" not in relinv("restore")
     run("git", "checkout", "--quiet", "--detach")  # as `dvc exp run` does
@@ -81,97 +76,95 @@ def test_a_branch_that_an_experiment_left_is_told(repository: Path) -> None:
     assert relinv("restore").startswith(told.format("`git switch main`"))
 
 
-def test_what_an_earlier_time_kept_stays(repository: Path) -> None:
-    (first,) = restore(repository).kept
-    runner(repository)("git", "apply", str(first))
-    (repository / "params.yaml").write_text(CHANGED + "# mine\n")
-    runner(repository)("git", "add", "params.yaml")
-    (repository / "params.yaml").write_text(PARAMS)
-    (second,) = restore(repository).kept  # of what is staged alone
+def test_what_an_earlier_time_kept_stays(copy: Path) -> None:
+    (first,) = restore(copy).kept
+    runner(copy)("git", "apply", str(first))
+    (copy / "params.yaml").write_text(CHANGED + "# mine\n")
+    runner(copy)("git", "add", "params.yaml")
+    (copy / "params.yaml").write_text(PARAMS)
+    (second,) = restore(copy).kept  # of what is staged alone
     assert first != second
     assert "skill: 0.9" in first.read_text() and "skill: 0.9" in second.read_text()
 
 
-def test_what_is_staged_is_kept_beside_what_has_changed_since(repository: Path) -> None:
-    runner(repository)("git", "add", "params.yaml")
-    (repository / "params.yaml").write_text(PARAMS + "# mine\n")
-    changed, staged = restore(repository).kept
+def test_what_is_staged_is_kept_beside_what_has_changed_since(copy: Path) -> None:
+    runner(copy)("git", "add", "params.yaml")
+    (copy / "params.yaml").write_text(PARAMS + "# mine\n")
+    changed, staged = restore(copy).kept
     assert "# mine" in changed.read_text() and "skill: 0.9" not in changed.read_text()
     assert "skill: 0.9" in staged.read_text()
 
 
-def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(repository: Path) -> None:
-    run = runner(repository)
+def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(copy: Path) -> None:
+    run = runner(copy)
     run("git", "add", "params.yaml")
-    (repository / "data/reversion").unlink()
-    (kept,) = restore(repository).kept
-    assert (repository / "data/reversion").exists()
+    (copy / "data/reversion").unlink()
+    (kept,) = restore(copy).kept
+    assert (copy / "data/reversion").exists()
     assert run("git", "status", "--porcelain") == ""
     run("git", "apply", str(kept))
-    assert "skill: 0.9" in (repository / "params.yaml").read_text()
+    assert "skill: 0.9" in (copy / "params.yaml").read_text()
 
 
-def test_what_a_retrained_miniature_came_from_stays(repository: Path) -> None:
-    lock = repository / "data/miniature/dvc.lock"
+def test_what_a_retrained_miniature_came_from_stays(copy: Path) -> None:
+    lock = copy / "data/miniature/dvc.lock"
     committed = lock.read_text()
     lock.write_text("what saving an experiment writes")
-    restore(repository)
+    restore(copy)
     assert lock.read_text() == committed
     lock.write_text("retrained")
-    (repository / "data/miniature/weights").write_text("retrained")
-    restore(repository)
+    (copy / "data/miniature/weights").write_text("retrained")
+    restore(copy)
     assert lock.read_text() == "retrained"
 
 
-def test_what_the_cache_lacks_is_named_and_all_else_comes_back(repository: Path) -> None:
-    lost = repository / ".dvc/cache/files/md5"
-    lost.rename(repository / "elsewhere")
-    (repository / "data/reversion").unlink()
+def test_what_the_cache_lacks_is_named_and_all_else_comes_back(copy: Path) -> None:
+    lost = copy / ".dvc/cache/files/md5"
+    lost.rename(copy / "elsewhere")
+    (copy / "data/reversion").unlink()
     told, cause, kept = relinv("restore").splitlines()
     assert told == "The committed parameters are back, and the results but for 1 (data/reversion)."
     assert cause.endswith("`dvc repro` makes them.") and kept.startswith("How the parameters differed is kept:")
-    assert (repository / "params.yaml").read_text() == PARAMS
-    assert restore(repository).lacking == ["data/reversion"]
+    assert (copy / "params.yaml").read_text() == PARAMS
+    assert restore(copy).lacking == ["data/reversion"]
     shutil.rmtree(lost, ignore_errors=True)
-    (repository / "elsewhere").rename(lost)
-    assert restore(repository).lacking == []
-    assert (repository / "data/reversion").exists()
+    (copy / "elsewhere").rename(lost)
+    assert restore(copy).lacking == []
+    assert (copy / "data/reversion").exists()
 
 
-def test_what_dvc_refuses_is_told_with_where_the_parameters_are(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_dvc_refuses_is_told_with_where_the_parameters_are(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoring, "dvc", MagicMock(side_effect=UserError("`dvc checkout` failed: Permission denied")))
     with pytest.raises(UserError, match=r"(?s)denied.*they differed is kept in .*\.diff\. Correct this and run"):
-        restore(repository)
+        restore(copy)
 
 
-def test_what_dvc_has_no_copy_of_is_not_lost(repository: Path) -> None:
-    (repository / "data/reversion").unlink()
-    (repository / "data/reversion").write_text("learned without DVC")
+def test_what_dvc_has_no_copy_of_is_not_lost(copy: Path) -> None:
+    (copy / "data/reversion").unlink()
+    (copy / "data/reversion").write_text("learned without DVC")
     with pytest.raises(UserError, match=r"(?s)data/reversion.*DVC has no copy of these files: .*checkout --force` and"):
-        restore(repository)
-    assert (repository / "data/reversion").read_text() == "learned without DVC"
-    runner(repository)(sys.executable, "-m", "dvc", "checkout", "--quiet", "--force")
-    assert restore(repository).lacking == []
+        restore(copy)
+    assert (copy / "data/reversion").read_text() == "learned without DVC"
+    runner(copy)(sys.executable, "-m", "dvc", "checkout", "--quiet", "--force")
+    assert restore(copy).lacking == []
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_nothing_changes_under_a_stage_that_is_running(kind: str, repository: Path) -> None:
+def test_nothing_changes_under_a_stage_that_is_running(kind: str, copy: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     by = [{"pid": pid, "cmd": "dvc exp run"} for pid in (ended.pid, os.getpid())]
     locks = {"read": {"data": by}, "write": {}} if kind == "read" else {"read": {"data": by[:1]}, "write": {"d": by[1]}}
-    (repository / ".dvc/tmp/rwlock").write_text(json.dumps(locks))
+    (copy / ".dvc/tmp/rwlock").write_text(json.dumps(locks))
     with pytest.raises(UserError, match=rf"running here, by process {os.getpid()} \(dvc exp run\): wait until"):
-        restore(repository)
-    assert (repository / "params.yaml").read_text() == CHANGED
-    (repository / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by[:1]}, "write": {}}))
-    restore(repository)  # that process was killed
-    (repository / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by}, "write": {}}))
-    os.utime(repository / ".dvc/tmp/rwlock", (0, 0))
-    restore(repository)  # so was the other, whose number a process has that was started since
-    assert (repository / "params.yaml").read_text() == PARAMS
+        restore(copy)
+    assert (copy / "params.yaml").read_text() == CHANGED
+    (copy / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by[:1]}, "write": {}}))
+    restore(copy)  # that process was killed
+    (copy / ".dvc/tmp/rwlock").write_text(json.dumps({"read": {"data": by}, "write": {}}))
+    os.utime(copy / ".dvc/tmp/rwlock", (0, 0))
+    restore(copy)  # so was the other, whose number a process has that was started since
+    assert (copy / "params.yaml").read_text() == PARAMS
 
 
 @pytest.mark.parametrize(("file", "reason"), [(None, "There is no dvc.yaml in"), ("dvc.yaml", "not a git repository")])
