@@ -89,6 +89,7 @@ def paired_difference(
     paired in their order; None if there are none.
     """
     pair = [*CLUSTER, "trial"] if "trial" in rows else CLUSTER
+    rows = rows.loc[rows["method"].isin([method_a, method_b]), ["method", *pair, metric]]
     rows = rows.assign(image=rows.groupby(["method", *pair]).cumcount()).dropna(subset=[metric])
     pair = [*pair, "image"]
     a, b = (rows[rows["method"] == method].set_index(pair, drop=False) for method in (method_a, method_b))
@@ -115,11 +116,13 @@ def _means(rows: pd.DataFrame, metric: str, bootstrap: Bootstrap, origin: float)
     Values are measured from `origin`, one of them: constant data then gives exactly that value, without rounding noise.
     """
     columns = TRAINING if bootstrap.drawn == "trainings" else CLUSTER
-    offsets = (rows[metric].astype(float) - origin).groupby([rows[name].to_numpy() for name in columns])
-    sums, counts = offsets.sum(), offsets.size()  # (clusters,), sorted by relation, then index or trial
-    sizes = tuple(int(size) for size in counts.groupby(level=0).size())
+    (relations, _), (members, values) = (pd.factorize(rows[name], sort=True) for name in columns)  # (rows,) each
+    # in NumPy, which takes a tenth of the time of groupby; clusters are sorted by relation, then index or trial
+    clusters, places, counts = np.unique(relations * len(values) + members, return_inverse=True, return_counts=True)
+    sums = np.bincount(places, rows[metric].to_numpy(float) - origin)  # (clusters,)
+    sizes = tuple(np.bincount(clusters // len(values)).tolist())  # of each relation
     weights = resample_weights(sizes, bootstrap)  # (resamples, clusters)
-    resampled = (weights @ sums.to_numpy()) / (weights @ counts.to_numpy())
+    resampled = (weights @ sums) / (weights @ counts)
     freedom = len(sizes) - 1 if _draws_relations(sizes, bootstrap) else len(sums) - len(sizes)
     return _Means(origin + float(sums.sum() / counts.sum()), origin + resampled, freedom)
 

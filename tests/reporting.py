@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,6 +30,15 @@ SKILL = {"relation_words": (0.8, 0.5), "textual_inversion": (0.55, 0.45), "rever
 
 def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] = METHODS) -> Params:
     """Write params, benchmark, exemplars, verdicts, concepts, images and scores; return the params."""
+    shutil.copytree(_written(tuple(relations), tuple(methods)).name, root, dirs_exist_ok=True)
+    return load_params(root / "params.yaml")
+
+
+@cache
+def _written(relations: Sequence[str], methods: Sequence[str]) -> TemporaryDirectory[str]:
+    """Return a folder with all of it, made once and there until the tests end."""
+    folder = TemporaryDirectory()
+    root = Path(folder.name)
     _write_params(root, relations, methods)
     grid = {"asymmetric": True, "heads": HEADS, "tails": TAILS}
     entries = {name: {"words": name.replace("_", " "), **grid} for name in relations}
@@ -57,7 +70,7 @@ def write_run(root: Path, relations: list[str] = RELATIONS, methods: list[str] =
         _dump(root / f"data/verdicts/{relation}.json", verdict.to_json())
         for method in methods:
             write_arm(root, relation, method)
-    return load_params(root / "params.yaml")
+    return folder
 
 
 def write_arm(root: Path, relation: str, method: str) -> None:
@@ -140,11 +153,11 @@ def numbers(shape: ElementTree.Element, *names: str) -> list[float]:
     return [float(shape.attrib[name]) for name in names]
 
 
-def _write_params(root: Path, relations: list[str], methods: list[str]) -> None:
+def _write_params(root: Path, relations: Sequence[str], methods: Sequence[str]) -> None:
     here = Path(__file__).parent.parent / "params.yaml"
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load(here.read_text(encoding="utf-8"))
-    values |= {"relations": relations, "methods": methods}
+    values |= {"relations": list(relations), "methods": list(methods)}
     values["report"]["resamples"] = 200
     root.mkdir(parents=True, exist_ok=True)
     with (root / "params.yaml").open("w", encoding="utf-8") as stream:

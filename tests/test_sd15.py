@@ -30,7 +30,7 @@ from relinv.settings import GenerateSettings, ModelSettings, Sampler
 from tests.conftest import tiny_settings
 from tests.inverting import METHODS, looping, problem
 
-SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=1)
+SETTINGS = GenerateSettings(pairs="all", seed=0, steps=2, guidance_scale=7.5, scheduler="pndm", batch_size=8)
 
 
 @pytest.fixture(scope="module", params=["narrow", pytest.param("full", marks=pytest.mark.full)])
@@ -89,13 +89,14 @@ def test_negatives_are_the_captions_own_words(base: Base) -> None:
 
 @pytest.mark.parametrize("method", [*METHODS, "dreambooth+full"])
 def test_a_relation_is_learned_drawn_and_exported(
-    method: str, base: Base, folder: Path, exemplar_folder: Path, tmp_path: Path
+    method: str, size: str, base: Base, folder: Path, exemplar_folder: Path, tmp_path: Path
 ) -> None:
+    drawing = SETTINGS.model_copy(update={"batch_size": 1}) if size == "full" else SETTINGS
     task = problem(base, exemplar_folder, method, steps=1, batch_size=1)
     invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
     concept = load_concept(tmp_path / "concept", base)
     scenarios = load_benchmark("data/benchmark/reversion.yaml").scenarios("inside")[:1]
-    generate_folder(base, concept, scenarios, SETTINGS, tmp_path / "images", tmp_path / "scratch")
+    generate_folder(base, concept, scenarios, drawing, tmp_path / "images", tmp_path / "scratch")
     (picture,) = read_pictures(tmp_path / "images", read_records(tmp_path / "images"))
     assert picture.size == (base.resolution, base.resolution)
     if concept.embedding is not None and not concept.weights:

@@ -137,6 +137,13 @@ def test_a_study_runs_after_an_experiment_without_the_committed_pictures(own_rep
     assert set(run_all(own_repository, planned)) == {trial.name for trial in planned}
 
 
+@pytest.fixture
+def by_git_alone(own_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open checkouts without telling DVC where its cache is, for tests in which it is never run: that takes seconds."""
+    monkeypatch.setattr("relinv.study.checkout.dvc", lambda root, *words: str(own_repository / ".dvc/cache"))
+
+
+@pytest.mark.usefixtures("by_git_alone")
 def test_a_studys_files_are_the_users_to_the_byte(own_repository: Path, tmp_path: Path) -> None:
     for content in (b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode(), b"\0\1"):
         for attempt in (content, content + content):  # from another program's line ends, and within them
@@ -147,6 +154,7 @@ def test_a_studys_files_are_the_users_to_the_byte(own_repository: Path, tmp_path
     assert runner(tmp_path / "checkout")("git", "config", "--local", "user.name") == "Me\n"
 
 
+@pytest.mark.usefixtures("by_git_alone")
 def test_a_study_has_a_persons_own_exemplars(own_repository: Path, tmp_path: Path) -> None:
     own = own_repository / "data/exemplars/own/kissing"
     own.mkdir(parents=True)
@@ -179,6 +187,7 @@ def test_a_study_has_a_persons_own_exemplars(own_repository: Path, tmp_path: Pat
     assert not (open_checkout(own_repository, tmp_path / "checkout") / "data/exemplars/own/kissing").exists()
 
 
+@pytest.mark.usefixtures("by_git_alone")
 def test_a_study_has_what_was_downloaded_before_it(
     exemplar_folder: Path, own_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
