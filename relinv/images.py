@@ -20,6 +20,7 @@ from relinv.files import atomic_folder, atomic_write_text, opened_picture, parse
 from relinv.settings import GenerateSettings, Positive, Scheduler, Seed
 
 RECORDS = "records.jsonl"
+NEGATIVE = "negative_prompt"  # among a record's settings, if there is one
 PNG_RECORD = "relinv"  # the key of the PNG text that holds its record
 FORMS_FILE = "forms.png"  # beside the records: one scenario with each form of the token, if it has several
 SAMPLERS: dict[Scheduler, str] = {"ddim": "DDIM", "pndm": "PLMS", "dpmpp": "DPM++ 2M"}  # as the web UIs call them
@@ -51,6 +52,7 @@ class RecordSettings(GenerateSettings, extra="ignore"):
     base_sha256: str
     concept_sha256: str | None = None  # of a scenario's image
     concepts: dict[str, str] | None = None  # of a free prompt's: hashes by the values of --use
+    negative_prompt: str = ""  # of a free prompt's, if it has one
 
 
 def write_records(folder: Path, records: Iterable[ImageRecord]) -> None:
@@ -101,7 +103,7 @@ def parameters(record: ImageRecord) -> str:
         "Model": Path(settings["base"]).name,
     }
     settings_line = ", ".join(f"{key}: {_quoted(value)}" for key, value in line.items())
-    return f"{record.prompt}\nNegative prompt: \n{settings_line}"
+    return f"{record.prompt}\nNegative prompt: {settings.get(NEGATIVE, '')}\n{settings_line}"
 
 
 def _quoted(value: Any) -> str:

@@ -16,7 +16,7 @@ from relinv.diffusion.sampling import to_pictures
 from relinv.errors import UserError
 from relinv.files import parse_yaml
 from relinv.generation import redraw, require_same, settings_of, shared_facts
-from relinv.images import ImageRecord
+from relinv.images import NEGATIVE, ImageRecord
 from relinv.params import Params
 from relinv.results import find_benchmark, find_result
 from relinv.settings import GenerateSettings
@@ -24,32 +24,48 @@ from relinv.settings import GenerateSettings
 FORM = re.compile(r"[\[(|>]")  # ends the name in a token, such as <r>, or <r[3]> of several rows
 
 
-def imagine(base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int) -> Image.Image:
-    """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`."""
-    (picture,) = imagine_each(base, concepts, prompt, settings, [seed])
+def imagine(
+    base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seed: int, negative: str = ""
+) -> Image.Image:
+    """Return the picture of a free prompt, with all of `concepts` in use at once; UserError as in `generate`.
+
+    `negative` is the prompt that guidance leads away from.
+    """
+    (picture,) = imagine_each(base, concepts, prompt, settings, [seed], negative)
     return picture
 
 
 def imagine_each(
-    base: Base, concepts: Sequence[Concept], prompt: str, settings: GenerateSettings, seeds: Iterable[int]
+    base: Base,
+    concepts: Sequence[Concept],
+    prompt: str,
+    settings: GenerateSettings,
+    seeds: Iterable[int],
+    negative: str = "",
 ) -> Iterator[Image.Image]:
     """Yield the picture of a free prompt for each seed; each is drawn by itself, so none depends on the others."""
     concepts = [with_draw_options(concept, settings.adapters) for concept in concepts]
     with deterministic(base.device, backward=False), in_use(base, concepts) as adapters:
-        drawer = Drawer(base, adapters, [prompt], settings)
+        drawer = Drawer(base, adapters, [prompt], settings, negative)
         for seed in seeds:
             yield to_pictures(drawer.draw([prompt], [seed]))[0]
 
 
 def free_record(
-    base: Base, concepts: Mapping[str, Concept], prompt: str, settings: GenerateSettings, seed: int, file: str
+    base: Base,
+    concepts: Mapping[str, Concept],
+    prompt: str,
+    settings: GenerateSettings,
+    seed: int,
+    file: str,
+    negative: str = "",
 ) -> ImageRecord:
     """Return the record of a picture that `imagine` draws; `concepts` by their source, such as "r=inside/reversion".
 
     It belongs to no scenario: the fields of one are empty.
     """
     used = {source: concept.fingerprint for source, concept in concepts.items()}
-    facts = {**shared_facts(base, settings), "concepts": used}
+    facts = {**shared_facts(base, settings), "concepts": used} | ({NEGATIVE: negative} if negative else {})
     return ImageRecord(file, prompt, "", "", "", 0, seed, None, "", facts)
 
 
@@ -68,10 +84,10 @@ def draw_again(record: ImageRecord, params: Params) -> Image.Image:
 
 def reimagine(base: Base, concepts: Mapping[str, Concept], record: ImageRecord) -> Image.Image:
     """Return the picture of a `free_record`, redrawn; UserError if anything differs from the record."""
-    settings = settings_of(record)
-    now = free_record(base, concepts, record.prompt, settings, record.seed, record.file)
+    settings, negative = settings_of(record), record.settings.get(NEGATIVE, "")
+    now = free_record(base, concepts, record.prompt, settings, record.seed, record.file, negative)
     require_same(record, [now])
-    return imagine(base, list(concepts.values()), record.prompt, settings, record.seed)
+    return imagine(base, list(concepts.values()), record.prompt, settings, record.seed, negative)
 
 
 def find_concepts(uses: Sequence[str], base: Base) -> dict[str, Concept]:

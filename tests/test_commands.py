@@ -457,6 +457,20 @@ def test_an_image_of_several_concepts_is_shown_and_drawn_again(both: Base) -> No
         run("show", "both.png", "--boxes", "boxes.png")
 
 
+def test_a_negative_prompt_changes_the_image_and_is_shown_and_drawn_again(both: Base) -> None:
+    negative = ("--negative", "big <r> vase")  # which may have a concept in it
+    plain, without = imagine("plain.png", *INSIDE, *KOALA), imagine("without.png", *INSIDE, *KOALA, *negative)
+    assert plain != without
+    assert "\nNegative prompt: \nSteps" in run("show", "plain.png")
+    assert "\nNegative prompt: big <r> vase\nSteps" in run("show", "without.png")
+    for name in ("plain", "without"):
+        run("draw", f"{name}.png", "drawn.png")
+        assert Path("drawn.png").read_bytes() == Path(f"{name}.png").read_bytes()
+    with pytest.raises(UserError, match="negative prompt would change nothing at a guidance scale of 1 or less"):
+        imagine("out.png", *INSIDE, *KOALA, *negative, "--guidance-scale", "1")
+    assert not Path("out.png").exists()
+
+
 def test_concepts_whose_order_matters_are_drawn_again_as_they_were(checkout: Path, both: Base) -> None:
     adapters = [{"name": "dreambooth", "file": "diffusion_pytorch_model.safetensors", "options": {"weights": "full"}}]
     for relation, factor in (("inside", 0.9), ("koala", 1.1)):  # two UNets, of which the last in use counts

@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from relinv.diffusion.bases import Base
+from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.sampling import (
     SCHEDULERS,
     build_scheduler,
@@ -45,7 +46,7 @@ def drawn(base: Base, sampler: Sampler, prompts: list[str] = PROMPTS, seeds: lis
     return np.stack([np.asarray(picture) for picture in to_pictures(images)]).astype(int)
 
 
-def drawn_by_diffusers(base: Base, sampler: Sampler) -> np.ndarray:
+def drawn_by_diffusers(base: Base, sampler: Sampler, negative: str = "") -> np.ndarray:
     """Return what diffusers' own pipeline draws from the base's folder, as `drawn` does."""
     pipeline = StableDiffusionPipeline.from_pretrained(base.id, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
@@ -53,6 +54,7 @@ def drawn_by_diffusers(base: Base, sampler: Sampler) -> np.ndarray:
     pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **overrides)
     images = pipeline(
         PROMPTS,
+        negative_prompt=[negative] * len(PROMPTS),
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance_scale,
         latents=initial_latents(base, SEEDS),
@@ -66,6 +68,14 @@ def drawn_by_diffusers(base: Base, sampler: Sampler) -> np.ndarray:
 def test_images_are_those_of_diffusers_pipeline(base: Base, scheduler: str, guidance: float) -> None:
     sampler = Sampler(steps=5, guidance_scale=guidance, scheduler=scheduler)
     assert np.abs(drawn(base, sampler) - drawn_by_diffusers(base, sampler)).max() <= 2
+
+
+def test_a_negative_prompt_is_led_away_from_as_by_diffusers_pipeline(base: Base) -> None:
+    sampler, negative = Sampler(steps=5, guidance_scale=7.5, scheduler="ddim"), "a red stone"
+    images = Drawer(base, [], PROMPTS, sampler, negative).draw(PROMPTS, SEEDS)
+    ours = np.stack([np.asarray(picture) for picture in to_pictures(images)]).astype(int)
+    assert np.abs(ours - drawn_by_diffusers(base, sampler, negative)).max() <= 2
+    assert np.abs(ours - drawn(base, sampler)).max() > 20
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

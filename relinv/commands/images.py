@@ -99,6 +99,7 @@ def imagine(
     use: Annotated[
         list[str] | None, typer.Option(help="A concept as TOKEN=RELATION/METHOD; may be given several times.")
     ] = None,
+    negative: Annotated[str, typer.Option(help="A prompt of what is not to be seen.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of the noise.")] = 0,
     images: Annotated[int, typer.Option(min=1, help="How many to draw, from that seed and those after it.")] = 1,
     steps: Annotated[
@@ -117,7 +118,7 @@ def imagine(
 
     It may use one concept from data/concepts, several at once, or none.
     """
-    _require_recordable(prompt, seed, images)
+    _require_recordable(f"{prompt}{negative}", seed, images)
     seeds = range(seed, seed + images)
     files = [target if images == 1 else target.with_stem(f"{target.stem}_{each}") for each in seeds]
     for file in files:
@@ -133,9 +134,11 @@ def imagine(
     for sentence in unsaid(prompt, concepts):  # drawn anyway: weights beside a token change any picture
         print(f"Warning: {sentence}", file=sys.stderr)
     require_used(options, settings.adapters, concepts.values())
-    record = free_record(base, concepts, prompt, settings, seed, target.name)
+    if negative and settings.guidance_scale <= 1:
+        raise UserError("The negative prompt would change nothing at a guidance scale of 1 or less: raise that.")
+    record = free_record(base, concepts, prompt, settings, seed, target.name, negative)
     shown = tqdm(seeds, unit="image", disable=images == 1)
-    pictures = imagine_each(base, list(concepts.values()), prompt, settings, shown)
+    pictures = imagine_each(base, list(concepts.values()), prompt, settings, shown, negative)
     for each, file, picture in zip(seeds, files, pictures, strict=True):
         atomic_write_bytes(file, encode_png(picture, png_texts(replace(record, seed=each, file=file.name))))
 

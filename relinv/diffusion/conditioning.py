@@ -112,22 +112,28 @@ class Encodings:
 class Drawer:
     """Draws some prompts with adapters that are already applied; each distinct text is encoded once, for all batches.
 
-    Raises UserError as `Encodings` does, before anything is drawn.
+    `negative` is the prompt that guidance leads away from. Raises UserError as `Encodings` does, before anything is
+    drawn.
     """
 
     def __init__(
-        self, base: Base, adapters: Sequence[ConceptAdapter], prompts: Sequence[str], sampler: Sampler
+        self,
+        base: Base,
+        adapters: Sequence[ConceptAdapter],
+        prompts: Sequence[str],
+        sampler: Sampler,
+        negative: str = "",
     ) -> None:
-        self._base, self._adapters, self._sampler = base, adapters, sampler
+        self._base, self._adapters, self._sampler, self._negative = base, adapters, sampler, negative
         timesteps = build_scheduler(base, sampler).timesteps.tolist()
-        self._encodings = Encodings(base, adapters, ["", *prompts], timesteps)
+        self._encodings = Encodings(base, adapters, [negative, *prompts], timesteps)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Return one image per prompt, (prompts, 3, pixels, pixels) in [0, 1], each with noise from its own seed.
 
         Raises UserError as `sample` and `guided_by` do.
         """
-        conditions = self._encodings.of(prompts), self._encodings.of([""] * len(prompts))
+        conditions = self._encodings.of(prompts), self._encodings.of([self._negative] * len(prompts))
         noise, guidance = initial_latents(self._base, seeds), guided_by(self._adapters, prompts)
         return sample(self._base, *conditions, noise, self._sampler, guidance)
 
