@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -25,6 +26,16 @@ def lay_out_checkout(root: Path, base: Path) -> Path:
         with (root / path).open("w") as stream:
             yaml.dump(content, stream)
     return root
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Return {path in the folder: content} of all files below it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def name_a_gpu_that_is_not_here() -> None:
+    """Let the parameters of the checkout that commands run in name a GPU that no machine has."""
+    apply_overrides(Path("params.yaml"), ["bases.miniature.model.device=cuda:99"])
 
 
 def run(*words: str) -> str:

@@ -137,6 +137,15 @@ def own_repository(study_template: Path, surroundings: None, tmp_path: Path) -> 
 
 
 @pytest.fixture
+def checkout(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml and a benchmark of one relation, for the tiny base; commands run in it."""
+    from tests.checkouts import lay_out_checkout
+
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    return tmp_path
+
+
+@pytest.fixture
 def rows() -> pd.DataFrame:
     """Made-up score rows of two relations by three methods; see tests/reporting.py."""
     from tests.reporting import METHODS, RELATIONS, score_table, scored

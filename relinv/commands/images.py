@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
@@ -28,7 +29,7 @@ from relinv.images import ImageRecord, parameters, png_texts, read_image_record,
 from relinv.imagining import draw_again, find_concepts, free_record, imagine_each, require_used, unsaid, with_options
 from relinv.params import load_params
 from relinv.results import find_result
-from relinv.settings import Sampler, Scheduler
+from relinv.settings import GenerateSettings, Sampler, Scheduler
 
 app = cli.stage_app()
 
@@ -124,23 +125,27 @@ def imagine(
     for file in files:
         require_target(file)
     params = load_params()
-    settings, options = params.generation(), option or []
-    given = {"steps": steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
-    sampler = {name: getattr(settings, name) if value is None else value for name, value in given.items()}
-    chosen = parse(Sampler, sampler, "", "the command").model_dump()
-    settings = settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
+    given, options = {"steps": steps, "guidance_scale": guidance_scale, "scheduler": scheduler}, option or []
+    settings = _as_given(params.generation(), given, options)
+    if negative and settings.guidance_scale <= 1:
+        raise UserError("The negative prompt would change nothing at a guidance scale of 1 or less: raise that.")
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
     for sentence in unsaid(prompt, concepts):  # drawn anyway: weights beside a token change any picture
         print(f"Warning: {sentence}", file=sys.stderr)
     require_used(options, settings.adapters, concepts.values())
-    if negative and settings.guidance_scale <= 1:
-        raise UserError("The negative prompt would change nothing at a guidance scale of 1 or less: raise that.")
     record = free_record(base, concepts, prompt, settings, seed, target.name, negative)
     shown = tqdm(seeds, unit="image", disable=images == 1)
     pictures = imagine_each(base, list(concepts.values()), prompt, settings, shown, negative)
     for each, file, picture in zip(seeds, files, pictures, strict=True):
         atomic_write_bytes(file, encode_png(picture, png_texts(replace(record, seed=each, file=file.name))))
+
+
+def _as_given(settings: GenerateSettings, sampler: Mapping[str, Any], options: Sequence[str]) -> GenerateSettings:
+    """Return the settings with those of the sampler that are given, not None, and with options of adapters."""
+    values = {name: getattr(settings, name) if value is None else value for name, value in sampler.items()}
+    chosen = parse(Sampler, values, "", "the command").model_dump()
+    return settings.model_copy(update={**chosen, "adapters": with_options(options, settings.adapters)})
 
 
 def _require_recordable(prompt: str, seed: int, images: int) -> None:
