@@ -31,7 +31,8 @@ SIDE = 64  # pixels
 
 
 # Files that take a minute or more on one core: begun first, so that at the end no worker waits for another.
-LONGEST = {"test_end_to_end", "test_methods_contract", "test_study", "test_reproducing", "test_devices"}
+LONGEST = {"test_devices", "test_end_to_end", "test_methods_contract", "test_miniature", "test_reproducing",
+           "test_running", "test_sd15", "test_study"}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
