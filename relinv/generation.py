@@ -118,7 +118,7 @@ def draw_forms(base: Base, concept: Concept, scenario: Scenario, settings: Gener
     One line of pictures for each of the adapters' lines of forms; None if the token has only one form. Raises
     UserError as `generate` does.
     """
-    with in_use(base, [with_draw_options(concept, settings.adapters)]) as adapters:
+    with in_use(base, [concept]) as adapters:
         lines = [line for adapter in adapters for line in adapter.forms()]
     if not lines:
         return None

@@ -97,8 +97,7 @@ def load_judge(settings: JudgeSettings) -> Judge:
     `model` is a folder in open_clip's "local-dir" layout (open_clip_config.json, open_clip_model.safetensors
     and the tokenizer's files), or an open_clip architecture whose weights `pretrained` names. Raises
     UserError, before any image is scored, for an unknown name or tag, weights that are missing, damaged or
-    made for another architecture, and weights trained with a different activation function than the
-    architecture's.
+    made for another architecture, and weights trained with QuickGELU for an architecture without it.
     """
     weights = check_judge(settings)
     if weights is None:
@@ -216,12 +215,11 @@ def _check_name(settings: JudgeSettings) -> None:
         raise UserError(f"The judge '{name}' is not a folder: set its pretrained to one of {', '.join(tags)}.")
     if tag not in tags:
         raise unknown(f"pretrained tag of the judge {name}", tag, tags)
-    wants = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
-    if wants != open_clip.get_model_config(name).get("quick_gelu", False):
-        other = f"{name}-quickgelu" if wants else name.removesuffix("-quickgelu")
+    quick = "quick_gelu"  # of weights that do not say it, nothing is known
+    if open_clip.get_pretrained_cfg(name, tag).get(quick) and not open_clip.get_model_config(name).get(quick):
         raise UserError(
-            f"The weights '{tag}' were trained with{'' if wants else 'out'} QuickGELU, unlike "
-            f"the architecture '{name}': set the judge's model to '{other}'."
+            f"The weights '{tag}' were trained with QuickGELU, unlike the architecture '{name}': set the judge's model "
+            f"to '{name}-quickgelu'."
         )
 
 

@@ -79,10 +79,10 @@ def test_a_judges_large_weights_are_read_once(tmp_path: Path, monkeypatch: pytes
         (tmp_path / "judge" / name).write_text(f"the content of {name}")
     read: list[str] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fingerprint, "LARGE", 40)
+    monkeypatch.setattr(fingerprint, "LARGE", 30)
     monkeypatch.setattr(fingerprint, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
     assert {fingerprint.judge_fingerprint(judge) for _ in range(2)} == {sha256_files(tmp_path / "judge", names)}
-    assert read == [*names, "open_clip_config.json", "tokenizer.json"]
+    assert read == [*names, "tokenizer.json"]  # the others, of more than 30 bytes, are remembered, both of them
 
 
 def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: Path) -> None:
@@ -93,7 +93,9 @@ def test_the_fingerprint_follows_the_files_that_are_loaded(base: Base, copied: P
     tensors = load_file(copied / UNET)
     tensors[min(tensors)].add_(1e-3)
     save_file(tensors, copied / UNET)
-    assert load_base(tiny_settings(copied)).fingerprint != base.fingerprint
+    other = load_base(tiny_settings(copied)).fingerprint
+    (copied / "tokenizer/merges.txt").write_text("#version: 0.2\n")
+    assert len({base.fingerprint, other, load_base(tiny_settings(copied)).fingerprint}) == 3
 
 
 def test_a_noise_schedule_that_is_not_told_is_not_made_up(copied: Path) -> None:
@@ -277,6 +279,8 @@ def test_a_damaged_configuration_is_refused(copied: Path) -> None:
         ("unet", {"addition_embed_type": "text_time"}, "its UNet takes more than timesteps and a prompt"),  # XL
         ("unet", {"time_cond_proj_dim": 256}, "its UNet takes more than timesteps and a prompt"),  # latent consistency
         ("unet", {"num_class_embeds": 1000}, "its UNet takes more than timesteps and a prompt"),
+        ("unet", {"class_embed_type": "timestep"}, "its UNet takes more than timesteps and a prompt"),
+        ("unet", {"encoder_hid_dim_type": "text_proj"}, "its UNet takes more than timesteps and a prompt"),
         (
             "unet",
             {"cross_attention_dim": 2048},
@@ -306,14 +310,22 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
     assert [pattern for (patterns,) in [fetched] for pattern in patterns if "safetensors" in pattern] == []
 
 
-def test_of_weights_on_the_hub_one_variant_is_fetched(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_model_on_the_hub_what_is_loaded_is_fetched_and_of_weights_one_variant(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     download = MagicMock(return_value=str(copied))
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     _ = load_base(tiny_settings(Path("some/model"))).unet
-    there = [f"unet/diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16", ".non_ema")]
+    variants = [f"unet/diffusion_pytorch_model{variant}.safetensors" for variant in (".fp16", ".non_ema")]
+    others = ["v1-5-pruned.safetensors", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors"]
+    configurations = ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"]
+    tokenizer = [f"tokenizer/{name}" for name in ("vocab.json", "merges.txt", "tokenizer_config.json")]
+    weights = [UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
+    loaded = {*configurations, *tokenizer, *weights, "text_encoder/config.json"}
     patterns = ("allow_patterns", "ignore_patterns")
     calls = [{name: call.kwargs[name] for name in patterns} for call in download.call_args_list]
-    assert {name for call in calls for name in filter_repo_objects(there, **call)} == {UNET}
+    there = [*loaded, *variants, *others]
+    assert {name for call in calls for name in filter_repo_objects(there, **call)} == loaded
 
 
 def test_a_configuration_that_is_no_mapping_is_refused(copied: Path) -> None:
@@ -335,6 +347,11 @@ def test_a_gpu_is_named_in_what_results_depend_on(base: Base, monkeypatch: pytes
     other = Base(base.settings.model_copy(update={"device": "cuda:1"}), base._folder, base.fingerprint)
     vars(other)["device"] = torch.device("cuda:1")  # as found, for there is none here
     assert other.gpu == other.numerics["gpu"] == other.processor == "a GPU as cuda:1"
+
+
+def test_how_a_base_is_trained_is_not_among_what_its_pictures_depend_on(base: Base) -> None:
+    settings = base.settings.model_copy(update={"samples_per_pass": 1, "deterministic": False})
+    assert Base(settings, base._folder, base.fingerprint).numerics == base.numerics
 
 
 def test_processors_are_told_apart_by_instructions_and_threads(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from relinv.diffusion.bases import Base
+from relinv.diffusion.randomness import generator
+from relinv.learning import batches as module
 from relinv.learning.batches import Batches, visits
 from tests.inverting import build, problem
 
@@ -48,6 +50,25 @@ def test_timesteps_follow_the_distribution(alpha: float, share: float, base: Bas
     with drawing(base, exemplar_folder, "reversion", importance_alpha=alpha) as batches:
         timesteps = torch.cat([batches.of_step(step).timesteps for step in range(100)])
     assert (timesteps >= 500).double().mean().item() == pytest.approx(share, abs=0.02)
+
+
+def test_no_two_kinds_of_draws_share_their_numbers(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purposes: list[str] = []
+
+    def noted(seed: int, purpose: str, step: int) -> torch.Generator:
+        purposes.append(purpose)
+        return generator(seed, purpose, step)
+
+    monkeypatch.setattr(module, "generator", noted)
+    method = build(problem(base, exemplar_folder, "dreambooth", batch_size=1, prior_images=1))
+    batches = Batches(method, method.training_pictures(tmp_path), seed=0)
+    with method.attached(), torch.no_grad():
+        batches.of_step(0)
+        assert len(purposes) == len({*purposes}) == 6  # both kinds of pictures, latents, timesteps, captions, noise
+        batches.fixed()
+    assert len(purposes) == len({*purposes}) == 9  # timesteps, captions and noise of no step
 
 
 def test_what_is_no_distribution_is_refused_before_the_first_step(base: Base, exemplar_folder: Path) -> None:

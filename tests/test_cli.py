@@ -16,7 +16,7 @@ import torch
 from dvc.utils.hydra import apply_overrides
 from typer.testing import CliRunner
 
-from relinv import cli
+from relinv import cli, unchanged
 from relinv.errors import UserError
 from relinv.files import atomic_write_bytes, atomic_write_text, read_text
 from relinv.params import Params, load_params
@@ -65,6 +65,8 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.AcceleratorError(f"CUDA error: out of memory\n{FOR_DEBUGGING}"), NO_MEMORY),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), NO_MEMORY),
         (RuntimeError("GET was unable to find an engine to execute this computation"), NO_MEMORY),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), NO_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
         (
             torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered\n{FOR_DEBUGGING}"),
@@ -138,6 +140,16 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(
         run_command(caught.value, monkeypatch)
     assert capsys.readouterr().err.startswith(f"Error: The disk is full while writing '{tmp_path}/a.png': free some")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, "1 False"), ({"OMP_NUM_THREADS": "2"}, "2 True")])
+def test_stages_compute_on_one_thread_unless_told_otherwise(given: dict[str, str], threads: str) -> None:
+    told = "import os, stages; print(os.environ['OMP_NUM_THREADS'], stages.THREADS_CHOSEN)"
+    chosen = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", told], env=chosen | given, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == threads
 
 
 def test_a_method_that_learns_nothing_is_not_trained_together() -> None:
@@ -215,6 +227,20 @@ def test_one_bad_relation_keeps_no_other_from_being_learned(monkeypatch: pytest.
     with pytest.raises(UserError, match=f"^{first} is not valid\n{others[0]} diverged$"):
         invert_together("reversion", 4)
     assert trained == [others[start : start + 4] for start in range(0, len(others), 4)]
+
+
+def test_relations_are_not_learned_together_by_code_that_is_not_what_is_there_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learn = MagicMock()
+    monkeypatch.setattr("stages.invert_together.due_relations", lambda root, params, method: (params.relations(), []))
+    monkeypatch.setattr("stages.invert_together.read_problem", lambda params, relation, *rest: relation)
+    monkeypatch.setattr("relinv.learning.inversion.invert_together", learn)
+    edited = unchanged.PACKAGE / "methods/reversion.py"
+    monkeypatch.setattr(unchanged, "AT_START", {**unchanged.AT_START, edited: "of other code"})
+    with pytest.raises(UserError, match=r"^Code was changed while this ran, .*: relinv/methods/reversion\.py\."):
+        invert_together("reversion", 4)
+    learn.assert_not_called()
 
 
 def test_relations_that_stand_are_not_learned_again(

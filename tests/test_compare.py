@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from relinv.errors import UserError
-from relinv.report.compare import as_html, as_lines, compare, require_html
+from relinv.params import load_params
+from relinv.report.compare import Comparison, as_html, as_lines, compare, require_html
 from relinv.report.revisions import params_at, scores_at
 from relinv.report.rows import format_rows, with_leakage
 from relinv.report.tables import DIFFERENCES
+from relinv.statistics import Bootstrap
 from stages.compare import compare as compare_command
-from tests.reporting import FEW, score_table
+from stages.study import study as study_command
+from tests.reporting import FEW, score_table, write_run
 from tests.studying import HERE, PARAMS
 
 
@@ -177,3 +182,28 @@ def test_missing_revisions_and_scores_are_named(repository: Path) -> None:
         scores_at(repository, "HEAD~1")
     with pytest.raises(UserError, match="two revisions at least"):
         compare(repository, ["main", "main"], FEW)
+
+
+def test_a_comparison_shows_a_parameter_in_every_revision() -> None:
+    page = as_html(Comparison(["a", "b"], {"score.skill": [0.5, "<0.75>"]}, {}, 1))
+    assert '<th scope="row">score.skill</th><td>0.5</td><td>&lt;0.75&gt;</td></tr>' in page
+
+
+def test_commands_draw_intervals_as_the_parameters_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = write_run(tmp_path)
+    apply_overrides(params.file, ["report.level=0.8", "report.resamples=300", "report.seed=7"])
+    own = load_params(params.file)
+    expected = Bootstrap(resamples=300, seed=7, level=0.8)
+    compared = MagicMock(return_value=Comparison([], {}, {}, 0))
+    monkeypatch.setattr("stages.compare.load_params", lambda: own)
+    monkeypatch.setattr("relinv.report.compare.compare", compared)
+    compare_command(["main", "workspace"])
+    assert compared.call_args.args[-1] == expected
+    written = MagicMock()
+    monkeypatch.setattr("stages.study.load_params", lambda: own)
+    monkeypatch.setattr("relinv.study.summary.write_study", written)
+    work = ("plan.check_trials", "running.finished", "running.run_pending", "summary.gather", "summary.keep_reports")
+    for name in work:
+        monkeypatch.setattr(f"relinv.study.{name}", MagicMock())
+    study_command([HERE / "plans/study.yaml"])
+    assert written.call_args.args[-1] == expected

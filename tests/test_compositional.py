@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -143,6 +144,13 @@ def test_maps_are_probabilities_of_the_coarse_layers_and_nothing_after_them_runs
     assert gradient[0].abs().sum() > 0 and gradient[1].abs().sum() == 0
 
 
+def test_a_pass_that_fails_leaves_no_hook(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base.unet.conv_in, "forward", MagicMock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        attention_maps(base, initial_latents(base, [1]), torch.tensor(500), base.encode(base.tokenize(["cat in box"])))
+    assert not any(layer._forward_pre_hooks for layer in coarse_layers(base))
+
+
 def test_maps_are_those_the_unet_attends_by(base: Base) -> None:
     """Applied to the values they give what the layer gives."""
     outputs: list[torch.Tensor] = []
@@ -179,6 +187,12 @@ def test_words_before_the_token_are_the_head_and_those_after_it_the_tail(adapter
     assert tail == [[3], list(range(token + 1, token + 5)), [], [2], []]
     assert adapter.guidance(always("cat in box", "<r>")) is None
     assert adapter.guidance(always("cat in box", "<r> box")) is not None
+
+
+def test_a_letter_of_several_bytes_is_part_of_its_word(adapter: Adapter) -> None:
+    pieces = len(adapter.base.tokenizer("naïve", add_special_tokens=False).input_ids)
+    words = adapter.words(["naïve <r> box"])[0]
+    assert words[0].nonzero()[:, 0].tolist() == list(range(1, 1 + pieces)) and words[1].sum() == 1
 
 
 def test_punctuation_is_no_object(adapter: Adapter) -> None:

@@ -40,6 +40,13 @@ def test_another_row_or_another_word_of_metadata_is_another_concept(base: Base) 
     assert len({concept.fingerprint, moved.fingerprint, made(base, seed=1).fingerprint}) == 3
 
 
+def test_other_weights_or_names_of_them_are_another_concept(base: Base) -> None:
+    plain = made(base, adapters=[{"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}])
+    weights = [{"w": torch.zeros(3)}, {"w": torch.ones(3)}, {"v": torch.zeros(3)}]
+    concepts = [Concept("<r>", plain.embedding, plain.metadata, {"custom_diffusion": each}) for each in weights]
+    assert len({concept.fingerprint for concept in concepts}) == 3
+
+
 def test_weights_in_bf16_are_read_as_the_same_numbers_in_fp32(base: Base, tmp_path: Path) -> None:
     adapter = {"name": "custom_diffusion", "file": "weights.safetensors", "options": {}}
     weights = torch.linspace(-1, 1, 9, dtype=torch.bfloat16)
@@ -56,6 +63,8 @@ def test_the_tensor_file_is_what_other_programs_read(base: Base, folder: Path) -
         row = file.get_tensor("<r>")
         assert row.dtype == torch.float32 and row.shape == (base.dim,)
         assert file.metadata()["method"] == "reversion" and file.metadata()["params"] == '{"steps": 3}'
+    header = int.from_bytes((folder / EMBEDDING).read_bytes()[:8], "little")
+    assert header % 8 == 0  # as the format has it, so that the numbers can be read where they lie
 
 
 def test_diffusers_takes_the_folder_as_it_is(base: Base, folder: Path, tiny_base: Path) -> None:
@@ -77,7 +86,8 @@ def test_saving_twice_gives_the_same_bytes(base: Base, folder: Path) -> None:
 def test_plain_words_need_no_tensor(base: Base, tmp_path: Path) -> None:
     save_concept(tmp_path, plain_words(base, "{head} hanging from {tail}"))
     assert [path.name for path in tmp_path.iterdir()] == [METADATA]
-    assert load_concept(tmp_path, base).prompt("bag", "hand") == "bag hanging from hand"
+    read = load_concept(tmp_path, base)
+    assert read.prompt("bag", "hand") == "bag hanging from hand" and read.called("<s>").token is None
 
 
 def test_a_foreign_base_is_refused(base: Base, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from relinv.adapters.custom_diffusion import Adapter, pretrained
+from relinv.adapters.custom_diffusion import Adapter, _change, pretrained
 from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
@@ -55,6 +55,13 @@ def test_its_file_does_in_diffusers_processors_what_it_does_here(
     assert torch.allclose(ours, theirs, atol=1e-5) and not torch.allclose(ours, answer(base), atol=1e-4)
 
 
+def test_a_change_too_small_for_a_weights_own_precision_is_not_lost() -> None:
+    own = torch.ones(1, 2, dtype=torch.bfloat16)
+    weight, encodings = own.float() + 2**-12, torch.ones(1, 3, 2, dtype=torch.bfloat16)
+    changed = _change(weight, own, torch.nn.Linear(2, 1), (encodings,), torch.zeros(1, 3, 1, dtype=torch.bfloat16))
+    assert changed.dtype == torch.bfloat16 and changed.flatten().tolist() == [2**-11] * 3
+
+
 def test_two_of_them_add_up_and_leave_the_base_as_it_was(base: Base) -> None:
     before, learned = weights(base), changed_projections(base)
     halves = {name: (tensor + pretrained(base)[name]) / 2 for name, tensor in learned.items()}
@@ -90,6 +97,7 @@ def test_the_masked_loss_is_the_mean_inside_the_mask() -> None:
     target[0], target[1, :, 0, 0], target[1, :, 1, 1] = 3, 2, 100
     masks[1] = torch.tensor([[1.0, 0], [0, 0]])
     assert masked_denoising(prediction, target, masks).item() == (9 + 4) / 2  # per channel: no factor of 4
+    assert masked_denoising(prediction, target, masks / 4).item() == (9 + 4 / 4) / 2  # less than one cell counts less
     assert masked_denoising(prediction, target, torch.zeros(2, 1, 2, 2)).item() == 0
 
 
@@ -146,6 +154,27 @@ def test_larger_pictures_have_the_published_sizes_at_any_place() -> None:
             lefts.append(variant.image.getpixel((0, 0)) * 2 / 512)  # shares of the picture that are cut off
     assert (round(min(sides)), round(max(sides))) == (614, 716)
     assert min(lefts) == 0 and max(lefts) > 0.2
+
+
+def test_larger_pictures_are_cut_at_any_height() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(64)[:, None], 64).astype(np.uint8))  # its levels rise downwards
+    variants = [scale_variant(TrainingPicture(ramp, ["{}"]), 16, generator(0, "scale", index)) for index in range(200)]
+    tops = [variant.image.getpixel((0, 0)) for variant in variants if variant.mask is None]
+    assert min(tops) == 0 and max(tops) > 12  # of 64 rows; of the largest pictures, 18 are cut off
+
+
+def test_smaller_pictures_have_the_published_sizes_at_any_place_on_grey() -> None:
+    shown = TrainingPicture(Image.new("RGB", (64, 64), "white"), ["{}"])
+    sides, places = [], []
+    for index in range(400):
+        variant = scale_variant(shown, 16, generator(0, "scale", index))
+        if variant.mask is not None:
+            left, top, right, _ = Image.fromarray(white(variant.image).numpy()).getbbox()
+            sides.append(right - left)
+            places.append((left, top))
+            assert {colour for _, colour in variant.image.getcolors()} <= {(255, 255, 255), (127, 127, 127)}
+    assert (min(sides), max(sides)) == (round(64 * 170 / 512), 64)
+    assert max(left - top for left, top in places) > 20 and max(top - left for left, top in places) > 20
 
 
 def white(image: Image.Image) -> torch.Tensor:

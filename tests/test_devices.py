@@ -115,10 +115,21 @@ def test_a_gpu_is_found_by_its_number_and_set_up_to_be_deterministic(monkeypatch
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert find_device("cuda:1") == torch.device("cuda:1")
     assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # else cuBLAS refuses to work in `deterministic`
+    environment["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"  # as a user may have it
+    find_device("cuda:0")
+    assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}
     with pytest.raises(
         UserError, match=r"'cuda:2' is not available on this machine \(GPUs that may be used: 2, counted"
     ):
         find_device("cuda:2")
+
+
+def test_an_apple_gpu_is_found_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert find_device("mps") == torch.device("mps")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(UserError, match="The device 'mps' is not available on this machine: run this where it is"):
+        find_device("mps")
 
 
 @pytest.mark.parametrize(

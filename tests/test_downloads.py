@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from relinv.errors import UserError
-from relinv.fetching.downloads import cache_folder, download, retried
+from relinv.fetching.downloads import cache_folder, download, is_address, retried
 from relinv.settings import ExemplarSource
 from tests.fetching import Server, fetch, fingerprint, from_
 
@@ -133,10 +133,11 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server: Server, exempla
     assert all(wanted and wanted != "bytes=0-" for wanted in server.asked[1:])
 
 
+@pytest.mark.parametrize("path", ["benchmark.zip", "moved"])
 def test_a_download_that_fails_goes_on_in_a_later_run_where_it_was(
-    server: Server, exemplar_folder: Path, tmp_path: Path
+    path: str, server: Server, exemplar_folder: Path, tmp_path: Path
 ) -> None:
-    source = from_("archive", f"{server.address}/benchmark.zip")
+    source = from_("archive", f"{server.address}/{path}")
     server.cuts = 100
     with pytest.raises(UserError, match=r"announced \d+ bytes\. Run the same command again\.$"):
         fetch(source, tmp_path)
@@ -152,6 +153,35 @@ def test_waits_before_further_tries_double(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(requests.Timeout):
         retried(MagicMock(side_effect=requests.Timeout))
     assert waits == [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (0, 32)]
+
+
+def answered(status: int) -> requests.HTTPError:
+    return requests.HTTPError(f"{status}", response=MagicMock(status_code=status))
+
+
+@pytest.mark.parametrize(
+    "error", [*map(answered, (429, 500, 502, 503, 504)), requests.Timeout(), requests.ConnectionError()], ids=repr
+)
+def test_what_may_pass_is_tried_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+    assert retried(MagicMock(side_effect=[error, "done"])) == "done"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*map(answered, (401, 403, 404)), requests.exceptions.SSLError(), requests.exceptions.ProxyError(), ValueError()],
+    ids=repr,
+)
+def test_what_will_not_pass_is_told_at_once(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
+    with pytest.raises(type(error)):
+        retried(asked := MagicMock(side_effect=error))
+    asked.assert_called_once()
+
+
+@pytest.mark.parametrize(("path", "there"), [("HTTPS://a.example/b.zip", True), ("http.zip", False), ("s3://a", False)])
+def test_an_address_is_one_in_capitals_too(path: str, there: bool) -> None:
+    assert is_address(path) == there
 
 
 def test_a_download_follows_redirects_waits_for_a_busy_server_and_is_kept(

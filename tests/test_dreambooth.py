@@ -84,6 +84,12 @@ def test_weights_of_a_file_are_laid_out_in_memory_as_the_bases_own(base: Base) -
     assert packed["conv_in.weight"].stride() != own["conv_in.weight"].stride()
 
 
+def test_low_rank_changes_are_of_the_rank_that_is_set(base: Base, exemplar_folder: Path) -> None:
+    task = problem(base, exemplar_folder, "dreambooth", rank=3)
+    learned = Method(base, task.words, task.settings, task.exemplars).weights.tensors
+    assert {tensor.shape["lora_B" in name] for name, tensor in learned.items()} == {3}
+
+
 def test_low_rank_changes_begin_from_noise_of_their_own_that_shrinks_with_the_rank(base: Base) -> None:
     for rank in (4, 16):
         initial = initial_tensors(base, {"weights": "lora", "rank": rank})
@@ -239,10 +245,11 @@ def test_the_bases_own_pictures_show_their_prompts(base: Base, tmp_path: Path) -
     assert one.image.tobytes() != other.image.tobytes()
 
 
-def test_the_bases_own_pictures_of_one_prompt_differ_from_batch_to_batch(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_bases_own_pictures_of_one_prompt_differ_within_a_batch_and_from_batch_to_batch(
+    at_once: int, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": at_once}))
     sampler = Sampler(steps=1, guidance_scale=5.0, scheduler="ddim")
     first, second = prior_pictures(base, ["cat in box"] * 2, sampler, tmp_path)
     assert first.image.tobytes() != second.image.tobytes()

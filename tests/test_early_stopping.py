@@ -11,8 +11,10 @@ from relinv.diffusion.bases import Base
 from relinv.learning import training
 from relinv.learning.checkpoints import Checkpoints
 from relinv.learning.early_stopping import EVALUATIONS, EarlyStopping
-from relinv.learning.inversion import invert_relation
-from tests.inverting import problem, stopping
+from relinv.learning.inversion import identity, invert_relation, invert_together
+from relinv.learning.problem import Task
+from relinv.learning.training import Loop
+from tests.inverting import build, problem, stopping
 
 
 def after(losses: list[float]) -> EarlyStopping:
@@ -61,6 +63,22 @@ def test_a_training_that_was_stopped_ends_where_it_would_have(
     invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
     for name in ("learned_embeds.safetensors", "concept.json", "losses.csv"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_a_training_that_has_ended_early_is_not_gone_on_with(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([*[1.0] * EVALUATIONS, *[0.5] * EVALUATIONS])
+    monkeypatch.setattr(Loop, "_fixed_loss", lambda loop: next(losses))
+    task = problem(base, exemplar_folder, "reversion", steps=60, stop_window=EVALUATIONS)
+    invert_together([task], tmp_path)
+    again = Loop(Task(task, build(task), Checkpoints(tmp_path, "invert-inside-reversion", identity(task))))
+    assert (again.done, again.end) == (2 * EVALUATIONS, 2 * EVALUATIONS)
+
+
+def test_its_window_and_share_are_the_methods_settings(base: Base, exemplar_folder: Path) -> None:
+    rule = build(problem(base, exemplar_folder, "reversion", stop_window=30, stop_threshold=0.4)).early_stopping()
+    assert rule == EarlyStopping(window=30, threshold=0.4)
 
 
 @pytest.mark.parametrize("window", [None, 1000])

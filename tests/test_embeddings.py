@@ -40,7 +40,8 @@ def test_a_block_is_entered_again_alone_and_inside_another(base: Base) -> None:
         with tokens.applied():
             assert torch.equal(base.encode(base.tokenize(["cat <r> box"])), plain)
         with other.applied(), tokens.applied():  # where <r> has another id
-            assert torch.equal(base.encode(base.tokenize(["cat <r> box"])), plain)
+            for prompt in ("cat <r> box", "cat <s> box"):
+                assert torch.equal(base.encode(base.tokenize([prompt])), plain)
 
 
 def test_gradients_reach_the_rows_alone(base: Base) -> None:

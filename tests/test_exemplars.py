@@ -34,6 +34,10 @@ def test_fingerprint_follows_pictures_and_captions_alone(exemplar_folder: Path, 
     expected = read_exemplars(exemplar_folder).fingerprint
     (folder / "notes.txt").write_text("not used")
     assert read_exemplars(folder).fingerprint == expected
+    captions = (folder / "text.json").read_text()
+    (folder / "text.json").write_text(captions.replace("cat", "dog"))
+    assert read_exemplars(folder).fingerprint != expected
+    (folder / "text.json").write_text(captions)
     (folder / "0.png").write_bytes((folder / "1.png").read_bytes())
     assert read_exemplars(folder).fingerprint != expected
 

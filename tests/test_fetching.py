@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from relinv.fetching.fetch import _discard, fetch_exemplars, place_exemplars
 from relinv.fetching.relation_folders import copy_files, relation_folder
 from relinv.plugins import plugin_names
 from relinv.settings import ExemplarSettings
+from relinv.world.scene import BACKGROUNDS
 from stages.fetch import app
 from stages.fetch import fetch as fetch_stage
 from stages.validate import validate as validate_stage
@@ -137,6 +139,15 @@ def test_world_renders_ten_pictures_alike_each_time(tmp_path: Path, exemplar_set
     first, second = (read_exemplars(tmp_path / name / "inside") for name in ("first", "second"))
     assert len(first.exemplars) == 10
     assert first.fingerprint == second.fingerprint
+
+
+def test_the_world_renders_the_set_that_the_parameters_name(tmp_path: Path) -> None:
+    named = {}
+    for exemplar_set in ("shared", "varied"):
+        settings = ExemplarSettings.model_validate({"set": exemplar_set, "seed": 0, "count": None})
+        fetch_exemplars("inside", tmp_path / exemplar_set / "inside", from_("world", None), settings, tmp_path)
+        named[exemplar_set] = (tmp_path / exemplar_set / "inside/text.json").read_text().count(BACKGROUNDS["beach"])
+    assert named["shared"] == 0 < named["varied"]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("world", "inside"), ("objects", "koala")])
@@ -359,6 +370,7 @@ def test_a_relation_of_ones_own_comes_before_the_source_and_is_valid(
         with pytest.raises(UserError, match="Unknown relation 'kissing'"):
             fetch_stage(relation)
         (own / "relation.yaml").write_text("words: kissing\nasymmetric: true\nheads: [cat]\ntails: [dog]\n")
+    apply_overrides(Path("params.yaml"), [f"relations=[{relation}]"])  # which is checked before anything is fetched
     with pytest.raises(UserError, match=rf"^'data/exemplars/own/{relation}' comes before anything that is placed"):
         fetch_stage(relation, own.parent)
     fetch_stage(relation)
@@ -508,6 +520,12 @@ def test_a_dataset_of_the_hub_is_fetched_relation_by_relation(hub: Hub, exemplar
     fetch(HUB, tmp_path)
     place_exemplars("inside", varied(exemplar_folder, tmp_path), HUB, tmp_path / "scratch")
     assert fingerprint(fetch(HUB, tmp_path)) not in (fingerprint(given), fingerprint(exemplar_folder))
+
+
+def test_of_a_dataset_the_relations_own_files_alone_are_downloaded(hub: Hub, tmp_path: Path) -> None:
+    shutil.copytree(hub.folder / "data/inside", hub.folder / "data/hug")
+    fetch(HUB, tmp_path)
+    assert list((tmp_path / "scratch").rglob("inside")) and not list((tmp_path / "scratch").rglob("hug"))
 
 
 def test_a_dataset_that_changes_between_two_tries_is_of_one_commit(hub: Hub, tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_the_hash_of_files_is_that_of_their_listing_as_sha256sum_prints_it(tmp_p
     assert files.sha256_files(tmp_path, ["b", "a"]) == hashlib.sha256(listing.encode()).hexdigest()
 
 
+def test_the_hash_of_files_takes_names_that_are_not_utf8(tmp_path: Path) -> None:
+    listing = b"0" * 64 + b"  caf\xe9.png\n"
+    found = files.sha256_files(tmp_path, ["caf\udce9.png"], hash_of=lambda path: "0" * 64)
+    assert found == hashlib.sha256(listing).hexdigest()
+
+
 def test_the_hash_of_a_value_is_that_of_its_json_with_sorted_names() -> None:
     assert files.sha256_json({"b": 1, "a": None}) == hashlib.sha256(b'{"a": null, "b": 1}').hexdigest()
     assert files.sha256_json(Path("x"), default=str) == hashlib.sha256(b'"x"').hexdigest()

@@ -177,10 +177,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert list((tmp_path / "scratch").glob("*/")) == []
 
 
-def test_a_run_begun_on_another_processor_is_not_gone_on_with(
-    base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("place", "other"),
+    [
+        ("torch.backends.cpu.get_cpu_capability", lambda: "another's"),
+        ("relinv.generation.code_hash", lambda root, parts: "another's"),
+    ],
+)
+def test_a_run_begun_on_another_processor_or_by_other_code_is_not_gone_on_with(
+    place: str, other: Any, base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another's")
+    monkeypatch.setattr(place, other)
     monkeypatch.setattr(generation, "publish", lambda *arguments: None)  # as if killed before it
     generate_folder(base, concept, SCENARIOS[1:], SETTINGS, tmp_path / "images", tmp_path / "scratch")
     (begun,) = (tmp_path / "scratch").glob("*/")
@@ -303,18 +310,19 @@ def test_memory_and_precision_are_told_in_a_sentence(
             list(generation.generate(base, concept, records, SETTINGS))
 
 
+@pytest.mark.parametrize("failing", [0, 4])
 def test_a_picture_that_cannot_be_written_is_told_before_all_others_are_drawn(
-    base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failing: int, base: Base, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
 
     def write(folder: Path, record: ImageRecord, picture: object) -> None:
         drawn.append(record.file)
-        if record.index == 0:
+        if record.index == failing:
             raise OSError("No space left on device")
 
     monkeypatch.setattr(generation, "write_image", write)
     one_by_one = SETTINGS.model_copy(update={"batch_size": 1})
     with pytest.raises(OSError, match="No space left"):
         generate_folder(base, concept, SCENARIOS, one_by_one, tmp_path / "images", tmp_path / "scratch")
-    assert drawn == ["000.png"] and not (tmp_path / "images").exists()
+    assert drawn == [f"{index:03d}.png" for index in range(failing + 1)] and not (tmp_path / "images").exists()

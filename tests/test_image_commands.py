@@ -67,6 +67,21 @@ def test_an_image_is_shown_with_the_boxes_it_was_drawn_by(checkout: Path, tiny_b
         run("show", "images/compositional/000.png", "--boxes", "none.png")
 
 
+def test_boxes_are_shown_as_they_were_chosen_for_the_drawing(checkout: Path) -> None:
+    base = load_base(load_params().model())
+    options = load_params().section("invert.compositional.layout", dict[str, Any])
+    keep(checkout, concept := made(base, adapters=[{"name": "layout", "file": None, "options": options}]))
+    whole = {"layout": {"head": [0.0, 0.0, 1.0, 1.0], "tail": [0.0, 0.0, 1.0, 1.0]}}
+    scenarios = load_benchmark("data/benchmark/miniature.yaml").scenarios("inside")[:1]
+    settings = SETTINGS.model_copy(update={"adapters": whole})
+    generate_folder(base, concept, scenarios, settings, checkout / "images", checkout / ".scratch")
+    run("show", "images/000.png", "--boxes", "boxes.png")
+    with Image.open("boxes.png") as marked, Image.open("images/000.png") as image:
+        inner = (1, 1, image.width - 1, image.height - 1)  # all within the frame, which is drawn as boxes
+        assert marked.crop(inner).tobytes() == image.convert("RGB").crop(inner).tobytes()
+        assert marked.tobytes() != image.tobytes()
+
+
 @pytest.mark.parametrize("name", ["out.jpg", "out", "out.png.webp"])
 def test_a_png_is_not_written_by_another_name(name: str, checkout: Path) -> None:
     keep(checkout, made(load_base(load_params().model())))

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -105,9 +106,10 @@ def test_a_model_whose_name_would_end_its_own_setting_is_quoted_as_web_uis_do() 
 
 
 def test_an_image_of_another_program_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "other.png").write_bytes(encode_png(picture()))
-    with pytest.raises(UserError, match="not one that relinv drew"):
-        read_image_record(tmp_path / "other.png")
+    for name in ("other.png", "photo.jpg"):
+        picture().save(tmp_path / name)
+        with pytest.raises(UserError, match="not one that relinv drew"):
+            read_image_record(tmp_path / name)
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"text\.png' cannot be read"):
         read_image_record(tmp_path / "text.png")
@@ -178,6 +180,13 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path, damage: object) -
     damage(tmp_path / "000.png")
     with pytest.raises(UserError, match=r"000\.png' cannot be read"):
         read_pictures(tmp_path, [record(0)])
+
+
+def test_a_picture_is_there_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.replace", MagicMock(side_effect=KeyboardInterrupt))  # once all is written
+    with pytest.raises(KeyboardInterrupt):
+        write_image(tmp_path, record(0), picture())
+    assert [*tmp_path.iterdir()] == []  # what resumes this run takes a file that is there for a picture
 
 
 def test_a_second_run_waits_for_the_workspace(tmp_path: Path) -> None:

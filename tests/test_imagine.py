@@ -152,10 +152,12 @@ def test_several_images_are_those_of_the_seeds_that_follow_and_none_needs_a_conc
     run("imagine", "cat in box", "last.png", "--seed", "4")
     assert not Path("cat.png").exists() and Image.open("cat_3.png").tobytes() != Image.open("cat_4.png").tobytes()
     assert Image.open("cat_4.png").tobytes() == Image.open("last.png").tobytes()
+    assert read_image_record(Path("cat_4.png")).file == "cat_4.png"
     run("draw", "cat_4.png", "again.png")
     assert Path("again.png").read_bytes() == Path("cat_4.png").read_bytes()
     with pytest.raises(UserError, match="2 images from seed 4294967295 on take seeds beyond 4294967295"):
         run("imagine", "cat in box", "cat.png", "--seed", "4294967295", "--images", "2")
+    run("imagine", "cat in box", "cat.png", "--seed", "4294967295")
 
 
 def test_what_is_chosen_at_drawing_is_seen_in_the_picture_and_in_what_it_says(checkout: Path) -> None:

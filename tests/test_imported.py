@@ -129,6 +129,8 @@ def test_the_command_that_import_prints_brings_the_token_into_the_pipeline(
     assert warning.startswith("Leave 'published' itself out of the methods")
     command = shlex.split(line)
     assert command[:3] == ["dvc", "exp", "run"] and command[3::2] == ["-S"] * 3
+    another = f"{{file:of_another_relation.bin,sha256:'{'0' * 64}'}}"
+    apply_overrides(Path("params.yaml"), [f"+invert.imported.tokens.hug={another}"])
     apply_overrides(Path("params.yaml"), command[4::2])
     params = load_params()
     assert (params.relations(), params.methods()) == (["inside"], ["relation_words", "reversion", "imported"])
@@ -139,7 +141,8 @@ def test_the_command_that_import_prints_brings_the_token_into_the_pipeline(
     invert("inside", "imported")
     taken, beside = (load_concept(Path("data/concepts/inside") / each, base) for each in ("imported", "published"))
     assert torch.equal(taken.embedding, beside.embedding) and taken.weights.keys() == beside.weights.keys()
-    assert taken.metadata["params"]["tokens"]["inside"]["file"] == name
+    (only,) = taken.metadata["params"]["tokens"].items()
+    assert only[0] == "inside" and only[1]["file"] == name
     Path(name).unlink()
     with pytest.raises(UserError, match=f"{re.escape(name)}', but there is no such file"):
         invert("inside", "imported")

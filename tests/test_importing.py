@@ -24,6 +24,7 @@ from relinv.diffusion.conditioning import Encodings, in_use, prompt_at
 from relinv.diffusion.token_rows import ROWS, stem
 from relinv.errors import UserError
 from relinv.exchange.importing import import_concept, read_published
+from relinv.files import sha256_file
 from relinv.params import load_params
 from tests.concepts import parameters_of_old, read_token
 from tests.exploits import Exploit
@@ -248,7 +249,8 @@ def test_an_imported_token_is_a_concept_like_any_other(base: Base, tmp_path: Pat
     assert concept.method == "published"
     assert concept.prompt("cat", "box") == "cat <r> box"
     assert torch.equal(concept.embedding, row(base.dim))
-    assert concept.metadata["imported"]["token"] == "<R>"
+    sha256 = sha256_file(tmp_path / "learned_embeds.bin")
+    assert concept.metadata["imported"] == {"file": "learned_embeds.bin", "sha256": sha256, "token": "<R>"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from transformers import T5Tokenizer
 from relinv.benchmark import load_benchmark
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
+from relinv.fingerprint import judge_fingerprint
 from relinv.judge import Judge, check_judge, load_judge
 from relinv.learning.words import PREPOSITIONS, STOP_WORDS
 from relinv.scoring import ImageFolder, score_images
@@ -127,6 +128,27 @@ def test_a_judge_that_uses_open_clips_own_tokenizer_needs_none_in_its_folder(bro
     assert check_judge(JudgeSettings(model=str(broken), pretrained=None, device="cpu")) == broken / WEIGHTS
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "spiece.model"])
+def test_a_tokenizer_of_an_older_form_is_one_too(name: str, broken: Path) -> None:
+    (broken / "tokenizer.json").rename(broken / name)
+    assert check_judge(JudgeSettings(model=str(broken), pretrained=None, device="cpu")) == broken / WEIGHTS
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["open_clip_config.json", WEIGHTS, "open_clip_pytorch_model.bin", "merges.txt", "spiece.model", "chat.jinja"],
+)
+def test_the_fingerprint_follows_each_file_that_a_model_may_load(name: str, tmp_path: Path) -> None:
+    found = set()
+    for content in ("first", "second"):
+        (tmp_path / name).write_text(content)
+        (tmp_path / "README.md").write_text(content)  # which none does
+        found.add(judge_fingerprint(JudgeSettings(model=str(tmp_path), pretrained=None, device="cpu")))
+    assert len(found) == 2
+    (tmp_path / "README.md").unlink()
+    assert judge_fingerprint(JudgeSettings(model=str(tmp_path), pretrained=None, device="cpu")) in found
+
+
 def test_the_checkpoint_itself_is_what_scores(broken: Path, judge: Judge) -> None:
     weights = load_file(broken / WEIGHTS)
     save_file({name: tensor + 0.01 for name, tensor in weights.items()}, broken / WEIGHTS)
@@ -214,6 +236,18 @@ def test_weights_that_may_not_be_read_are_not_called_damaged(
 def test_wrong_names_are_refused_before_any_download(model: str, pretrained: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(model, pretrained)
+
+
+def test_every_published_judge_may_be_used_under_the_name_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # a check asks for nothing
+    for name, tag in open_clip.list_pretrained():
+        judge = JudgeSettings(model=name, pretrained=tag, device="cpu")
+        weights, architecture = open_clip.get_pretrained_cfg(name, tag), open_clip.get_model_config(name)
+        if weights.get("quick_gelu") and not architecture.get("quick_gelu"):
+            with pytest.raises(UserError, match="trained with QuickGELU") as refused:
+                check_judge(judge)
+            judge = judge.model_copy(update={"model": str(refused.value).rstrip(".").split("'")[-2]})
+        assert check_judge(judge) is None
 
 
 def test_weights_that_are_not_here_are_told_before_anything_runs(

@@ -58,6 +58,12 @@ def test_steering_is_the_mean_over_captions() -> None:
     assert both.item() == pytest.approx(sum(single) / 2)
 
 
+def test_steering_of_a_row_for_each_caption_is_of_its_own() -> None:
+    own, near, far = rows(2)[0], rows(4, captions=2), rows(3, captions=2)
+    single = [steering(own[i], near[i : i + 1], far[i : i + 1], ALL, 0.07).item() for i in range(2)]
+    assert steering(own, near, far, ALL.expand(2, 3), 0.07).item() == pytest.approx(sum(single) / 2)
+
+
 def test_steering_moves_the_row_alone_and_towards_the_positives() -> None:
     row, near, far = (tensor.clone().requires_grad_() for tensor in (rows(1)[0, 0], rows(4), rows(3)))
     before = steering(row, near, far, ALL, temperature=0.07)

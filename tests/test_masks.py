@@ -12,7 +12,7 @@ from PIL import Image
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.randomness import generator
-from relinv.exemplars import read_exemplars
+from relinv.exemplars import Exemplar, load_mask, read_exemplars
 from relinv.learning.batches import visits
 from relinv.learning.losses import weighted_denoising
 from relinv.learning.method import InversionMethod, LossInputs, TrainingPicture, mask_of
@@ -50,6 +50,16 @@ def test_masks_beside_pictures_are_framed_as_these_and_shown_with_them(
     settings = problem(base, exemplar_folder, "perfusion").settings
     shown = InversionMethod(base, "inside", settings, masked).training_pictures(Path())  # what most methods show
     assert torch.equal(shown[0].mask, mask) and shown[1].mask is None  # type: ignore[arg-type]
+
+
+def test_a_mask_lies_over_a_picture_as_it_is_seen_and_not_as_a_camera_stored_it(tmp_path: Path) -> None:
+    picture, mask, exif = Image.new("RGB", (128, 64)), Image.new("L", (128, 64)), Image.Exif()
+    mask.paste(255, (0, 0, 48, 64))  # of columns 32 to 96, which are kept, the first 16
+    mask.save(tmp_path / "mask.png")
+    exif[0x0112] = 6  # stored on its side
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "0.png", exif=exif)
+    framed = np.asarray(load_mask(Exemplar(tmp_path / "0.png", ("cat {} box",), tmp_path / "mask.png"), 16))
+    assert (framed[:, :3] == 255).all() and (framed[:, 5:] == 0).all()
 
 
 def half_masked(exemplar_folder: Path, tmp_path: Path) -> Path:

@@ -84,6 +84,10 @@ def test_a_metric_says_what_it_is(name: str) -> None:
     assert metric.BOUNDS[0] < metric.BOUNDS[1]
 
 
+def test_more_is_better_of_all_that_an_image_is_scored_by_but_likeness_to_one_exemplar() -> None:
+    assert [name for name in NAMES if not load_metric(name).HIGHER_IS_BETTER] == ["exemplar_similarity"]
+
+
 @pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: relation.name)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_metric_gives_one_number_in_range_for_each_image(name: str, relation: Relation) -> None:
@@ -111,7 +115,7 @@ def test_an_unknown_metric_is_answered_with_the_closest() -> None:
         load_metric("relation_acuracy")
 
 
-@pytest.mark.parametrize("name", ["relation", "seed", "leakage"])
+@pytest.mark.parametrize("name", ["relation", "seed", "leakage", "judge"])
 def test_a_metric_cannot_take_another_columns_name(name: str) -> None:
     with pytest.raises(UserError, match=f"cannot be called '{name}', as another column"):
         load_metric(name)
@@ -179,14 +183,16 @@ def test_a_relation_of_the_same_words_does_not_compete() -> None:
 def test_same_grid_accuracy_asks_for_the_best_of_the_relations_between_the_same_entities() -> None:
     shake = replace(HUG, name="shake", words="shaking hands with", heads=HUG.heads[::-1])
     beside = replace(HUG, name="beside", words="beside", tails=("cat", "box"))  # shares its heads alone
+    above = replace(HUG, name="above", words="above", heads=("cat", "box"))  # shares its tails alone
     right = {
         "cat hugging dog": 0.4,
         "cat shaking hands with dog": 0.3,
         "cat inside dog": 0.5,
         "cat beside dog": 0.5,
-    }  # the last two, of other grids, are not asked
+        "cat above dog": 0.5,
+    }  # the last three, of other grids, are not asked
     wrong = {"cat hugging dog": 0.4, "cat shaking hands with dog": 0.5}
-    found, others = hand_made(HUG, [("cat", "dog")] * 2, [right, wrong]), (*RELATIONS, beside)
+    found, others = hand_made(HUG, [("cat", "dog")] * 2, [right, wrong]), (*RELATIONS, beside, above)
     assert value("same_grid_accuracy", replace(found, relations=(*others, shake))) == [1, 0]
     assert np.isnan(value("same_grid_accuracy", replace(found, relations=others))).all()
 

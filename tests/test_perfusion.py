@@ -18,7 +18,7 @@ from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.concept import Concept, load_concept
 from relinv.diffusion.conditioning import Encodings, in_use, with_draw_options
 from relinv.diffusion.cross_attention import projections
-from relinv.diffusion.rank_one import Edit, orthonormal_basis
+from relinv.diffusion.rank_one import Edit, are_distinct, orthonormal_basis
 from relinv.diffusion.sampling import initial_latents
 from relinv.errors import UserError
 from relinv.learning.inversion import identity, invert_relation
@@ -121,6 +121,14 @@ def test_every_concept_is_taken_out_before_outputs_are_added() -> None:
     nothing = torch.zeros(3, OUT, dtype=torch.float64)
     left = edited(edit_of(concepts, inverse), concepts[None], projection, nothing)
     torch.testing.assert_close(left, torch.zeros_like(left))
+
+
+def test_concepts_are_told_apart_by_their_directions_whatever_their_lengths() -> None:
+    inverse, concepts = torch.linalg.inv(moment()), draw(2, DIM)
+    near = torch.stack([concepts[0], concepts[0] + 1e-4 * concepts[1]])
+    for length in (1e-4, 1e4):
+        assert are_distinct(length * concepts, length * concepts @ inverse)
+        assert not are_distinct(length * near, length * near @ inverse)
 
 
 # The edit in a base

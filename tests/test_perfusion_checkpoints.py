@@ -110,6 +110,16 @@ def test_the_pipeline_takes_from_a_checkpoint_what_an_import_does(
         assert torch.equal(taken.weights["perfusion"][name], tensor), name
 
 
+def test_checkpoints_by_another_second_moment_are_told_apart(
+    base: Base, content: dict[str, Any], tmp_path: Path
+) -> None:
+    found = []
+    for factor in (1.0, 1.0, 2.0):
+        torch.save(content | {"C_inv": factor * content["C_inv"]}, tmp_path / "teddy.ckpt")
+        found.append(read_published(tmp_path / "teddy.ckpt", base).options["second_moment"])
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_checkpoint_of_an_old_torch_is_read_too(base: Base, content: dict[str, Any], tmp_path: Path) -> None:
     row = torch.randn(1, base.dim, generator=torch.Generator().manual_seed(1))
     old = content | {"embedding": content["embedding"] | {"string_to_param": parameters_of_old(row)}}

@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from relinv.errors import UserError
+from relinv.params import load_params
 from relinv.study.plan import Contrast, Trial, check_trials, load_plan, overridden, trials
 from stages.study import study as study_command
 from tests.studying import ENVIRONMENT, HERE, PARAMS, PIPELINE, PLAN
@@ -281,3 +282,17 @@ def test_a_plan_of_an_unknown_base_is_told(repository: Path) -> None:
     plan = load_plan(repository / "study.yaml").model_copy(update={"common": {"base": "bb"}, "contrasts": []})
     with pytest.raises(UserError, match=r"Unknown base 'bb'. Did you mean 'b'"):
         trials(repository, plan)
+
+
+def test_a_study_names_the_judge_of_its_arms_base() -> None:
+    changes = {"common": {"base": "sd15"}, "arms": {"one": {}}, "contrasts": [], "reports": {}, "seeds": [0]}
+    (trial,) = trials(HERE, load_plan(HERE / "plans/study_parts.yaml").model_copy(update=changes))
+    values = load_params().section("bases.sd15.judge", dict[str, Any])
+    assert values["pretrained"] and trial.judge == f"{values['model']}/{values['pretrained']}"
+
+
+def test_a_metric_that_there_is_not_is_told_before_a_study_runs(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(PLAN + "metrics: [scene_accuracy, relation_acuracy]\n")
+    told = r"Unknown metric 'relation_acuracy' in .*study\.yaml\. Did you mean 'relation_accuracy'"
+    with pytest.raises(UserError, match=told):
+        load_plan(tmp_path / "study.yaml")

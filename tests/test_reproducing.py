@@ -21,9 +21,11 @@ import pytest
 from relinv import cli
 from relinv.errors import UserError
 from relinv.params import load_params
+from relinv.pipeline.logged import run_logged
 from relinv.pipeline.reproducing import (
     ENDED,
     LOGS,
+    _ended,
     _shares,
     _write,
     due_relations,
@@ -363,6 +365,19 @@ def test_what_stops_a_process_does_not_cut_dvc_lock_short(stop: signal.Signals) 
     finally:
         signal.signal(stop, former)
     assert written == [stage]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("printf 'caf\\351\\n'; exit 1", "caf\N{REPLACEMENT CHARACTER}"), ("exit 1", "no word")]
+)
+def test_what_a_failing_command_said_is_passed_on_whatever_its_bytes(command: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^It failed, saying: {said}\. See "):
+        run_logged("It", ["sh", "-c", command], tmp_path / "logs/it.log", tmp_path, {})
+
+
+def test_stages_are_counted_in_logs_of_whatever_bytes(tmp_path: Path) -> None:
+    (tmp_path / "fetch-0.log").write_bytes(b"caf\xe9\n" + f"{ENDED}fetch@a\n{ENDED}fetch@b\n".encode())
+    assert _ended([tmp_path / "fetch-0.log", tmp_path / "fetch-1.log"]) == 2  # one has not begun
 
 
 @pytest.mark.parametrize("methods", [["relation_words", "reversion"], ["relation_words", "reversion", "multires"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from relinv.errors import UserError
 from relinv.pipeline import restoring
+from relinv.pipeline.repository import git
 from relinv.pipeline.restoring import restore
 from tests.checkouts import run as relinv
 from tests.studying import PARAMS, runner
@@ -165,6 +167,12 @@ def test_nothing_changes_under_a_stage_that_is_running(kind: str, copy: Path) ->
     os.utime(copy / ".dvc/tmp/rwlock", (0, 0))
     restore(copy)  # so was the other, whose number a process has that was started since
     assert (copy / "params.yaml").read_text() == PARAMS
+
+
+def test_what_git_says_in_other_bytes_is_passed_on(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    with pytest.raises(UserError, match=re.escape("fatal: ambiguous argument 'caf\N{REPLACEMENT CHARACTER}'")):
+        git(tmp_path, "show", "caf\udce9")
 
 
 @pytest.mark.parametrize(("file", "reason"), [(None, "There is no dvc.yaml in"), ("dvc.yaml", "not a git repository")])

@@ -68,6 +68,14 @@ def test_positives_are_distinct_prepositions_drawn_with_the_inputs_generator(bas
     assert first == again != other
 
 
+def test_each_caption_draws_prepositions_of_its_own(
+    base: Base, exemplar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reversion, "steering", lambda rows, positives, *others: positives)
+    one, other = method(base, exemplar_folder, steer_positives=10)._steer(inputs(["cat <r> box"] * 2))
+    assert one.shape == (10, base.dim) and not torch.equal(one, other)
+
+
 def test_a_caption_without_the_token_or_without_content_is_no_nan(base: Base, exemplar_folder: Path) -> None:
     learner = method(base, exemplar_folder)
     terms = learner.losses(inputs(["cat beside box", "<r>"]))

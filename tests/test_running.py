@@ -251,6 +251,7 @@ def test_a_run_is_never_finished_as_another(
         "another picture": problem(base, folder, "reversion"),
         "other words": replace(task, words="in"),
         "another preview": replace(task, preview=task.preview.model_copy(update={"count": 1})),
+        "another base": replace(task, base=Base(base.settings, base._folder, "of other weights")),
     }
     known = inversion.identity(task)
     assert inversion.identity(problem(base, exemplar_folder, "reversion")) == known
@@ -301,6 +302,7 @@ def test_in_bf16_the_row_and_its_loss_stay_fp32(
     exact = learned(base, exemplar_folder, tmp_path / "full", steps=20)
     assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.bfloat16}
     assert rough.dtype == torch.float32
+    assert rough.norm().item() == pytest.approx(half.table.float().norm(dim=-1).mean().item(), rel=1e-5)
     assert not torch.equal(rough, rough.bfloat16().float())  # finer than bf16 could hold
     assert torch.nn.functional.cosine_similarity(rough - start, exact - start, dim=0) > 0.9  # learned the same way
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from relinv.diffusion.bases import Base
+from relinv.diffusion.bases import Base, load_base
 from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.sampling import (
     SCHEDULERS,
@@ -23,6 +23,7 @@ from relinv.diffusion.sampling import (
     to_pictures,
 )
 from relinv.settings import MOST_STEPS, Sampler
+from tests.conftest import tiny_settings
 from tests.tiny import velocity_base
 
 PROMPTS = ["cat in box", "a photo of a dog on a stone"]
@@ -191,6 +192,29 @@ def test_latents_are_decoded_in_parts_of_about_one_size(
         torch.testing.assert_close(pixels, decode(base, latents), atol=1e-5, rtol=1e-4)
 
 
+def test_in_low_precision_the_schedulers_arithmetic_and_the_images_stay_in_fp32(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(tiny_settings(tiny_base).model_copy(update={"precision": "bf16"}))
+    step, seen = diffusers.DDIMScheduler.step, []
+
+    def noted(scheduler: object, noise: torch.Tensor, timestep: int, latents: torch.Tensor) -> object:
+        seen.append((noise.dtype, latents.dtype))
+        return step(scheduler, noise, timestep, latents)
+
+    monkeypatch.setattr(diffusers.DDIMScheduler, "step", noted)
+    conditions = constant(encode(base, PROMPTS)), constant(encode(base, ["", ""]))
+    sampler = Sampler(steps=2, guidance_scale=7.5, scheduler="ddim")
+    images = sample(base, *conditions, initial_latents(base, SEEDS), sampler)
+    assert seen == [(torch.float32, torch.float32)] * 2 and images.dtype == torch.float32
+
+
+def test_levels_are_the_nearest() -> None:
+    levels = torch.arange(256) + torch.linspace(-0.45, 0.45, 256)
+    (picture,) = to_pictures((levels / 255).clamp(0, 1).expand(1, 3, 1, 256))
+    assert [picture.getpixel((level, 0)) for level in range(256)] == [(level,) * 3 for level in range(256)]
+
+
 def test_noise_belongs_to_the_image(base: Base) -> None:
     both = initial_latents(base, [5, 6])
     assert both.shape == (2, 4, 16, 16)
@@ -198,8 +222,15 @@ def test_noise_belongs_to_the_image(base: Base) -> None:
     assert not torch.equal(both[0], both[1])
 
 
-def test_latents_are_not_clipped_whatever_the_base_says(base: Base) -> None:
+def test_latents_are_not_clipped_whatever_the_base_says(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    clipping = diffusers.DDPMScheduler.from_config(base.scheduler.config, clip_sample=True)
+    monkeypatch.setattr(base, "scheduler", clipping)
     assert build_scheduler(base, Sampler(steps=1, guidance_scale=1.0, scheduler="ddim")).config.clip_sample is False
+
+
+def test_dpmpp_is_of_the_kind_and_order_that_records_name(base: Base) -> None:
+    config = build_scheduler(base, Sampler(steps=1, guidance_scale=1.0, scheduler="dpmpp")).config
+    assert (config.algorithm_type, config.solver_order) == ("dpmsolver++", 2)  # DPM++ 2M
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -16,7 +16,7 @@ import pytest
 from PIL import ImageOps
 from typer.testing import CliRunner
 
-from relinv import cli
+from relinv import cli, unchanged
 from relinv.benchmark import Benchmark, Relation, load_benchmark
 from relinv.diffusion.bases import load_base
 from relinv.errors import UserError
@@ -100,6 +100,10 @@ def test_a_metric_is_held_to_its_bounds_but_for_rounding(
     monkeypatch.setattr(metric, "score", lambda context: np.array([1 + 1e-6, np.nan, -1.0, 0.5]))
     rows = score_images(drawn, benchmark, judge, batch_size=3)
     np.testing.assert_array_equal(rows["entity"], [1, np.nan, -1, 0.5])
+    monkeypatch.setattr(metric, "score", lambda context: np.array([1.001, 0.0, 0.0, 0.0]))
+    with pytest.raises(UserError, match=r"'entity' gives values beyond its BOUNDS, -1 and 1: correct one"):
+        score_images(drawn, benchmark, judge, batch_size=3)
+    monkeypatch.setattr(metric, "score", lambda context: np.array([1.0, np.nan, -1.0, 0.5]))
     monkeypatch.setattr(metric, "BOUNDS", (0.0, 1.0))
     with pytest.raises(UserError, match=r"'entity' gives values beyond its BOUNDS, 0 and 1: correct one"):
         score_images(drawn, benchmark, judge, batch_size=3)
@@ -227,6 +231,7 @@ class Reader:
 
     def encode_images(self, images: Sequence[Any], batch_size: int) -> np.ndarray:
         """Return what it sees in the pictures, (images, 3)."""
+        assert batch_size == 2
         return np.array(self.SEES[: len(images)])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -261,7 +266,7 @@ class Answerer:
     def ask(self, pictures: Sequence[Any], texts: Sequence[str], batch_size: int) -> np.ndarray:
         """Return the probability of yes for each picture with its text."""
         shown = list(dict.fromkeys(map(id, pictures)))
-        assert all(picture.size == (512, 512) for picture in pictures) and len(shown) == 4
+        assert batch_size == 2 and all(picture.size == (512, 512) for picture in pictures) and len(shown) == 4
         answers = [(0.9, 0.1), (0.2, 0.3), (0.6, 0.5), (0.4, 0.4)]
         pairs = zip(pictures, texts, strict=True)
         return np.array([answers[shown.index(id(picture))]["hugging" in text] for picture, text in pairs])
@@ -318,6 +323,18 @@ def test_metrics_see_the_pictures_drawn_and_those_learned_from(
     assert [picture.size for picture in seen[0].exemplar_pictures] == [(judge.resolution,) * 2] * 4
 
 
+def test_no_more_pictures_than_a_batch_are_looked_at_at_once(
+    images: Path, exemplar_folder: Path, benchmark: Benchmark, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, vqa = read_image_folder(images, exemplar_folder), MagicMock()
+    vqa.ask.return_value = np.zeros(4)
+    encode = MagicMock(side_effect=judge.encode_images)
+    monkeypatch.setattr(judge, "encode_images", encode)
+    score_images(drawn, benchmark, judge, batch_size=3, vqa=vqa)
+    assert [call.args[1] for call in encode.call_args_list] == [3, 3]  # of the images, of the exemplars
+    assert [call.kwargs["batch_size"] for call in vqa.ask.call_args_list] == [3]
+
+
 def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     for stage in (generate, score):
         result = CliRunner().invoke(stage.app, ["inside", "reversion"])
@@ -331,6 +348,29 @@ def test_the_stages_draw_and_score_a_relation(project: Path) -> None:
     assert table["head"].tolist() == ["cat", "cat", "box", "box"]
     assert table["method"].tolist() == ["reversion"] * 4
     assert list((project / ".scratch").glob("*/")) == []
+
+
+def test_images_are_drawn_in_the_precision_that_is_set_for_drawing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = json.loads((project / "params.yaml").read_text())
+    params["bases"]["tiny"]["sampling"]["precision"] = "bf16"
+    (project / "params.yaml").write_text(json.dumps(params))
+    load = MagicMock(side_effect=UserError("to here"))
+    monkeypatch.setattr("stages.generate.load_base", load)
+    assert str(CliRunner().invoke(generate.app, ["inside", "reversion"]).exception) == "to here"
+    assert load.call_args.args[0].precision == "bf16"
+
+
+def test_images_drawn_by_code_that_is_not_what_is_there_now_are_not_kept(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = unchanged.PACKAGE / "generation.py"
+    monkeypatch.setattr(unchanged, "AT_START", {**unchanged.AT_START, edited: "of other code"})
+    result = CliRunner().invoke(generate.app, ["inside", "reversion"])
+    assert isinstance(result.exception, UserError)
+    assert re.search(r"Code was changed while this ran, .*: relinv/generation\.py\.", str(result.exception))
+    assert not (project / "data/images/inside/reversion").exists()
 
 
 def test_the_stages_score_by_the_vision_language_model_that_the_judge_names(project: Path, tmp_path: Path) -> None:

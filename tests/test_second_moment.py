@@ -47,6 +47,9 @@ def test_it_is_computed_once_for_an_encoder_and_its_captions(
     assert again.id == first.id and torch.equal(again.matrix, first.matrix)
     monkeypatch.undo()
     assert second_moment(base, CAPTIONS[:2], tmp_path).id != first.id
+    with monkeypatch.context() as edited:
+        edited.setattr(module, "sha256_file", lambda path: "of other code")
+        assert second_moment(base, CAPTIONS, tmp_path).id != first.id
     table, *_, last = base.text_encoder.parameters()
     for weight in (table.data[0], last.data):
         kept = weight[0].item()
@@ -56,12 +59,14 @@ def test_it_is_computed_once_for_an_encoder_and_its_captions(
         assert changed != first.id and second_moment(base, CAPTIONS, tmp_path).id == first.id
 
 
-def test_what_another_processor_computed_is_not_used(
+def test_what_another_processor_or_another_way_to_run_it_computed_is_not_used(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = second_moment(base, CAPTIONS, tmp_path)
     monkeypatch.setattr(Base, "processor", "AVX2, threads: 3")
     assert second_moment(base, CAPTIONS, tmp_path).id == first.id and len([*tmp_path.iterdir()]) == 2
+    monkeypatch.setattr(base, "numerics", base.numerics | {"attention": "eager"})
+    assert second_moment(base, CAPTIONS, tmp_path).id == first.id and len([*tmp_path.iterdir()]) == 3
 
 
 def test_a_damaged_file_is_computed_again(base: Base, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from relinv.adapters.layout import Layout
 from relinv.checking import parse
 from relinv.errors import UserError
 from relinv.files import read_yaml
+from relinv.overrides import changed_params
 from relinv.params import Params, load_params, read_params
 from relinv.plugins import find_plugin
 from relinv.preflight import check_params
@@ -184,6 +185,19 @@ def test_params_remember_the_sections_read() -> None:
     assert params.generation() == GenerateSettings(**generate, **SAMPLING)
     assert (params.model().precision, params.drawing_model().precision) == ("fp32", "fp16")
     assert params.sections_read == {"base", "bases.small.model", "bases.small.sampling", "generate"}
+
+
+def test_a_base_draws_in_its_own_precision_unless_drawing_has_one() -> None:
+    base = {"model": MODEL | {"precision": "bf16"}, "sampling": SAMPLING | {"precision": None}}
+    assert Params({"base": "small", "bases": {"small": base}}, Path("p.yaml")).drawing_model().precision == "bf16"
+
+
+def test_changes_are_taken_back_when_the_check_of_them_is_stopped(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 0  # of all\n")
+    with pytest.raises(KeyboardInterrupt), changed_params(tmp_path, ["seed=1"]) as changed:
+        assert changed == read_yaml(tmp_path / "params.yaml") == {"seed": 1}
+        raise KeyboardInterrupt
+    assert (tmp_path / "params.yaml").read_text() == "seed: 0  # of all\n"
 
 
 def test_a_base_whose_name_has_a_dot_is_told_so() -> None:
@@ -421,9 +435,11 @@ def test_every_parameter_of_a_base_is_changed_by_dvc_and_no_other_with_it(tmp_pa
     [
         ("generate", "pairs", "valid"),
         ("report", "level", 2),
+        ("report", "level", 1.0),  # whose ends are nowhere
         ("score", "batch_size", 0),
         ("validate", "minimum_side", -1),
         ("invert", "seed", -1),
+        ("invert", "preview", 3),
     ],
 )
 def test_a_wrong_setting_of_a_late_stage_is_found_before_the_first(section: str, name: str, value: Any) -> None:
@@ -464,6 +480,8 @@ VQA = {"model": "data/not/here", "revision": None, "precision": "fp32"}
         ("model", "device", "cuda:99", "The device 'cuda:99' is not available"),
         ("model", "source", "/data/nowhere/base", "There is no base model folder '/data/nowhere/base': build it"),
         ("model", "source", "./base", r"There is no base model folder '\./base': build it"),
+        ("model", "source", "../base", r"There is no base model folder '\.\./base': build it"),
+        ("training", "samples_per_pass", 0, r"'bases\.miniature\.training\.samples_per_pass' is 0 in params\.yaml"),
     ],
 )
 def test_a_judge_or_device_there_is_not_is_told_before_the_first_stage(
@@ -614,3 +632,6 @@ def test_an_adapter_is_added_to_what_is_learned_without_it_by_all_its_options() 
         check_params(Params(values, Path("params.yaml")))
     values["methods"] = ["relation_words", "compositional"]  # of which one draws nothing by it, and one has the others
     check_params(Params(values, Path("params.yaml")))
+    values["methods"] = ["reversion", "compositional"]
+    with pytest.raises(UserError, match=r"'generate\.adapters\.layout\.head' is missing"):
+        check_params(Params(values, Path("params.yaml")))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from relinv.report.pages import INTERVALS
+from relinv.settings import ReportSettings
 from relinv.statistics import Bootstrap, Interval, Resampled, mean_interval, paired_difference, resample_weights
 
 QUICK = Bootstrap(resamples=400)
@@ -37,6 +38,11 @@ def clustered(generator: np.random.Generator, relations: int, scenarios: int, se
         + generator.normal(0, 1, (relations, scenarios, 1))
         + generator.normal(0, 1, (relations, scenarios, seeds))
     )
+
+
+def test_intervals_are_drawn_as_the_reports_section_says() -> None:
+    settings = ReportSettings(subject="reversion", resamples=300, seed=7, level=0.8)
+    assert Bootstrap.of(settings) == Bootstrap(resamples=300, seed=7, level=0.8, drawn="relations")
 
 
 def test_mean_is_over_images() -> None:

@@ -33,6 +33,8 @@ from tests.reporting import FEW
 from tests.studying import HERE, PARAMS, run_all, runner, two_arms
 from tests.waiting import wait_until
 
+USER = {"name": "Me", "email": "me@example.org"}
+
 
 def test_a_study_runs_each_trial_once_and_reads_it_back(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -144,14 +146,20 @@ def by_git_alone(own_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("by_git_alone")
-def test_a_studys_files_are_the_users_to_the_byte(own_repository: Path, tmp_path: Path) -> None:
-    for content in (b"changed = 1\r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode(), b"\0\1"):
+def test_a_studys_files_are_the_users_to_the_byte(
+    own_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("COUNT", "1"), ("KEY_0", "apply.whitespace"), ("VALUE_0", "error")):  # as a person's may be
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    for content in (b"changed = 1  \r\n", b"#\r\nchanged = 'M\xfcller'\r\n", "# −\n".encode(), b"\0\1"):
         for attempt in (content, content + content):  # from another program's line ends, and within them
             (own_repository / "make.py").write_bytes(attempt)
-            runner(own_repository)("git", "config", "user.name", "Me")  # of this checkout alone
+            for name, value in USER.items():  # of this checkout alone
+                runner(own_repository)("git", "config", f"user.{name}", value)
             assert (open_checkout(own_repository, tmp_path / "checkout") / "make.py").read_bytes() == attempt
             runner(own_repository)("git", "commit", "--quiet", "-a", "-m", "changed")
-    assert runner(tmp_path / "checkout")("git", "config", "--local", "user.name") == "Me\n"
+    told = {name: runner(tmp_path / "checkout")("git", "config", "--local", f"user.{name}") for name in USER}
+    assert told == {name: f"{value}\n" for name, value in USER.items()}
 
 
 @pytest.mark.usefixtures("by_git_alone")

@@ -141,3 +141,13 @@ def test_a_search_names_no_best_by_a_metric_that_a_method_lacks_or_that_has_no_b
     write_study(tmp_path, "study.yaml", plan, ["ViT-B-32/openai"], rows, FEW)
     best = (tmp_path / "study.md").read_text(encoding="utf-8").partition("best arm")[2].partition("## Arm")[0]
     assert ("- dreambooth: b, leakage 0.125" in best) == (higher is False) and "reversion" not in best
+
+
+def test_a_study_tells_the_level_of_its_intervals_wherever_it_tells_one(repository: Path, tmp_path: Path) -> None:
+    plan = load_plan(repository / "study.yaml")
+    plan = plan.model_copy(update={"contrasts": plan.contrasts[:1]})
+    tables = [score_table("hug", "reversion").assign(arm=arm, trial=0, leakage=0.0) for arm in ("plain", "better")]
+    rows = pd.concat(tables, ignore_index=True)
+    write_study(tmp_path, "study.yaml", plan, ["a judge"], rows, Bootstrap(resamples=100, level=0.5))
+    page, percent = (tmp_path / "study.md").read_text(encoding="utf-8"), "\N{NO-BREAK SPACE}%"
+    assert f"The 50{percent} intervals are" in page and f"(50{percent} interval" in page and f"95{percent}" not in page

@@ -55,10 +55,12 @@ def test_a_token_goes_in_is_drawn_with_and_scored_and_goes_out_again(checkout: P
     base = load_base(load_params().model())
     save_file({"<R>": base.table[7].clone()}, checkout / "learned_embeds.safetensors")
     printed = run("import", "learned_embeds.safetensors", "inside", "published")
-    assert "python -m stages.generate inside published" in printed
+    assert "\n  python -m stages.fetch inside && python -m stages.generate inside published && " in printed
     generate("inside", "published")
     (checkout / "data/relations/inside").mkdir(parents=True)
     draw_exemplars(checkout / "data/relations/inside")
+    again = run("import", "learned_embeds.safetensors", "inside", "published")
+    assert "\n  python -m stages.generate inside published && " in again  # its exemplars are here now
     score("inside", "published")
     rows = pd.read_csv("data/scores/inside/published.csv")
     assert list(rows["method"]) == ["published"] * 4 and rows["entity_accuracy"].isin([0, 1]).all()
@@ -100,6 +102,10 @@ def test_a_relation_without_scenarios_is_imported_without_the_commands_that_need
         "imported" in load_concept(Path("data/concepts/insides/published"), load_base(load_params().model())).metadata
     )
     assert warned("import", "koala.safetensors", "inside", "published") == ""
+    own = checkout / "data/exemplars/own/kissing"
+    own.mkdir(parents=True)
+    (own / "relation.yaml").write_text("words: kissing\nasymmetric: false\nheads: [cat]\ntails: [dog]\n")
+    assert warned("import", "koala.safetensors", "kissing", "published") == ""  # which has scenarios too
 
 
 def test_an_export_replaces_a_file_of_ones_own_only_when_told_and_needs_no_gpu(checkout: Path) -> None:

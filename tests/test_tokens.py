@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPTokenizer
 
 from relinv.errors import UserError
@@ -68,11 +69,12 @@ def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
         base_tokenizer(model(tmp_path / "nothing"))
 
 
-def test_a_tokenizer_that_may_not_be_read_is_not_called_damaged(
-    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [PermissionError, MemoryError])
+def test_a_tokenizer_that_cannot_be_read_here_is_not_called_damaged(
+    error: type[Exception], tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", MagicMock(side_effect=PermissionError))
-    with pytest.raises(PermissionError):
+    monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", MagicMock(side_effect=error))
+    with pytest.raises(error):
         base_tokenizer(model(tiny_base))
 
 
@@ -95,7 +97,9 @@ def test_of_a_model_on_the_hub_only_the_tokenizer_is_fetched(tiny_base: Path, mo
     of_hub = model(tiny_base).model_copy(update={"source": "some/model", "revision": "abc"})
     assert base_tokenizer(of_hub).get_vocab() == base_tokenizer(model(tiny_base)).get_vocab()
     assert download.call_args.args == ("some/model",) and download.call_args.kwargs["revision"] == "abc"
-    assert all(pattern.startswith("tokenizer/") for pattern in download.call_args.kwargs["allow_patterns"])
+    tokenizer = [f"tokenizer/{name}" for name in ("vocab.json", "merges.txt", "tokenizer_config.json")]
+    there = [*tokenizer, "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "model_index.json"]
+    assert [*filter_repo_objects(there, allow_patterns=download.call_args.kwargs["allow_patterns"])] == tokenizer
 
 
 def test_a_tokenizer_is_found_without_a_download_if_it_is_here(

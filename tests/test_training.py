@@ -18,6 +18,7 @@ import torch
 
 from relinv.diffusion.bases import Base
 from relinv.diffusion.concept import EMBEDDING, load_concept
+from relinv.diffusion.conditioning import Drawer
 from relinv.diffusion.randomness import generator
 from relinv.errors import UserError
 from relinv.exemplars import load_image, read_exemplars
@@ -33,6 +34,7 @@ from relinv.learning.training import Loop, optimizer_of
 from relinv.learning.training_log import TrainingLog
 from relinv.plugins import find_plugin
 from relinv.settings import Sampler
+from tests.exploits import Exploit
 from tests.inverting import LEARNING, build, looping, problem, stopping
 from tests.tiny import velocity_base, weights
 
@@ -168,7 +170,7 @@ def test_a_training_begun_on_another_processor_is_not_gone_on_with(
 def test_saves_that_take_long_are_far_between_unless_each_step_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
+    now = begun = 1000.0
 
     def save_in_ten_seconds(path: Path, state: object) -> None:
         nonlocal now
@@ -178,12 +180,12 @@ def test_saves_that_take_long_are_far_between_unless_each_step_is_saved(
     monkeypatch.setattr("relinv.learning.checkpoints.save_state", save_in_ten_seconds)
     checkpoints = Checkpoints(tmp_path, "inside", {}, interval=5.0)
     assert not checkpoints.is_due()  # setup may have taken minutes
-    now = 5.0
+    now = begun + 5.0
     assert checkpoints.is_due()
     checkpoints.save({})
-    now = 15 + 199.0
+    now = begun + 15 + 199.0
     assert not checkpoints.is_due()  # a save may take a twentieth of the time
-    now = 15 + 200.0
+    now = begun + 15 + 200.0
     assert checkpoints.is_due()
     at_each_step = Checkpoints(tmp_path, "inside", {}, interval=0.0)
     assert at_each_step.is_due()
@@ -205,6 +207,12 @@ def test_a_damaged_checkpoint_is_no_checkpoint_and_told(tmp_path: Path, capsys: 
         assert checkpoints.load() is None
         told = f"'{checkpoints.folder / 'state.pt'}' cannot be read: the training starts again.\n"
         assert capsys.readouterr() == ("", told)
+
+
+def test_a_checkpoint_runs_no_code_where_it_is_taken_up(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run", {})
+    checkpoints.save({"done": Exploit(tmp_path / "ran")})
+    assert checkpoints.load() is None and not (tmp_path / "ran").exists()
 
 
 def test_a_training_whose_preview_is_gone_starts_again_and_tells_it(
@@ -359,8 +367,9 @@ def test_a_folder_that_holds_no_concept_is_not_replaced(base: Base, exemplar_fol
     with pytest.raises(UserError, match=r"results' holds files but no concept, which would replace them: move them"):
         invert_relation(task, tmp_path / "results", tmp_path / "scratch")
     assert (tmp_path / "results/notes.txt").read_text() == "mine"
-    for _ in range(2):  # one that is empty, then a concept
+    for _ in range(2):  # one that is empty but for what is hidden, then a concept
         (tmp_path / "concept").mkdir(exist_ok=True)
+        (tmp_path / "concept/.DS_Store").touch()
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
     assert (tmp_path / "concept/concept.json").is_file()
 
@@ -380,6 +389,27 @@ def test_a_diverged_training_is_told_before_a_picture_is_drawn_of_it(
     with pytest.raises(UserError, match=r"no longer a finite number: lower the method's learning_rate"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
     assert len(taken) == 3 and not (tmp_path / "concept").exists()
+
+
+@pytest.mark.parametrize(("diverges", "steps"), [(0, 1), (3, 5), (5, 6)])
+def test_a_training_that_diverges_ends_at_the_next_look_and_leaves_no_concept(
+    diverges: int, steps: int, base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, taken = Loop.update, []
+
+    def diverging(loop: Loop, step: int) -> None:
+        update(loop, step)
+        taken.append(step)
+        if step == diverges:
+            loop.method.row.data.fill_(torch.nan)
+
+    monkeypatch.setattr(Loop, "update", diverging)
+    monkeypatch.setattr(training, "SHOWN_EVERY", 2)  # it looks after the steps 0, 2 and 4, and at the end
+    task = problem(base, exemplar_folder, "reversion", steps=6)
+    task = dataclasses.replace(task, preview=task.preview.model_copy(update={"prompts": []}))
+    with pytest.raises(UserError, match="no longer a finite number"):
+        invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
+    assert len(taken) == steps and not (tmp_path / "concept").exists()
 
 
 def test_relations_end_whole_beside_one_that_diverges(
@@ -413,7 +443,9 @@ def test_early_stopping_looks_in_passes_as_small_as_trainings(
     assert loop._fixed_loss() == whole  # by the same captions, timesteps and noise
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"samples_per_pass": 1}))
     seen: list[int] = []
-    hook = base.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(len(inputs[0])))
+    hook = base.unet.register_forward_pre_hook(
+        lambda unet, inputs: None if torch.is_grad_enabled() else seen.append(len(inputs[0]))
+    )
     try:
         parts = looping(task, tmp_path / "scratch")._fixed_loss()
     finally:
@@ -440,6 +472,20 @@ def test_previews_are_drawn_as_the_base_says(
     monkeypatch.setattr(base, "settings", base.settings.model_copy(update=own))
     with loop.method.attached():
         assert loop._drawer()._sampler == Sampler(steps=3, guidance_scale=7.5, scheduler="ddim")
+
+
+def test_previews_are_of_the_noise_that_their_seed_says(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = problem(base, exemplar_folder, "reversion")
+    task = dataclasses.replace(task, preview=task.preview.model_copy(update={"seed": 7}))
+    loop, seeds = looping(task, tmp_path / "scratch"), []
+    pictures = torch.zeros(2, 3, 64, 64)
+    monkeypatch.setattr(Drawer, "draw", lambda drawer, prompts, given: (seeds.append([*given]), pictures)[1])
+    for step in (1, 2):
+        with loop.method.attached():
+            loop._preview(step)
+    assert seeds == [[7, 8]] * 2
 
 
 def test_trainings_say_where_their_losses_and_previews_so_far_are(

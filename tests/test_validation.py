@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from PIL import Image, ImageEnhance
 
 from relinv import validation
@@ -19,6 +20,7 @@ from relinv.results import Verdict
 from relinv.settings import ValidateSettings
 from relinv.validation import validate_folder, write_verdict
 from stages.validate import validate
+from tests.checkouts import lay_out_checkout
 
 SETTINGS = ValidateSettings(minimum_images=4, minimum_side=32, duplicate_difference=4.0)
 
@@ -81,6 +83,9 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged": (_truncate, "2.png' cannot be read"),
     "small": (lambda f: _resave(f, lambda p: p.resize((16, 40))), "0.png: its shorter side has 16 pixels"),
     "deep": (lambda f: _resave(f, lambda p: p.convert("I;16")), "0.png: its mode is I;16: save it in 8-bit RGB."),
+    "one bit": (lambda f: _resave(f, lambda p: p.convert("1")), "0.png: its mode is 1: save it in 8-bit RGB."),
+    "32 bits": (lambda f: _resave(f, lambda p: p.convert("I"), end=".tif"), "0.tif: its mode is I: save it in 8-bit"),
+    "fractions": (lambda f: _resave(f, lambda p: p.convert("F"), end=".tif"), "0.tif: its mode is F: save it in 8-bi"),
     "identical": (lambda f: _resave(f, lambda p: p, "0", "1"), "1.png is an exact duplicate of 0.png: remove"),
     "unlisted": (lambda f: edit_captions(f, p0=None), "0.png has no captions in text.json: add"),
     "absent": (lambda f: edit_captions(f, p9=["cat {} box"]), "names '9.png', which is not there: add"),
@@ -208,6 +213,18 @@ def test_all_problems_are_listed_at_once_and_the_verdict_is_written(folder: Path
     verdict = json.loads(file.read_text())
     assert not verdict["valid"]
     assert len(verdict["errors"]) == 3
+
+
+def test_the_stage_compares_pictures_with_what_the_base_works_on(
+    folder: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _resave(folder, lambda picture: picture.resize((48, 48)))
+    monkeypatch.chdir(lay_out_checkout(tmp_path, tiny_base))
+    apply_overrides(Path("params.yaml"), ["validate.minimum_side=32"])
+    shutil.copytree(folder, "data/relations/inside")
+    validate("inside")
+    (warning,) = json.loads(Path("data/verdicts/inside.json").read_text())["warnings"]
+    assert warning.startswith("0.png: its shorter side has 48 pixels and is enlarged to 64: ")
 
 
 @pytest.mark.parametrize("relation", ["insde", "../inside"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -10,6 +13,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -121,12 +125,51 @@ def test_a_model_in_neither_a_folder_nor_the_hub_is_told(tmp_path: Path, monkeyp
         load("some/model")
 
 
+def test_a_hub_id_is_not_downloaded_by_a_check_and_a_folder_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    from_hub = MagicMock()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", from_hub)
+    for name, told in (("some/model", nullcontext()), ("data/some/where", pytest.raises(UserError, match="no vision"))):
+        vqa = VqaSettings(model=name, precision="bf16")
+        with told:
+            check_vqa(JudgeSettings(model="a judge", pretrained=None, device="cpu", vqa=vqa))
+    from_hub.assert_not_called()
+
+
+@pytest.mark.parametrize("use", [check_vqa, load_vqa_model])
+def test_a_gpu_too_old_for_the_models_precision_is_told_before_it_is_loaded(
+    use: Callable[[JudgeSettings], object], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relinv.vqa.find_device", torch.device)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", MagicMock(side_effect=AssertionError))
+    vqa = VqaSettings(model=str(folder), precision="bf16")
+    with pytest.raises(UserError, match="'Tesla T4' is too old for bf16"):
+        use(JudgeSettings(model="a judge", pretrained=None, device="cuda", vqa=vqa))
+
+
+def test_code_beside_a_model_is_never_run(broken: Path, tmp_path: Path) -> None:
+    (broken / "evil.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\nclass Evil: pass\n")
+    for name in ("config.json", "processor_config.json"):
+        config = json.loads((broken / name).read_text())
+        own = {"AutoModelForImageTextToText": "evil.Evil", "AutoProcessor": "evil.Evil", "AutoConfig": "evil.Evil"}
+        (broken / name).write_text(json.dumps(config | {"auto_map": own}))
+    with suppress(UserError):
+        load(broken)
+    assert not (tmp_path / "was-run").exists()
+
+
 def test_only_files_that_are_loaded_come_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from_hub = MagicMock(return_value=str(folder))
     monkeypatch.setattr("huggingface_hub.snapshot_download", from_hub)
     assert find_vqa_model(VqaSettings(model="some/model", revision="abc", precision="bf16")) == folder
     assert from_hub.call_args.args == ("some/model",) and from_hub.call_args.kwargs["revision"] == "abc"
-    assert not {"*.bin", "*.py"} & {*from_hub.call_args.kwargs["allow_patterns"]}
+    loaded = ["config.json", "chat_template.jinja", "merges.txt", "tokenizer.model", "model-00001-of-00002.safetensors"]
+    there = [*loaded, "pytorch_model.bin", "modeling.py", "README.md"]
+    assert [*filter_repo_objects(there, allow_patterns=from_hub.call_args.kwargs["allow_patterns"])] == loaded
 
 
 @pytest.mark.parametrize(

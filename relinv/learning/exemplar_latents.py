@@ -35,7 +35,7 @@ def encode_pictures(base: Base, pictures: Sequence[Image.Image]) -> ExemplarLate
     with torch.inference_mode():
         moments = [_encode(base, picture) for picture in pictures]
     means, deviations = zip(*moments, strict=True)
-    return ExemplarLatents(torch.cat(means).clone(), torch.cat(deviations).clone())
+    return ExemplarLatents(torch.cat(means), torch.cat(deviations))
 
 
 def _encode(base: Base, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
