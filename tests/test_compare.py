@@ -83,6 +83,16 @@ def test_scenes_of_another_tail_are_others_and_scores_are_the_same_only_if_all_a
         assert means.caption == f"Means with intervals over the {count} scenarios that all have"
 
 
+def test_the_same_images_have_the_same_scores_in_whatever_order_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = with_leakage(score_table("inside", "reversion"))
+    both = pd.concat([table.assign(seed=seed, scene_accuracy=float(seed)) for seed in (0, 1)], ignore_index=True)
+    scores = {"a": both, "b": both[::-1], "swapped": both.assign(seed=1 - both["seed"])}
+    monkeypatch.setattr("relinv.report.compare.scores_at", lambda root, revision: scores[revision])
+    monkeypatch.setattr("relinv.report.compare.params_at", lambda root, revision: {})
+    assert compare(Path(), ["a", "b"], FEW).same == ["reversion"]
+    assert compare(Path(), ["a", "swapped"], FEW).same == []
+
+
 def test_of_two_bases_the_entries_in_use_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"bases.small.model.device": "cpu", "bases.small.model.precision": "fp32"}
     values = {

@@ -171,6 +171,21 @@ def test_where_the_server_dies_a_waiting_command_runs_by_itself(
     assert "ImportError: broken" in capfd.readouterr().err
 
 
+def test_where_the_server_dies_no_command_waits_for_one_that_it_began(project: Path) -> None:
+    others = children_of(os.getpid())
+    with fork_server(project, ["json"]):
+        (server,) = set(children_of(os.getpid())) - set(others)
+        process, _ = begin(project)
+        try:
+            os.kill(server, signal.SIGKILL)
+            wait_until(lambda: not is_alive(server))
+            assert run(project, "well").returncode == 0
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.communicate(timeout=60)
+
+
 def test_a_folder_too_deep_for_a_socket_costs_speed_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = project / ("deep" * 40)
     deep.mkdir()

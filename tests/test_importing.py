@@ -99,6 +99,12 @@ def test_a_file_that_unpacks_to_more_than_it_holds_is_refused_before_it_fills_th
     ):
         for part in plain.infolist():
             packed.writestr(part.filename, plain.read(part))
+    with zipfile.ZipFile(tmp_path / "parts.pt", "w", zipfile.ZIP_DEFLATED) as parts:  # none larger than the whole
+        for number in range(9):
+            parts.writestr(str(number), bytes(500))
+    assert 500 < (tmp_path / "parts.pt").stat().st_size < 9 * 500
+    with pytest.raises(UserError, match=r"parts\.pt' is compressed"):
+        read_token(tmp_path / "parts.pt")
     with pytest.raises(UserError, match=r"packed\.pt' is compressed, which torch's files never are: ask"):
         read_token(tmp_path / "packed.pt")
 

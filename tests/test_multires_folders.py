@@ -13,7 +13,7 @@ from relinv.diffusion.concept import load_concept
 from relinv.diffusion.conditioning import Encodings, in_use
 from relinv.diffusion.token_rows import ROWS
 from relinv.errors import UserError
-from relinv.exchange.importing import import_concept
+from relinv.exchange.importing import import_concept, read_published
 from relinv.exchange.multires_folders import NORM, TABLE
 
 
@@ -43,6 +43,14 @@ def test_its_rows_are_used_as_those_learned_here(base: Base, tmp_path: Path) -> 
         found = Encodings(base, adapters, prompts, timesteps).of(prompts)
         assert all(torch.equal(found(timestep), expected(timestep)) for timestep in timesteps)
     assert not torch.equal(found(0)[0], found(999)[0])
+
+
+def test_it_is_named_after_its_folder_wherever_it_is_imported_from(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_text_encoder(base, tmp_path, torch.ones(2, base.dim))
+    monkeypatch.chdir(file.parent)
+    assert read_published(Path(file.name), base).name == "<koala>"
 
 
 def test_other_text_encoders_with_more_rows_are_refused(base: Base, tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
 
     before = name()
     (repository / "relinv/metrics/__pycache__").mkdir()
-    for unseen in ("relinv/metrics/__pycache__/skill.pyc", "data/exemplars/.DS_Store"):
+    (repository / "relinv/metrics/.ipynb_checkpoints").mkdir()
+    hidden = "relinv/metrics/.ipynb_checkpoints/skill.py"
+    for unseen in ("relinv/metrics/__pycache__/skill.pyc", "data/exemplars/.DS_Store", hidden):
         (repository / unseen).touch()
     for path, text, changes in (
         ("relinv/metrics/skill.py", "x = 1\n", True),
@@ -107,6 +109,7 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         ("reports/scores.csv", "x\n", False),
         ("data/exemplars/README.md", "x\n", True),
         ("data/exemplars/.DS_Store", "x\n", False),
+        (hidden, "x = 1\n", False),
         ("params.yaml", PARAMS + "# of no method\n", False),
         ("params.yaml", PARAMS + "  dreambooth: {long: {steps: 9}}\n", False),
         ("params.yaml", PARAMS.replace("reversion: {}", "reversion: {long: {steps: 9}}"), True),
@@ -123,6 +126,24 @@ def test_names_change_with_what_decides_scores_and_with_nothing_else(repository:
         (repository / path).write_text(text)
         assert (name() != before) == changes, (path, text)
         (repository / path).write_text(old)
+
+
+def test_an_arm_has_one_name_whatever_arms_are_before_it(repository: Path) -> None:
+    plan = load_plan(repository / "study.yaml").model_copy(update={"contrasts": []})
+    words: dict[str, Any] = {"methods": ["relation_words"]}
+    names = {
+        order: {trial.arm: trial.name for trial in trials(repository, plan.model_copy(update={"arms": arms}))}
+        for order, arms in enumerate(({"both": {}, "words": words}, {"words": words, "both": {}}))
+    }
+    assert names[0] == names[1]
+
+
+def test_what_an_arm_changes_within_a_common_section_is_not_changed_for_others() -> None:
+    common = {"presets.reversion": {"mine": {"steps": 9}}}
+    values: dict[str, Any] = {"presets": {"reversion": {}}}
+    changed = overridden(values, common | {"presets.reversion.mine.steps": 3})
+    assert changed == {"presets": {"reversion": {"mine": {"steps": 3}}}}
+    assert overridden(values, common) == {"presets": {"reversion": {"mine": {"steps": 9}}}}
 
 
 def test_names_are_the_same_in_every_process_and_once_the_pipeline_has_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from relinv import cli
 from relinv.errors import UserError
 from relinv.params import load_params
-from relinv.pipeline.logged import run_logged
+from relinv.pipeline.logged import last_words, run_logged
 from relinv.pipeline.reproducing import (
     ENDED,
     LOGS,
@@ -65,7 +65,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_each_slot_sees_a_gpu_of_its_own(project: Path) -> None:
+def test_each_slot_sees_a_gpu_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")  # as a person chose them
     pipeline = project / "dvc.yaml"
     pipeline.write_text(pipeline.read_text().replace("; cp ", '; echo "$CUDA_VISIBLE_DEVICES" >> seen; cp '))
     reproduce(project, slots=3, gpus=["4", "7"])
@@ -373,6 +374,18 @@ def test_what_stops_a_process_does_not_cut_dvc_lock_short(stop: signal.Signals) 
 def test_what_a_failing_command_said_is_passed_on_whatever_its_bytes(command: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^It failed, saying: {said}\. See "):
         run_logged("It", ["sh", "-c", command], tmp_path / "logs/it.log", tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("Error: A\nError: B\nFailed fetch@b\nError: C\n", "B C"),  # of an earlier stage, which went on
+        ("Failed to look for updates\nError: B\nFailed fetch@b\nError: C\n", "B C"),  # a command's own words
+        ("Failed fetch@b\nError: C\n", "C"),
+    ],
+)
+def test_the_cause_of_a_failure_is_the_last_that_its_own_command_said(log: str, said: str) -> None:
+    assert last_words(log) == said
 
 
 def test_stages_are_counted_in_logs_of_whatever_bytes(tmp_path: Path) -> None:

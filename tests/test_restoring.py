@@ -97,6 +97,14 @@ def test_what_is_staged_is_kept_beside_what_has_changed_since(copy: Path) -> Non
     assert "skill: 0.9" in staged.read_text()
 
 
+def test_what_had_changed_is_kept_to_the_byte(copy: Path) -> None:
+    changed = CHANGED.encode() + b"# M\xfcller\n"
+    (copy / "params.yaml").write_bytes(changed)
+    (kept,) = restore(copy).kept
+    runner(copy)("git", "apply", str(kept))
+    assert (copy / "params.yaml").read_bytes() == changed
+
+
 def test_what_git_was_told_of_is_kept_too_and_what_dvc_alone_has_comes_back(copy: Path) -> None:
     run = runner(copy)
     run("git", "add", "params.yaml")

@@ -169,6 +169,13 @@ def test_what_is_hardly_found_is_said_with_its_brightness(model: Path, folder: P
     assert "3.png: 'cat' was hardly found, at most 0.27." in printed
 
 
+def test_what_is_found_in_one_place_is_not_called_hardly_found(model: Path, folder: Path, forward: Any) -> None:
+    logits = torch.full((SIZE, SIZE), -9.0)
+    logits[SIZE // 4 : SIZE // 2, SIZE // 4 : SIZE // 2] = 9.0
+    forward(lambda pixel_values, **_: logits.expand(len(pixel_values), -1, -1))
+    assert "hardly found" not in run("masks", str(folder), "cat", "--model", str(model))
+
+
 def test_what_is_there_is_never_overwritten(model: Path, folder: Path) -> None:
     (folder / "masks").mkdir()
     (folder / "masks/1.png").write_bytes(b"painted by hand")

@@ -133,6 +133,21 @@ def test_a_new_file_is_in_a_study_as_long_as_it_is_there(repository: Path) -> No
     assert (repository / LOGS / "checkout" / own.relative_to(repository)).exists()
 
 
+@pytest.mark.usefixtures("by_git_alone")
+def test_a_new_folder_is_in_a_checkout_as_long_as_it_is_there(own_repository: Path, tmp_path: Path) -> None:
+    names = ("relinv/mine/new.py", "stages/mine/new.py", "data/benchmark/mine.yaml")
+    for name in names:
+        (own_repository / name).parent.mkdir(parents=True)
+        (own_repository / name).write_text("mine")
+    checkout = open_checkout(own_repository, tmp_path / "checkout")
+    assert [(checkout / name).read_text() for name in names] == ["mine"] * 3
+    for name in names:
+        shutil.rmtree((own_repository / name).parent)
+        (own_repository / name).parent.parent.mkdir(exist_ok=True)
+    open_checkout(own_repository, checkout)
+    assert not any((checkout / name).parent.exists() for name in names)
+
+
 def test_a_study_runs_after_an_experiment_without_the_committed_pictures(own_repository: Path) -> None:
     (own_repository / "reports/grids/hug.png").unlink()  # as one of other relations does
     planned = two_arms(own_repository)[:1]

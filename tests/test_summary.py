@@ -113,7 +113,7 @@ def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(reposit
             | dict.fromkeys(["scene_accuracy", "relation_accuracy", "entity_accuracy"], float(right))
             | {"leakage": 0.0}
             for relation in ("inside", "hug")
-            for trial in (0, 1)
+            for trial in (1, 0)  # as the plan may have them
             for arm, right in (("plain", trial == 0), ("better", True))
             for index in range(10)
         ]
@@ -124,6 +124,8 @@ def test_a_lead_in_one_training_of_two_is_sure_for_these_trainings_alone(reposit
     assert "Other trainings have" in these and these.count("| What\\|skill adds | **+0.500** (+0.500 … +0.500) |") == 2
     assert "| What\\|skill adds | +0.500 (−0.598 … +1.000) |" in others  # else it would be two cells
     assert "excludes zero). Seed by seed: +0.000, +1.000.\n" in page
+    assert "0, 1; scenarios: 20, of 2 relations" in page  # in the same order
+    assert len(pd.read_csv(tmp_path / "study.csv")) == len(rows)
 
 
 @pytest.mark.parametrize("higher", [False, None])
