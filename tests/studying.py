@@ -147,9 +147,9 @@ def runner(root: Path) -> Callable[..., str]:
     """Return a function that runs a command in `root` and returns what it printed."""
 
     def run(*command: str) -> str:
-        environment = os.environ | ENVIRONMENT
-        options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
-        return subprocess.run(command, cwd=root, env=environment, **options).stdout
+        given = os.environ | ENVIRONMENT
+        done = subprocess.run(command, cwd=root, env=given, check=True, capture_output=True, text=True, timeout=120)
+        return done.stdout
 
     return run
 
