@@ -110,9 +110,9 @@ def find_concepts(uses: Sequence[str], base: Base) -> dict[str, Concept]:
     return concepts
 
 
-def unsaid(prompt: str, concepts: Mapping[str, Concept]) -> list[str]:
-    """Return a sentence for each concept, by its source, whose token the prompt does not say in any of its forms."""
-    said = {FORM.split(token.lower())[0] for token in PLACEHOLDER.findall(prompt)}
+def unsaid(prompt: str, negative: str, concepts: Mapping[str, Concept]) -> list[str]:
+    """Return a sentence for each concept, by its source, whose token neither prompt says in any of its forms."""
+    said = {FORM.split(token.lower())[0] for token in PLACEHOLDER.findall(f"{prompt} {negative}")}
     return [
         f"The prompt '{prompt}' does not say {concept.token}: write it where {use} is to be shown."
         for use, concept in concepts.items()

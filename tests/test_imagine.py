@@ -130,6 +130,7 @@ def test_a_token_that_the_prompt_does_not_say_is_told(both: Base) -> None:
         "Warning: The prompt '<koala> <r box' does not say <r>: write it where R=inside/reversion is to be shown.\n"
     )
     assert Path("out.png").is_file()
+    assert warned("imagine", "<koala> box", "out.png", *INSIDE, *KOALA, "--negative", "<r>") == ""  # which says it
 
 
 def test_a_token_of_several_rows_is_said_in_all_its_forms(checkout: Path, exemplar_folder: Path) -> None:

@@ -131,7 +131,7 @@ def imagine(
         raise UserError("The negative prompt would change nothing at a guidance scale of 1 or less: raise that.")
     base = load_base(params.drawing_model())
     concepts = find_concepts(use or [], base)
-    for sentence in unsaid(prompt, concepts):  # drawn anyway: weights beside a token change any picture
+    for sentence in unsaid(prompt, negative, concepts):  # drawn anyway: weights beside a token change any picture
         print(f"Warning: {sentence}", file=sys.stderr)
     require_used(options, settings.adapters, concepts.values())
     record = free_record(base, concepts, prompt, settings, seed, target.name, negative)
