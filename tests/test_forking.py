@@ -22,7 +22,10 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.skipif(not can_serve(), reason="processes have no handles here: no Linux, or an old one")
 SAID = "said.txt"
 COMMAND = """
-import atexit, os, sys, time
+import atexit, gc, os, sys, threading, time
+if "import" in sys.argv and "RELINV_FORK_SERVER" not in os.environ:
+    print(os.getpid(), "begun", sep="\\n", flush=True)
+    time.sleep(600)
 import typer
 from relinv import cli
 from relinv.errors import UserError
@@ -33,6 +36,7 @@ app = cli.stage_app()
 def run(what: str) -> None:
     print(os.getpid(), os.getppid(), os.getcwd(), os.environ.get("TOLD"), *sys.argv[1:], sys.stdin.read(), flush=True)
     atexit.register(print, "the end")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("a thread's"))).start()
     if what == "fail":
         raise UserError("It fails.")
     if what == "crash":
@@ -41,6 +45,8 @@ def run(what: str) -> None:
         raise typer.Exit(7)
     if what == "die":
         os.kill(os.getpid(), 9)
+    if what == "shared":
+        print(gc.get_freeze_count(), gc.isenabled())
     if what == "sleep":
         try:
             print("begun", flush=True)
@@ -76,9 +82,9 @@ def run(project: Path, what: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, env=environment, check=False, timeout=120, **streams)
 
 
-def begin(project: Path) -> tuple[subprocess.Popen[str], int]:
+def begin(project: Path, what: str = "sleep") -> tuple[subprocess.Popen[str], int]:
     """Start a command that sleeps and writes to the file `SAID`; return it and the id of what runs in its place."""
-    command, said = [sys.executable, "-m", "command", "sleep"], project / SAID
+    command, said = [sys.executable, "-m", "command", what], project / SAID
     with said.open("w") as stream:
         streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.PIPE}
         process = subprocess.Popen(command, cwd=project, text=True, **streams)
@@ -105,7 +111,7 @@ def test_a_worker_has_the_commands_arguments_environment_folder_and_streams(proj
     done = run(project, "well")
     assert done.returncode == 0 and done.stderr == ""
     process, parent, *rest = done.stdout.split()
-    assert rest == [str(project), "a", "secret", "well", "typed", "the", "end"]
+    assert rest == [str(project), "a", "secret", "well", "typed", "a", "thread's", "the", "end"]
     assert os.getpid() not in (int(parent), int(process))
     wait_until(lambda: not is_alive(int(process)) and not is_alive(int(parent)))
 
@@ -117,6 +123,19 @@ def test_it_ends_as_the_command_would_by_itself(project: Path, warm_server: None
     assert "ValueError: a bug" in forked["crash"].stderr
     assert "command was killed before its end" in forked["die"].stderr
     assert run(project, "well").returncode == 0
+
+
+def test_a_worker_looks_for_garbage_among_its_own_objects_alone(project: Path, warm_server: None) -> None:
+    shared, enabled = run(project, "shared").stdout.splitlines()[1].split()
+    assert int(shared) > 1000 and enabled == "True"
+
+
+def test_ctrl_c_while_a_stage_imports_is_not_taken_for_a_lack_of_memory(project: Path, warm_server: None) -> None:
+    process, worker = begin(project, "import")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "memory" not in errors
+    wait_until(lambda: not is_alive(worker))
 
 
 def test_ctrl_c_reaches_the_worker_once_and_it_tidies_up(project: Path, warm_server: None) -> None:
