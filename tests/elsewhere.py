@@ -16,7 +16,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -85,7 +84,7 @@ class _Dispatch(TorchDispatchMode):
         self.reads = reads
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, structure = pytree.tree_flatten((args, kwargs or {}))
+        leaves = [*_leaves(args), *_leaves(kwargs or {})]
         name = op._schema.name.removeprefix("aten::")
         there = [leaf for leaf in leaves if isinstance(leaf, _Elsewhere)]
         assert not there or _may_meet(name, args, leaves), f"{op} is given tensors of both devices"
@@ -98,11 +97,15 @@ class _Dispatch(TorchDispatchMode):
             self.reads.append(f"{op} from the CPU")
         if name == "_fused_sdp_choice":
             return torch.nn.attention.SDPBackend.MATH.value  # the others have kernels for single devices
-        args, kwargs = pytree.tree_unflatten([_on_cpu(leaf) for leaf in leaves], structure)
-        made = op(*args, **kwargs)
+        made = op(*_mapped(_on_cpu, args), **_mapped(_on_cpu, kwargs or {}))
         changed = {id(tensor.held): tensor for tensor in there}  # in place, and returned as it is
-        place = lambda tensor: changed[id(tensor)] if id(tensor) in changed else _placed(tensor)  # noqa: E731
-        return pytree.tree_map_only(torch.Tensor, place, made) if stays else made
+
+        def place(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            return changed[id(leaf)] if id(leaf) in changed else _placed(leaf)
+
+        return _mapped(place, made) if stays else made
 
 
 class _Making(TorchFunctionMode):
@@ -115,6 +118,25 @@ class _Making(TorchFunctionMode):
         if function is torch.Tensor.tolist:
             return args[0].cpu().tolist()
         return function(*args, **kwargs)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what stands in lists and the like, which PyTorch's own tool takes far longer for."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    elif isinstance(value, dict):
+        yield from _leaves([*value.values()])
+    else:
+        yield value
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(function, each) for each in value])
+    if isinstance(value, dict):
+        return {name: _mapped(function, each) for name, each in value.items()}
+    return function(value)
 
 
 def _placed(held: torch.Tensor) -> _Elsewhere:

@@ -27,7 +27,7 @@ from relinv.learning.method import InversionMethod
 from relinv.learning.problem import Task
 from relinv.learning.training import train
 from relinv.params import load_params
-from relinv.settings import GenerateSettings
+from relinv.settings import GenerateSettings, ModelSettings
 from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
 from tests.inverting import FORMS, LEARNING, METHODS, build, no_checkpoints, problem
@@ -38,7 +38,7 @@ NAMES = [*METHODS, *FORMS]
 each_method, each_form = (pytest.mark.parametrize("name", names) for names in (METHODS, NAMES))
 # For what takes long and holds for one base as for the other.
 on_random, on_miniature = (
-    pytest.mark.parametrize("base_folder", [kind], indirect=True, scope="module") for kind in ("random", "miniature")
+    pytest.mark.parametrize("model", [kind], indirect=True, scope="module") for kind in ("random", "miniature")
 )
 # What two steps learn is seen; and the gate of Perfusion is drawn as it is trained, so that one picture can be both.
 SEEN = {"steps": 2, "learning_rate": 0.3, "weights_learning_rate": 0.01}
@@ -48,14 +48,16 @@ SCENARIOS = [Scenario("inside", 0, "cat", "box", None, False), Scenario("inside"
 
 
 @pytest.fixture(scope="module", params=["random", "miniature"])
-def base_folder(request: pytest.FixtureRequest, tiny_base: Path) -> Path:
-    """The base that methods learn with: one of random weights, smaller still, and the committed miniature."""
-    return tiny_base if request.param == "random" else Path(load_params().model().source)
+def model(request: pytest.FixtureRequest, tiny_base: Path) -> ModelSettings:
+    """The base that methods learn with: one of random weights, or the committed miniature at half its resolution."""
+    if request.param == "random":
+        return tiny_settings(tiny_base)
+    return tiny_settings(Path(load_params().model().source)).model_copy(update={"resolution": 32})
 
 
 @pytest.fixture(scope="module")
-def base(base_folder: Path) -> Base:
-    return load_base(tiny_settings(base_folder))
+def base(model: ModelSettings) -> Base:
+    return load_base(model)
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +135,11 @@ def test_the_same_seed_gives_the_same_bytes(
 
 
 @pytest.fixture(scope="module")
-def killed(base_folder: Path, base: Base, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(base: Base, tiny_base: Path, exemplar_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each name that learns, as two processes left it that SIGKILL ended in their third step."""
     root = tmp_path_factory.mktemp("killed")
     learning = [name for name in NAMES if hasattr(problem(base, exemplar_folder, name).settings, "steps")]
-    command = [sys.executable, "-m", "tests.dying", *map(str, (base_folder, exemplar_folder, root)), *learning]
+    command = [sys.executable, "-m", "tests.dying", *map(str, (tiny_base, exemplar_folder, root)), *learning]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     assert json.loads(printed.splitlines()[-1]) == dict.fromkeys(learning, [-signal.SIGKILL] * 2)
     return root

@@ -38,7 +38,7 @@ from tests.waiting import wait_until
 
 HERE = Path(__file__).parent.parent
 ITEMS = ("a", "b", "c")
-GROUPS = ("fetch", "invert", "score")  # each takes seconds, and any number of them the same course
+GROUPS = ("fetch", "score")  # each takes seconds, and any number of them the same course
 
 
 @pytest.fixture
