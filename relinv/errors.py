@@ -51,6 +51,15 @@ def unknown(kind: str, name: str, available: Iterable[str], where: str = "") -> 
 
 
 @contextmanager
+def within(place: str) -> Iterator[None]:
+    """Inside the block, a UserError begins with `place`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+
+
+@contextmanager
 def told_as(sentence: str) -> Iterator[None]:
     """Inside the block, a UserError is raised as `sentence`, followed by its own first line."""
     try:

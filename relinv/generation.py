@@ -56,12 +56,14 @@ def generate_folder(
     label = f"{records[0].relation} by {records[0].method}"
     with workspace(scratch, records, code_hash(Path(__file__).parent, CODE), base.processor) as made:
         confirm()  # the workspace is named by the code that is there by now
-
-        def is_done(batch: Sequence[ImageRecord]) -> bool:
-            """Return whether a batch's files are there; each appears only when complete."""
-            return all((made / record.file).is_file() for record in batch)
-
         with ThreadPoolExecutor(WRITERS) as threads, tqdm(total=len(records), desc=label, unit="image") as progress:
+
+            def is_done(batch: Sequence[ImageRecord]) -> bool:
+                """Return whether a batch's files are there, and show so; each appears only when complete."""
+                done = all((made / record.file).is_file() for record in batch)
+                progress.update(len(batch) if done else 0)
+                return done
+
             written: Iterator[None] = iter(())
             for batch, pictures in generate(base, concept, records, settings, skip=is_done):
                 list(written)  # of the batch before, while this one was drawn; reports a full disk now

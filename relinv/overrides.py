@@ -10,7 +10,7 @@ from typing import Any
 from relinv.checking import parse
 from relinv.errors import UserError, reason
 from relinv.files import parse_yaml, read_yaml
-from relinv.params import MAIN, Params, flatten
+from relinv.params import ABSENT, MAIN, Params, flatten
 from relinv.pipeline.repository import git
 
 
@@ -99,11 +99,10 @@ def require_edits_take_effect(params: Params, methods: Iterable[str]) -> None:
         before = flatten(parse(dict[str, Any], parse_yaml(text, where), "", where))
     except (UserError, OSError):
         return
-    changed = [
-        name for name, value in flatten(read_yaml(params.file)).items() if name not in before or before[name] != value
-    ]
-    for method in methods:
-        try:
-            params.require_effect(name for name in changed if name.startswith(f"invert.{method}."))
-        except UserError as error:
-            raise UserError(f"{error} If the change is meant for runs without this preset, commit it first.") from None
+    sections = tuple(f"invert.{method}." for method in methods)
+    now = flatten(read_yaml(params.file)).items()
+    changed = [name for name, value in now if name.startswith(sections) and before.get(name, ABSENT) != value]
+    try:
+        params.require_effect(changed)
+    except UserError as error:
+        raise UserError(f"{error} If the change is meant for runs without this preset, commit it first.") from None

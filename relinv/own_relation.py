@@ -50,7 +50,7 @@ def lay_out(relation: str, pictures: Path, folder: Path, benchmark: Benchmark) -
             "photographs of another kind saved as .jpg or .png."
         )
     if folder.exists():
-        raise UserError(f"'{folder}' exists already: fill in its {CAPTIONS}, or remove it first.")
+        raise UserError(f"'{folder}' exists already: fill in its {CAPTIONS}, or move it elsewhere first.")
     captions = read_captions(pictures) if (pictures / CAPTIONS).exists() else {}
     has_entry = is_new and (pictures / ENTRY).is_file()
     if has_entry:
@@ -80,7 +80,10 @@ def next_steps(relation: str, folder: Path, base: str, left_out: Sequence[str], 
     """Return what is left to do before a laid-out relation can be used; `left_out` is what `lay_out` returned."""
     photographs = [name for name in left_out if Path(name).suffix.lower() in OTHER_KINDS]
     others = [name for name in left_out if name not in photographs]
-    to_do = [*_unread(photographs, folder), *verdict.errors, *verdict.warnings]
+    to_do = [*verdict.errors, *verdict.warnings]
+    if photographs:
+        unread = f"{', '.join(photographs)}: left out, because only {KINDS} are read. Save them as .png or .jpg and add"
+        to_do.insert(0, f"{unread} them to '{folder}' and its {CAPTIONS}.")
     if (folder / ENTRY).is_file() and (folder / ENTRY).read_bytes() == _first_grid(relation).encode():
         to_do.append(f"{ENTRY}: say what stands between two things in plain words, and what to try it on.")
     without = f", without {', '.join(others)}" if others else ""
@@ -94,13 +97,3 @@ def next_steps(relation: str, folder: Path, base: str, left_out: Sequence[str], 
         f"To look for faults again: python -m stages.fetch {relation} && python -m stages.validate {relation}\n"
         "To have the former results back in place of this relation's (export its token first): relinv restore"
     )
-
-
-def _unread(names: Sequence[str], folder: Path) -> list[str]:
-    """Return what to do about photographs that were left out, [] if none were."""
-    if not names:
-        return []
-    return [
-        f"{', '.join(names)}: left out, because only {KINDS} are read. Save them as .png or .jpg and add them to "
-        f"'{folder}' and its {CAPTIONS}."
-    ]

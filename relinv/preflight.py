@@ -9,7 +9,7 @@ from relinv.benchmark import Benchmark, load_benchmark
 from relinv.checking import parse
 from relinv.devices import find_device, require_precision
 from relinv.diffusion.adapter import drawing_adapter
-from relinv.errors import UserError
+from relinv.errors import UserError, within
 from relinv.exemplars import OWN
 from relinv.hub import find_tokenizer, load_tokenizer, require_place
 from relinv.judge import check_judge
@@ -130,7 +130,5 @@ def _check_words(params: Params, settings: Mapping[str, Any]) -> None:
     for method, of_method in settings.items():
         if isinstance(of_method, TokenRowSettings):
             for relation in params.relations():
-                try:
+                with within(f"Method '{method}'"):
                     of_method.check_words(benchmark.relation(relation).words, tokenizer)
-                except UserError as error:
-                    raise UserError(f"Method '{method}': {error}") from None

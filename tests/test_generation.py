@@ -151,7 +151,12 @@ def test_the_batch_size_moves_no_pixel_of_the_miniatures_by_more_than_two(tmp_pa
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    base: Base, concept: Concept, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Base,
+    concept: Concept,
+    straight: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole, sampled = conditioning.sample, []
 
@@ -171,7 +176,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     # As SIGKILL leaves a batch that was being written: one of its pictures, and the beginning of the other.
     shutil.copy(straight / "002.png", workspace / "002.png")
     (workspace / ".003.png.1.tmp").write_bytes((straight / "003.png").read_bytes()[:100])
+    capsys.readouterr()
     generate_folder(*run)
+    assert "100%" in capsys.readouterr().err
     assert len(sampled) == 2 + 2  # the first batch was kept
     assert contents(tmp_path / "images") == contents(straight)
     assert list((tmp_path / "scratch").glob("*/")) == []
@@ -301,6 +308,8 @@ def test_memory_and_precision_are_told_in_a_sentence(
     monkeypatch.setattr(sampling, "denoise", full)
     with pytest.raises(UserError, match=r"too small for 2 images at once: lower the base's sampling\.batch_size"):
         list(generation.generate(base, concept, records, SETTINGS))
+    with pytest.raises(UserError, match=r"too small for an image: set the base's sampling\.precision to fp16"):
+        list(generation.generate(base, concept, records, SETTINGS.model_copy(update={"batch_size": 1})))
     monkeypatch.setattr(sampling, "denoise", lambda *arguments: torch.full((2, 4, 16, 16), torch.nan))
     with pytest.raises(UserError, match=r"overflows even in fp32, so what it draws with has diverged: learn it"):
         list(generation.generate(base, concept, records, SETTINGS))

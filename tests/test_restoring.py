@@ -177,6 +177,13 @@ def test_nothing_changes_under_a_stage_that_is_running(kind: str, copy: Path) ->
     assert (copy / "params.yaml").read_text() == PARAMS
 
 
+def test_a_damaged_list_of_locks_is_told_with_what_to_do(copy: Path) -> None:
+    (copy / ".dvc/tmp/rwlock").write_text("")  # as a kill leaves it while DVC writes
+    with pytest.raises(UserError, match=r"rwlock', is damaged: run this again, or if no stage runs here, remove it\."):
+        restore(copy)
+    assert (copy / "params.yaml").read_text() == CHANGED
+
+
 def test_what_git_says_in_other_bytes_is_passed_on(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     with pytest.raises(UserError, match=re.escape("fatal: ambiguous argument 'caf\N{REPLACEMENT CHARACTER}'")):

@@ -211,6 +211,16 @@ def test_a_study_has_a_persons_own_exemplars(own_repository: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("by_git_alone")
+def test_a_checkout_goes_along_when_its_repository_is_moved(own_repository: Path, tmp_path: Path) -> None:
+    open_checkout(own_repository, own_repository / ".scratch/checkout")
+    moved = own_repository.rename(tmp_path / "moved")
+    (moved / "make.py").write_text("changed = True\n")
+    runner(moved)("git", "commit", "--quiet", "--all", "--message", "as it is now")
+    checkout = open_checkout(moved, moved / ".scratch/checkout")
+    assert (checkout / "make.py").read_text() == "changed = True\n"
+
+
+@pytest.mark.usefixtures("by_git_alone")
 def test_a_study_has_what_was_downloaded_before_it(
     exemplar_folder: Path, own_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

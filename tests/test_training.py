@@ -386,7 +386,7 @@ def test_a_diverged_training_is_told_before_a_picture_is_drawn_of_it(
             loop.method.row.data.fill_(torch.nan)
 
     monkeypatch.setattr(Loop, "update", diverging)
-    with pytest.raises(UserError, match=r"no longer a finite number: lower the method's learning_rate"):
+    with pytest.raises(UserError, match=r"no longer a finite number: lower the method's learning_rate\.$"):
         invert_relation(problem(base, exemplar_folder, "reversion"), tmp_path / "concept", tmp_path / "scratch")
     assert len(taken) == 3 and not (tmp_path / "concept").exists()
 

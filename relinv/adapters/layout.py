@@ -120,10 +120,10 @@ class Adapter(ConceptAdapter):
         for (head, tail), row in zip(words, ids.tolist(), strict=True):
             prompt = words_in(row, self.base.tokenizer)
             token, before, after = sides(prompt, own)
-            if not (before and after):
-                if any(all(sides(prompt, other)) for other in learned.values()):  # that token has words on both sides
-                    continue
-                before = before or (token if after else [])
+            if not (before and after) and any(all(sides(prompt, other)) for other in learned.values()):
+                continue  # that token has words on both sides
+            if after and not before:
+                before = token
             head[before], tail[after] = True, True
         return to_device(words, ids.device)
 

@@ -121,7 +121,7 @@ def imagine(
     """
     _require_recordable(f"{prompt}{negative}", seed, images)
     seeds = range(seed, seed + images)
-    files = [target if images == 1 else target.with_stem(f"{target.stem}_{each}") for each in seeds]
+    files = [target if images == 1 else target.parent / f"{target.stem}_{each}{target.suffix}" for each in seeds]
     for file in files:
         require_target(file)
     params = load_params()

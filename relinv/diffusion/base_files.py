@@ -52,19 +52,19 @@ def check_kind(folder: Path) -> None:
         for file in files.values()
     )
     takes, reads, writes = unet.get("in_channels", 4), unet.get("cross_attention_dim"), text.get("hidden_size")
-    found = {
-        f"its UNet takes {takes} channels, unlike its latents": takes != vae.get("latent_channels", 4),
-        "its UNet takes more than timesteps and a prompt": any(unet.get(kind) is not None for kind in FURTHER_INPUTS),
-        f"its UNet reads encodings of {reads} numbers, and its text encoder writes {writes}": (
-            None not in (reads, writes) and {writes} != ({*reads} if isinstance(reads, list) else {reads})
-        ),
-    }
-    for difference, differs in found.items():
-        if differs:
-            raise UserError(
-                f"The base model in '{folder}' is not a Stable Diffusion 1 or 2 as this project runs them: "
-                f"{difference}. Name another as the base's model.source."
-            )
+    widths = {*reads} if isinstance(reads, list) else {reads}
+    if takes != vae.get("latent_channels", 4):
+        difference = f"its UNet takes {takes} channels, unlike its latents"
+    elif any(unet.get(kind) is not None for kind in FURTHER_INPUTS):
+        difference = "its UNet takes more than timesteps and a prompt"
+    elif None not in (reads, writes) and widths != {writes}:
+        difference = f"its UNet reads encodings of {reads} numbers, and its text encoder writes {writes}"
+    else:
+        return
+    raise UserError(
+        f"The base model in '{folder}' is not a Stable Diffusion 1 or 2 as this project runs them: {difference}. Name "
+        "another as the base's model.source."
+    )
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -103,7 +103,7 @@ class Encodings:
 
         def at(timestep: int) -> torch.Tensor:
             """Return the prompts' encodings at a timestep, (prompts, tokens, dim)."""
-            texts = [prompt_at(self._adapters, prompt, timestep) for prompt in prompts]
+            texts = prompts_at(self._adapters, prompts, timestep)
             return torch.stack([self._encodings[text] for text in texts])
 
         return at
@@ -145,13 +145,14 @@ def prompt_at(adapters: Sequence[ConceptAdapter], prompt: str, timestep: int) ->
     return prompt
 
 
+def prompts_at(adapters: Sequence[ConceptAdapter], prompts: Sequence[str], timestep: int) -> list[str]:
+    """Return the prompts as all adapters rewrite them for a timestep."""
+    return [prompt_at(adapters, prompt, timestep) for prompt in prompts]
+
+
 def guided_by(adapters: Sequence[ConceptAdapter], prompts: Sequence[str]) -> Guidance | None:
     """Return the guidance of the one adapter that guides these prompts, or None. Raises UserError if two do."""
-
-    def at(timestep: int) -> list[str]:
-        """Return the prompts at a timestep."""
-        return [prompt_at(adapters, prompt, timestep) for prompt in prompts]
-
+    at = partial(prompts_at, adapters, prompts)
     found = [guidance for adapter in adapters if (guidance := adapter.guidance(at))]
     if len(found) > 1:
         raise UserError("Two of the concepts in use guide the latents: use one of them.")

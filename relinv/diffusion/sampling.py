@@ -38,6 +38,7 @@ FEWER_AT_ONCE = (  # what to do if memory runs out
     "lower the base's sampling.batch_size; for a method's own pictures, its training.samples_per_pass; for previews, "
     "take some of invert.preview.prompts out"
 )
+SMALLER = "set the base's sampling.precision to fp16 or bf16, lower its model.resolution, or set its device to cpu"
 DECODED_AT_ONCE = 8 * 512 * 512  # pixels: the decoder's memory grows with the batch far more than the UNet's
 
 
@@ -59,7 +60,9 @@ def sample(
     import torch
 
     gradients = torch.no_grad() if guidance else torch.inference_mode()  # an adapter's guidance may need them
-    with enough_memory(base.device, f"{len(latents)} images at once", FEWER_AT_ONCE), gradients:
+    several = len(latents) > 1
+    purpose, remedy = (f"{len(latents)} images at once", FEWER_AT_ONCE) if several else ("an image", SMALLER)
+    with enough_memory(base.device, purpose, remedy), gradients:
         images = decode(base, denoise(base, prompt_embeds, negative_embeds, latents, sampler, guidance))
     if not images.isfinite().all():
         raise overflow(base)

@@ -90,13 +90,9 @@ class InversionMethod:
     def groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimiser, each {"params": [...], "lr": ..., "weight_decay": ...}.
 
-        Gradients reach these tensors and no others. Called once; a rate that changes by step is for `rate`.
+        Gradients reach these tensors and no others. Called once.
         """
         return []
-
-    def rate(self, step: int) -> float:
-        """Return what the groups' learning rates are multiplied by at a step, counted from 0. Default: always 1."""
-        return 1.0
 
     def state(self) -> Mapping[str, torch.Tensor]:
         """Return by name every tensor that training changes: what `groups` holds, and buffers such as averages.

@@ -137,8 +137,6 @@ class Loop:
         pictures = self.method.training_pictures(self.checkpoints.scratch)
         self.batches = Batches(self.method, pictures, self.problem.seed)
         self.optimizer = optimizer_of(self.method)
-        # before it resumes: a checkpoint's groups have the rate of its last step
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.log = TrainingLog()
         self.done, self.end = 0, self.method.steps
         self.stopping = self.method.early_stopping()
@@ -174,8 +172,6 @@ class Loop:
 
     def update(self, step: int) -> None:
         """Clip gradients if the method says so, take the optimiser's step and call the method's `after_step`."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.method.rate(step)
         if self.method.max_grad_norm is not None:
             tensors = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
             torch.nn.utils.clip_grad_norm_(tensors, self.method.max_grad_norm)
@@ -187,9 +183,10 @@ class Loop:
         found = [torch.stack(self.log.losses), *self.method.state().values()]
         if not torch.stack([tensor.isfinite().all() for tensor in found]).all():  # read from a GPU once
             place = f", first in {diverged}" if (diverged := self.log.first_diverged()) else ""
+            wider = "" if self.base.settings.precision == "fp32" else ", or set the model's precision to fp32"
             raise UserError(
                 f"The loss of '{self.problem.exemplars.relation}' is no longer a finite number{place}: lower the "
-                "method's learning_rate, or set the model's precision to fp32."
+                f"method's learning_rate{wider}."
             )
 
     def attempt(self, work: Callable[[], None]) -> None:
@@ -253,11 +250,16 @@ class Loop:
 
     def save(self, done: int) -> None:
         """Save everything that the remaining steps and the log depend on, and the losses so far, to be looked at."""
-        state = {name: tensor.detach() for name, tensor in self.method.state().items()}
-        losses = torch.stack(self.log.losses)  # (steps, terms)
-        log = {"names": self.log.names, "losses": losses, "previews": list(self.log.previews)}
-        log["fixed_losses"] = self.stopping.losses if self.stopping else []
-        self.checkpoints.save({"done": done, "state": state, "optimizer": self.optimizer.state_dict(), **log})
+        contents = {
+            "done": done,
+            "state": {name: tensor.detach() for name, tensor in self.method.state().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "names": self.log.names,
+            "losses": torch.stack(self.log.losses),  # (steps, terms)
+            "previews": list(self.log.previews),
+            "fixed_losses": self.stopping.losses if self.stopping else [],
+        }
+        self.checkpoints.save(contents)
         self.checkpoints.write_file(LOSSES, self.log.losses_csv().encode())
 
     def _resume(self) -> None:

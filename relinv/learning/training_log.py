@@ -43,8 +43,7 @@ class TrainingLog:
 
     def first_diverged(self) -> str:
         """Return which terms of the loss were the first not to be finite numbers, and when; "" if all were at once."""
-        steps = torch.stack(self.losses).tolist() if self.losses else []
-        for step, values in enumerate(steps, start=1):
+        for step, values in enumerate(torch.stack(self.losses).tolist(), start=1):
             *terms, total = (math.isfinite(value) for value in values)
             if not total:
                 names = [f"'{name}'" for name, finite in zip(self.names, terms, strict=False) if not finite]
@@ -54,7 +53,7 @@ class TrainingLog:
     def losses_csv(self) -> str:
         """Return the loss log as CSV: the step and one column per term, to six significant digits."""
         lines = [",".join(["step", *self.names])]
-        steps = torch.stack(self.losses).tolist() if self.losses else []  # read from a GPU once
+        steps = torch.stack(self.losses).tolist()  # read from a GPU once
         for step, values in enumerate(steps, start=1):
             lines.append(",".join([str(step), *(f"{value:.6g}" for value in values)]))
         return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 
-from relinv.errors import UserError
+from relinv.errors import UserError, told_as
 from relinv.files import atomic_write_bytes, read_json
 from relinv.params import MAIN
 from relinv.pipeline.repository import PLAIN_DIFF, dvc, git
@@ -66,7 +66,8 @@ def restore(root: Path) -> Restored:
 def _require_idle(root: Path) -> None:
     """Raise UserError if a stage runs at `root`: its parameters would change under it, and its results be lost."""
     file = root / ".dvc/tmp/rwlock"  # who reads or writes what; killed processes stay in it
-    locks = read_json(file, "list of DVC's locks", "remove it") if file.is_file() else {}
+    with told_as(f"DVC's list of locks, '{file}', is damaged: run this again, or if no stage runs here, remove it."):
+        locks = read_json(file) if file.is_file() else {}
     infos = [*locks.get("write", {}).values(), *chain(*locks.get("read", {}).values())]
     for pid, command in {info["pid"]: info["cmd"] for info in infos}.items():
         if _runs_since(pid, file.stat().st_mtime):

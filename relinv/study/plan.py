@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from relinv.checking import parse
-from relinv.errors import UserError, unknown
+from relinv.errors import UserError, unknown, within
 from relinv.files import is_visible, read_yaml, sha256_file, sha256_files, sha256_json
 from relinv.overrides import require_edits_take_effect
 from relinv.params import MAIN, OF_ALL_METHODS, Params, flatten
@@ -102,7 +101,7 @@ def trials(root: Path, plan: Plan) -> list[Trial]:
     values, dependencies = read_yaml(root / MAIN, "parameter file"), _Dependencies(root)
     planned = []
     for arm, changes in plan.arms.items():
-        with _of_arm(arm):
+        with within(f"Arm '{arm}' of the study"):
             for seed in plan.seeds:
                 overrides = plan.common | changes | dict.fromkeys(plan.seeded, seed)
                 planned.append(_trial(arm, seed, overrides, values, dependencies))
@@ -114,19 +113,10 @@ def check_trials(root: Path, planned: Sequence[Trial]) -> None:
     """Raise UserError, which names the arm, if a trial's parameters are not such as `reproduce` runs."""
     values = read_yaml(root / MAIN, "parameter file")
     for trial in planned:
-        with _of_arm(trial.arm):
+        with within(f"Arm '{trial.arm}' of the study"):
             params = Params(overridden(values, trial.overrides), root / MAIN)
             check_params(params)
             require_edits_take_effect(params, params.methods())
-
-
-@contextmanager
-def _of_arm(arm: str) -> Iterator[None]:
-    """Name the arm in a UserError of the block."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"Arm '{arm}' of the study: {error}") from error
 
 
 def _require_known(plan: Plan, values: Mapping[str, Any]) -> None:
@@ -136,7 +126,7 @@ def _require_known(plan: Plan, values: Mapping[str, Any]) -> None:
         for side in (contrast.left, contrast.right):
             arm, method = side.split("/")
             if method not in (methods := arms[arm]["methods"]):
-                with _of_arm(arm):
+                with within(f"Arm '{arm}' of the study"):
                     for name in methods:
                         find_plugin("relinv.methods", name)  # one misspelt there would be the cause
                 raise unknown("method", method, methods, f"arm '{arm}', which contrast '{contrast.title}' names")
