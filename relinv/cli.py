@@ -5,12 +5,16 @@ Also, how many cores it may use.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import math
 import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -22,6 +26,9 @@ Method = Annotated[str, typer.Argument(help="A method, such as reversion, or the
 # A container's limit, such as docker's --cpus sets: microseconds of CPU time, and in how many. The first file has both
 # in today's control groups, the others have one each in the former ones, still those of Red Hat 8.
 CPU_LIMIT = tuple(Path("/sys/fs/cgroup", name) for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+# After how many new objects Python looks for garbage. At its own 700, that is a sixth of the time that importing the
+# libraries takes; no tensor waits for it, since a step leaves no garbage of the kind (tests/test_methods_contract.py).
+GARBAGE = 50_000
 
 
 def stage_app() -> typer.Typer:
@@ -49,18 +56,39 @@ def cores() -> int:
     return bound
 
 
-def run(app: typer.Typer) -> None:
-    """Run a stage's command line; exit with 1 and one sentence on stderr for an error that the user can fix."""
+def run(app: typer.Typer) -> NoReturn:
+    """Run a stage's command line and end this process, with its exit status."""
+    gc.set_threshold(GARBAGE)
+    status = exit_status(app)
+    with suppress(OSError):  # what cannot be written, Python tells when it ends by itself
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process as Python does, but without first deleting every object, which would take a second or two."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for its threads
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os._exit(status)
+
+
+def exit_status(app: typer.Typer) -> int:
+    """Run a command line; return its exit status: 1, with one sentence on stderr, if the user can mend the error."""
     status = run_forked()
     if status is not None:
-        sys.exit(status)
+        return status
     if isinstance(sys.stdout, io.TextIOWrapper):  # None if closed, and a notebook has its own
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a Windows pipe has no code for ↑ or −
     try:
         app()
+    except SystemExit as end:  # as Typer ends
+        return int(end.code or 0)
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
             raise  # a bug: its traceback helps most
         print(f"Error: {sentence}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0

@@ -8,7 +8,6 @@ back to the command.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import gc
 import json
@@ -25,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 ADDRESS = "RELINV_FORK_SERVER"  # the environment variable with the socket's path
 NUMBER = struct.Struct("!i")  # a worker's process id, and later its exit status
@@ -171,21 +170,7 @@ def _work(connection: socket.socket, request: dict[str, Any], streams: Sequence[
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with connection:  # last: a Ctrl-C that had to wait comes at once, and what it prints belongs in the stage's log
         connection.sendall(NUMBER.pack(os.getpid()))
-    try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        if isinstance(end.code, int):
-            _leave(end.code)
-        raise
-
-
-def _leave(status: int) -> NoReturn:
-    """End this process as Python does, but without deleting its objects, which would copy the memory that it shares."""
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for its threads
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 def _receive(connection: socket.socket) -> int | None:

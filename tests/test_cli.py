@@ -30,7 +30,7 @@ FOR_DEBUGGING = (  # what PyTorch 2.8 adds to every error of a GPU
 )
 
 
-def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def status_of_failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
     app = cli.stage_app()
 
     @app.command()
@@ -38,7 +38,7 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setattr(sys, "argv", ["stage"])
-    cli.run(app)
+    return cli.exit_status(app)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,7 @@ def run_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistake_is_one_sentence(
     error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run_command(error, monkeypatch)
-    assert caught.value.code == 1
+    assert status_of_failing(error, monkeypatch) == 1
     text = capsys.readouterr().err
     assert text.startswith(sentence)
     assert text.count("\n") == 1
@@ -104,8 +102,7 @@ def test_what_stands_in_a_files_or_folders_way_is_told(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError) as caught:
         read_text(tmp_path / path) if path == "folder" else atomic_write_text(tmp_path / path / "a.json", "{}")
-    with pytest.raises(SystemExit):
-        run_command(caught.value, monkeypatch)
+    assert status_of_failing(caught.value, monkeypatch) == 1
     error = capsys.readouterr().err
     wanted = {"file": "folder", "folder": "file"}[told]
     assert error.startswith(f"Error: A {told} is where the path '{tmp_path}/{path}' needs a {wanted}: ")
@@ -119,14 +116,41 @@ def test_what_the_output_has_no_code_for_is_written_as_an_escape() -> None:
     assert done.stdout.split() == [b"a", b"\\u2191", b"\\u2212", b"b"] and not done.stderr
 
 
+ENDING = """
+import atexit, sys, threading, time
+from relinv import cli
+app = cli.stage_app()
+@app.command()
+def command():
+    atexit.register(print, "the end")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("a thread's"))).start()
+    print("a line")
+    print("a warning", file=sys.stderr)
+    raise SystemExit(7)
+cli.run(app)
+"""
+
+
+def test_a_command_ends_with_all_that_it_said_and_had_still_to_do() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 7 and done.stderr == "a warning\n"
+    assert done.stdout.splitlines() == ["a line", "a thread's", "the end"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_what_a_command_said_last_and_could_not_write_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        streams = {"stdout": full, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, "-c", ENDING], check=False, timeout=60, **streams)
+    assert done.returncode not in (0, 7) and "No space left on device" in done.stderr
+
+
 def test_an_output_that_is_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.argv", ["stage"])
     app = cli.stage_app()
     app.command()(lambda: print("said to nobody"))
-    with pytest.raises(SystemExit) as ended:
-        cli.run(app)
-    assert ended.value.code == 0
+    assert cli.exit_status(app) == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -136,8 +160,7 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(
     (tmp_path / f".a.png.{os.getpid()}.tmp").symlink_to("/dev/full")  # where the bytes go at first
     with pytest.raises(OSError) as caught:
         atomic_write_bytes(tmp_path / "a.png", b"bytes")
-    with pytest.raises(SystemExit):
-        run_command(caught.value, monkeypatch)
+    assert status_of_failing(caught.value, monkeypatch) == 1
     assert capsys.readouterr().err.startswith(f"Error: The disk is full while writing '{tmp_path}/a.png': free some")
     assert not list(tmp_path.iterdir())
 
@@ -270,7 +293,7 @@ def test_relations_that_stand_are_not_learned_again(
 )
 def test_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(type(error)):
-        run_command(error, monkeypatch)
+        status_of_failing(error, monkeypatch)
 
 
 @pytest.mark.parametrize("stage", ["fetch", "validate", "judge", "invert", "generate", "score", "report"])

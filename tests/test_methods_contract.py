@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import signal
@@ -25,12 +26,12 @@ from relinv.generation import generate, image_seed, plan
 from relinv.learning.inversion import invert_relation, learn
 from relinv.learning.method import InversionMethod
 from relinv.learning.problem import Task
-from relinv.learning.training import train
+from relinv.learning.training import take_step, train
 from relinv.params import load_params
 from relinv.settings import GenerateSettings, ModelSettings
 from tests.conftest import tiny_settings
 from tests.dying import eager_checkpoints
-from tests.inverting import FORMS, LEARNING, METHODS, build, no_checkpoints, problem
+from tests.inverting import FORMS, LEARNING, METHODS, build, looping, no_checkpoints, problem
 from tests.tiny import weights
 
 Folders = dict[str, Path]
@@ -98,6 +99,28 @@ def test_any_learned_row_may_lean_to_noisy_timesteps_and_to_a_word(
     (other,) = train([Task(task, plain, no_checkpoints(tmp_path))])
     assert terms["anchor"] > 0 and "anchor" not in other.names
     assert terms["total"] - 0.25 * terms["anchor"] == pytest.approx(other.losses[0][-1].item(), rel=1e-4)
+
+
+@on_random
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_step_frees_its_memory_without_a_search_for_garbage(
+    name: str, base: Base, exemplar_folder: Path, tmp_path: Path
+) -> None:
+    loop = looping(problem(base, exemplar_folder, name), tmp_path)
+    take_step([loop], 0)  # in which what is needed is loaded
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        take_step([loop], 1)
+        loop.after(1)
+        gc.collect()
+        found = [type(each) for each in gc.garbage if isinstance(each, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert found == []
 
 
 def train_shortly(method: InversionMethod, exemplar_folder: Path, scratch: Path, seed: int = 0) -> Any:

@@ -140,9 +140,7 @@ def test_a_wrong_name_is_told_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr("sys.argv", ["reproduce"])
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(command.app)
-    assert exit_.value.code == 1
+    assert cli.exit_status(command.app) == 1
     assert capsys.readouterr().err.startswith(said)
 
 
@@ -163,9 +161,7 @@ def test_parameters_are_changed_before_anything_runs(pipeline: Path, monkeypatch
          "--set-param", "invert.reversion.stop_threshold=0.2", "-S", "invert.preset=official",
          "-S", "./params.yaml:score.batch_size=3"],
     )  # fmt: skip
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(command.app)
-    assert exit_.value.code == 0
+    assert cli.exit_status(command.app) == 0
     params = load_params()
     assert params.relations() == ["hug", "on"]
     assert params.section("invert.reversion.stop_threshold", float) == 0.2
@@ -215,9 +211,7 @@ def test_a_wrong_change_is_told_and_no_file_is_changed(
 ) -> None:
     monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr("sys.argv", ["reproduce", "-S", "invert.reversion.steps=7", "-S", change])
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(command.app)
-    assert exit_.value.code == 1
+    assert cli.exit_status(command.app) == 1
     assert capsys.readouterr().err.startswith(said)
     assert (pipeline / "params.yaml").read_bytes() == (HERE / "params.yaml").read_bytes()
     assert not (pipeline / "param.yaml").exists()
@@ -231,8 +225,7 @@ def test_an_edit_that_the_preset_undoes_is_told_before_anything_is_run(
     monkeypatch.setattr("relinv.pipeline.reproducing.reproduce", lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr("sys.argv", ["reproduce", "-S", "invert.preset=official", "-S", "methods=[reversion]",
                                      "-S", "presets.reversion.official.initializer_token=and"])  # fmt: skip
-    with pytest.raises(SystemExit):
-        cli.run(command.app)
+    assert cli.exit_status(command.app) == 1
     told = capsys.readouterr().err
     assert told.startswith("Error: 'invert.reversion.steer_weight' would change nothing: the preset 'official' sets it")
     assert (pipeline / "params.yaml").read_bytes() == (HERE / "params.yaml").read_bytes()

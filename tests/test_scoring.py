@@ -432,8 +432,6 @@ def test_a_wrong_name_is_one_sentence_and_exit_code_1(
 ) -> None:
     (project / "data/concepts/inside/published").mkdir()  # as an imported one
     monkeypatch.setattr("sys.argv", ["stage", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(stage.app)
-    assert exit_.value.code == 1
+    assert cli.exit_status(stage.app) == 1
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
