@@ -314,6 +314,7 @@ def test_parameters_are_checked_before_torch_is_imported(stage: str) -> None:
     [
         ("invert.reversion.steps=abc", r"Parameter 'invert\.reversion\.steps' is 'abc'"),
         ("relations=[inside,inside]", "each item may appear only once"),
+        ("relations=[inside,insde]", "Unknown relation 'insde'"),
         ("report.level=2", r"Parameter 'report\.level' is 2"),
     ],
 )

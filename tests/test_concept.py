@@ -32,6 +32,7 @@ def test_it_comes_back_as_it_was(base: Base, folder: Path) -> None:
     assert read.metadata == written.metadata
     assert read.fingerprint == written.fingerprint
     assert read.prompt("toy truck", "box") == "toy truck <r> box"
+    assert read.prompt("{tail}", "{head}") == "{tail} <r> {head}"
 
 
 def test_another_row_or_another_word_of_metadata_is_another_concept(base: Base) -> None:
@@ -45,6 +46,18 @@ def test_other_weights_or_names_of_them_are_another_concept(base: Base) -> None:
     weights = [{"w": torch.zeros(3)}, {"w": torch.ones(3)}, {"v": torch.zeros(3)}]
     concepts = [Concept("<r>", plain.embedding, plain.metadata, {"custom_diffusion": each}) for each in weights]
     assert len({concept.fingerprint for concept in concepts}) == 3
+
+
+def test_the_same_parts_in_another_order_are_the_same_concept(base: Base) -> None:
+    plain = made(base)
+    weights = {
+        "custom_diffusion": {"v": torch.zeros(3), "w": torch.ones(3)},
+        "dreambooth": {"v": torch.ones(3), "w": torch.zeros(3)},
+    }
+    turned = {name: dict(reversed(tensors.items())) for name, tensors in reversed(weights.items())}
+    metadata = dict(reversed(plain.metadata.items()))
+    concept = Concept("<r>", plain.embedding, plain.metadata, weights)
+    assert Concept("<r>", plain.embedding, metadata, turned).fingerprint == concept.fingerprint
 
 
 def test_weights_in_bf16_are_read_as_the_same_numbers_in_fp32(base: Base, tmp_path: Path) -> None:

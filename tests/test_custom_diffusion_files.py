@@ -108,6 +108,16 @@ def test_the_change_for_the_pipeline_names_the_token_that_was_given(
     assert f'token:"{token}"' in as_change(concept, weights, token)
 
 
+def test_the_change_for_the_pipeline_holds_wherever_it_runs(
+    base: Base, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = lay(published, tmp_path / "files", SAFE, "<new1>.bin") / SAFE
+    concept = import_concept(weights, "inside", "cd", base, tmp_path / "concept")
+    monkeypatch.chdir(weights.parent)
+    change = as_change(concept, Path(SAFE), Path("<new1>.bin"))
+    assert f'file:"{weights}"' in change and f'token:"{weights.with_name("<new1>.bin")}"' in change
+
+
 def test_weights_that_cannot_be_taken_over_are_refused(base: Base, published: Path, tmp_path: Path) -> None:
     folder = lay(published, tmp_path / "files", "<new1>.bin")
     learned = changed_projections(base)

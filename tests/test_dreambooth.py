@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from relinv.adapters import custom_diffusion
@@ -253,6 +256,24 @@ def test_the_bases_own_pictures_of_one_prompt_differ_within_a_batch_and_from_bat
     sampler = Sampler(steps=1, guidance_scale=5.0, scheduler="ddim")
     first, second = prior_pictures(base, ["cat in box"] * 2, sampler, tmp_path)
     assert first.image.tobytes() != second.image.tobytes()
+
+
+@pytest.mark.parametrize("name", ["devices.py", "diffusion/sampling.py", "learning/prior.py"])
+def test_the_bases_own_pictures_are_drawn_anew_by_other_code(
+    name: str, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(shutil.copytree(Path(prior.__file__).parents[1], tmp_path / "relinv"))
+    monkeypatch.setattr(prior, "__file__", str(package / "learning/prior.py"))
+    draw = MagicMock(return_value=[Image.new("RGB", (8, 8))])
+    monkeypatch.setattr(prior, "_draw", draw)
+    sampler = Sampler(steps=1, guidance_scale=2.0, scheduler="ddim")
+    for _ in range(2):
+        prior_pictures(base, ["cat in box"], sampler, tmp_path / "scratch")
+        assert draw.call_count == 1
+    with (package / name).open("a") as file:
+        file.write("# another line")
+    prior_pictures(base, ["cat in box"], sampler, tmp_path / "scratch")
+    assert draw.call_count == 2
 
 
 def test_the_bases_own_pictures_are_kept_by_batches(

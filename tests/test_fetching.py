@@ -528,6 +528,11 @@ def test_of_a_dataset_the_relations_own_files_alone_are_downloaded(hub: Hub, tmp
     assert list((tmp_path / "scratch").rglob("inside")) and not list((tmp_path / "scratch").rglob("hug"))
 
 
+def test_of_a_dataset_no_revision_but_the_one_that_is_named_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    hub.refused = "/main"
+    assert fingerprint(fetch(HUB, tmp_path)) == fingerprint(hub.folder / "data/inside")
+
+
 def test_a_dataset_that_changes_between_two_tries_is_of_one_commit(hub: Hub, tmp_path: Path) -> None:
     hub.refused = "text.json"
     with pytest.raises(UserError, match="cannot be downloaded"):

@@ -107,6 +107,7 @@ def test_an_image_of_several_concepts_is_not_drawn_again_with_another(checkout: 
         ("<> box", ("--use", "=inside/reversion"), r"a token that prompts cannot name"),
         ("<r> box", ("--use", "r> <k=inside/reversion"), r"a token that prompts cannot name"),
         ("caf\udce9 <r> box", INSIDE, r"The prompt is not UTF-8 text"),
+        ("<r> box", (*INSIDE, "--negative", "caf\udce9"), r"The prompt is not UTF-8 text"),
         ("<r> box", (*INSIDE, "--with", "perfusion=1"), r"'perfusion=1' is not an option"),
         ("<r> box", (*INSIDE, "--with", "perfusion.beta"), r"'perfusion\.beta' is not an option"),
         ("<r> box", (*INSIDE, "--with", "prefusion.beta=1"), r"Unknown adapter 'prefusion'\. Did you mean 'perfusion'"),

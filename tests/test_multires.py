@@ -75,6 +75,11 @@ def test_fractions_are_exact(base: Base) -> None:
     assert adapter.prompt_at("<r|0.29|>", FINE) == "<r|29|>"  # 0.29 * 100 is less than 29 in floats
 
 
+def test_a_token_is_read_by_its_letters_alone(base: Base) -> None:
+    adapter = Adapter(base, "<a+.>", {ROWS: torch.zeros(10, base.dim)}, {})
+    assert adapter.prompt_at("<a+.[7]> <a+.> <aab>", FINE) == "<a+.|7|> <a+.|0|> <aab>"
+
+
 def test_forms_mix_in_one_prompt(adapter: Adapter) -> None:
     prompt = "<r[6]> cat <r(6)> box <r|1|> <r> <s>"
     assert adapter.prompt_at(prompt, MIDDLE) == "<r|6|> cat  box <r|1|> <r|5|> <s>"
@@ -130,6 +135,11 @@ def test_another_concept_with_the_token_is_refused(
 def test_weights_that_are_no_rows_are_refused(base: Base, tensors: dict[str, torch.Tensor]) -> None:
     with pytest.raises(UserError, match=r"not the rows of a token|has shape"):
         Adapter(base, "<r>", tensors, {})
+
+
+def test_rows_without_a_token_are_refused(base: Base) -> None:
+    with pytest.raises(UserError, match="not the rows of a token"):
+        Adapter(base, None, {ROWS: torch.zeros(10, base.dim)}, {})
 
 
 def test_captions_take_the_row_of_the_timestep(base: Base, exemplar_folder: Path) -> None:

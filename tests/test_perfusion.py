@@ -216,6 +216,7 @@ def test_weights_of_other_layers_are_refused(base: Base) -> None:
         ({name: whole[name] for name in others}, "to_v"),
         (whole | {last: whole[last][1:]}, "to_v"),
         (whole | {"conv_in": whole[last]}, "conv_in"),
+        ({name: tensor for name, tensor in whole.items() if name != SUPERCLASS}, "to_k"),
     ):
         with pytest.raises(UserError, match=rf"do not fit the base .*{told}"):
             Adapter(base, "<r>", wrong, OPTIONS)
@@ -234,6 +235,18 @@ def test_global_locking_shows_keys_the_superclass_and_values_the_concept(base: B
         keys, values = outputs_of(base, plain[1:]), outputs_of(base, plain[:1])
     for name, output in halves.items():
         torch.testing.assert_close(output, (keys if name.endswith("to_k") else values)[name])
+
+
+def test_keys_see_the_superclass_whatever_signs_the_token_has(base: Base) -> None:
+    adapter = Adapter(base, "<a+.>", tensors(base, 0), OPTIONS | {"locking": "global"})
+    asked: list[str] = []
+
+    def plain(prompts: Sequence[str]) -> torch.Tensor:
+        asked.extend(prompts)
+        return torch.zeros(len(prompts), 77, base.dim)
+
+    adapter.encode(["cat <a+.> <aab>"], plain)
+    assert asked == ["cat <a+.> <aab>", "cat with <aab>"]
 
 
 def test_keys_see_the_superclass_of_each_concept_that_is_locked_so(base: Base) -> None:

@@ -18,6 +18,7 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
 from relinv.errors import UserError
+from relinv.files import read_yaml
 from relinv.fingerprint import judge_fingerprint
 from relinv.images import FORMS_FILE
 from relinv.params import load_params
@@ -25,7 +26,7 @@ from relinv.report.build import write_report
 from relinv.report.collect import collect, used_parameters
 from relinv.report.pages import data_uri, html
 from relinv.report.rows import READINGS, parse_rows
-from relinv.report.story import tell
+from relinv.report.story import as_yaml, tell
 from tests.reporting import METHODS, write_arm, write_run
 
 
@@ -200,6 +201,21 @@ def test_scores_of_another_arm_are_not_taken_for_ones_own(other: str, tmp_path: 
         UserError, match=r"^The scores '.*hug/reversion\.csv' are another relation's or method's: delete"
     ):
         write_report(tmp_path, params)
+
+
+def test_a_relation_of_ones_own_is_reported_on_by_its_own_grid(tmp_path: Path) -> None:
+    params = write_run(tmp_path)
+    file = tmp_path / "data/benchmark/miniature.yaml"
+    benchmark = read_yaml(file)
+    (tmp_path / "data/relations/hug/relation.yaml").write_text(as_yaml(benchmark["relations"].pop("hug")))
+    file.write_text(as_yaml(benchmark))
+    run = collect(tmp_path, params)
+    assert {name: relation.own for name, relation in run.benchmark.relations.items()} == {"inside": False, "hug": True}
+
+
+def test_the_number_of_the_judges_scenes_is_no_accuracy(tmp_path: Path) -> None:
+    judge = collect(tmp_path, write_run(tmp_path)).judge
+    assert judge["scenes"] == 400 and judge["accuracy"] == {"relation_accuracy": 0.981, "direction": 0.957}
 
 
 def test_scores_by_another_judge_are_not_reported_as_this_ones(tmp_path: Path) -> None:

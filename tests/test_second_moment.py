@@ -78,7 +78,7 @@ def test_a_damaged_file_is_computed_again(base: Base, tmp_path: Path) -> None:
 
 def test_captions_are_a_benchmarks_prompts_or_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = read_captions(Path("data/benchmark/miniature.yaml"))
-    assert len(prompts) == 1000 and "man hugging child" in prompts
+    assert len(prompts) == 1000 and "man hugging child" in prompts and "man inside box" in prompts
     (tmp_path / "captions.txt").write_text("cat inside box\n\n dog \n")
     assert read_captions(tmp_path / "captions.txt") == ["cat inside box", "dog"]
     monkeypatch.setattr(module, "CAPTIONS_READ", 1)

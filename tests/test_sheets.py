@@ -37,6 +37,7 @@ from tests.reporting import METHODS, score_table, write_run
         ("cat", "cat", False),
         ("cat", "bo", False),
         ("cat", "ox", False),
+        ("lamp", "beach", False),  # both after it
         ("", "box", False),  # an object's scenario has no head
     ],
 )

@@ -14,7 +14,7 @@ from dvc.utils.hydra import apply_overrides
 
 from relinv.errors import UserError
 from relinv.files import parse_yaml
-from relinv.params import load_params
+from relinv.params import OF_ALL_METHODS, load_params
 from relinv.report import charts
 from relinv.report.build import write_report
 from relinv.report.collect import collect, used_parameters
@@ -108,6 +108,7 @@ def test_the_page_tells_the_parameters_in_force_and_no_others(tmp_path: Path) ->
     sections = ["exemplars", "validate", "invert", "generate", "score", "report"]
     assert list(shown) == ["base", "bases", "relations", "methods", *sections]
     assert list(shown["bases"]) == [shown["base"]]
+    assert {*shown["invert"]} - {*OF_ALL_METHODS} == {*shown["methods"]}
     for change, preset in (("bases.miniature.preset=official", "official"), ("invert.preset=short", "short")):
         apply_overrides(file, [change])
         assert (

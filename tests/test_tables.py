@@ -98,6 +98,13 @@ def test_means_that_differ_by_rounding_tie_for_the_best(rows: pd.DataFrame) -> N
     assert [line.bold for line in table.lines] == [[True], [True]]
 
 
+def test_the_best_is_alone_however_little_it_is_ahead(rows: pd.DataFrame) -> None:
+    alike = rows[rows["method"].isin(METHODS[:2])].assign(relation_score=0.5)
+    ahead = alike.assign(relation_score=alike["relation_score"].mask(alike["method"] == METHODS[1], 0.5001))
+    table = by_method(ahead, METHODS[:2], ["relation_score"], FEW, "all")
+    assert [line.bold for line in table.lines] == [[False], [True]]
+
+
 @pytest.mark.parametrize(("share", "words"), [(0.95, "95\N{NO-BREAK SPACE}%"), (0.999, "99.9\N{NO-BREAK SPACE}%")])
 def test_a_share_is_told_in_percent_as_it_is(share: float, words: str) -> None:
     assert percent(share) == words

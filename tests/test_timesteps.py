@@ -62,6 +62,7 @@ def test_the_same_generator_gives_the_same_draws() -> None:
     [
         torch.full((1000,), float("nan")),
         torch.full((1000,), 0.1),
+        torch.full((1000,), 0.0005),
         torch.full((500,), 1 / 500),
         torch.tensor([1.5, -0.5, *[0.0] * 998]),
     ],

@@ -120,6 +120,13 @@ def test_an_export_replaces_a_file_of_ones_own_only_when_told_and_needs_no_gpu(c
     assert (checkout / "README.md").read_text().startswith("---\n")
 
 
+def test_what_an_export_leaves_behind_is_told(checkout: Path) -> None:
+    layout = {"name": "layout", "file": None, "options": {}}
+    keep(checkout, made(load_base(load_params().model()), method="compositional", adapters=[layout]))
+    told = warned("export", "inside", "compositional", "--for", "webui", "--to", "out")
+    assert told == "Warning: its layout stays behind: other programs draw without it.\n"
+
+
 def test_custom_diffusion_comes_from_two_files_without_a_gpu(checkout: Path) -> None:
     base = load_base(load_params().model())
     name_a_gpu_that_is_not_here()

@@ -332,34 +332,6 @@ def test_a_term_of_the_wrong_kind_is_named(value: Any, told: str) -> None:
         weighted_sum({"denoise": LossTerm(1.0, torch.tensor(1.0)), "pull": LossTerm(1.0, value)})
 
 
-def test_a_method_may_change_its_rate_by_step_resumed_or_not(
-    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kind = find_plugin("relinv.methods", "reversion").Method
-    task = problem(base, exemplar_folder, "reversion", steps=6)
-    invert_relation(task, tmp_path / "constant", tmp_path / "scratch")
-    monkeypatch.setattr(kind, "rate", lambda method, step: 1 - step / 6)
-    invert_relation(task, tmp_path / "straight", tmp_path / "scratch")
-    rates: list[float] = []
-    update = Loop.update
-
-    def noted(loop: Loop, step: int) -> None:
-        update(loop, step)
-        rates.append(loop.optimizer.param_groups[0]["lr"] / task.settings.learning_rate)
-        loop.save(step + 1)
-
-    monkeypatch.setattr(Loop, "update", noted)
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(training, "take_step", stopping(training.take_step, after=3))
-        invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
-    invert_relation(task, tmp_path / "stopped", tmp_path / "scratch")
-    assert rates == pytest.approx([1 - step / 6 for step in range(6)])
-    constant, straight, stopped = (
-        (tmp_path / way / EMBEDDING).read_bytes() for way in ("constant", "straight", "stopped")
-    )
-    assert stopped == straight != constant
-
-
 def test_a_folder_that_holds_no_concept_is_not_replaced(base: Base, exemplar_folder: Path, tmp_path: Path) -> None:
     task = problem(base, exemplar_folder, "textual_inversion", steps=1)
     (tmp_path / "results").mkdir()
@@ -410,6 +382,16 @@ def test_a_training_that_diverges_ends_at_the_next_look_and_leaves_no_concept(
     with pytest.raises(UserError, match="no longer a finite number"):
         invert_relation(task, tmp_path / "concept", tmp_path / "scratch")
     assert len(taken) == steps and not (tmp_path / "concept").exists()
+
+
+def test_a_loss_that_diverges_in_half_precision_may_not_in_a_wider_one(
+    base: Base, exemplar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = looping(problem(base, exemplar_folder, "reversion"), tmp_path)
+    loop.log.add({"denoise": LossTerm(1.0, torch.tensor(torch.nan))})
+    monkeypatch.setattr(base, "settings", base.settings.model_copy(update={"precision": "bf16"}))
+    with pytest.raises(UserError, match=r"learning_rate, or set the model's precision to fp32\.$"):
+        loop.require_finite()
 
 
 def test_relations_end_whole_beside_one_that_diverges(
