@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relinv.errors import UserError
-from relinv.files import atomic_folder, atomic_write_text, is_visible
+from relinv.files import atomic_folder, atomic_write_bytes, is_visible
 from relinv.pipeline.repository import PLAIN_DIFF, dvc, git
 from relinv.pipeline.restoring import RESULTS
 
@@ -33,7 +33,8 @@ def open_checkout(root: Path, folder: Path) -> Path:
                 if value := git(root, "config", "--default", "", name).strip():
                     git(clone, "config", name, value)
     objects = (root / git(root, "rev-parse", "--git-path", "objects").strip()).resolve()
-    atomic_write_text(folder / ".git/objects/info/alternates", f"{objects}\n")  # `root` may have been moved
+    alternates = folder / ".git/objects/info/alternates"
+    atomic_write_bytes(alternates, os.fsencode(f"{objects}\n"))  # `root` may have been moved
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
     # saving an experiment leaves files that git was to add; checksums of what a study fetched are to stay
     git(folder, "clean", "--quiet", "--force", "-d", f"--exclude={MANIFESTS}")
