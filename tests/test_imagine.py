@@ -159,6 +159,9 @@ def test_several_images_are_those_of_the_seeds_that_follow_and_none_needs_a_conc
     assert Path("again.png").read_bytes() == Path("cat_4.png").read_bytes()
     with pytest.raises(UserError, match="2 images from seed 4294967295 on take seeds beyond 4294967295"):
         run("imagine", "cat in box", "cat.png", "--seed", "4294967295", "--images", "2")
+    for nameless in (".", "/"):
+        with pytest.raises(UserError, match=r"a PNG by another name: let its name end in \.png"):
+            run("imagine", "cat in box", nameless, "--images", "2")
     run("imagine", "cat in box", "cat.png", "--seed", "4294967295")
 
 
