@@ -1,6 +1,6 @@
 """Running a stage as a command: a user's mistake ends in one sentence on stderr, a bug in a traceback.
 
-Also, how many cores it may use.
+Also, how many cores it may use, and a quick end.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Method = Annotated[str, typer.Argument(help="A method, such as reversion, or the
 # A container's limit, such as docker's --cpus sets: microseconds of CPU time, and in how many. The first file has both
 # in today's control groups, the others have one each in the former ones, still those of Red Hat 8.
 CPU_LIMIT = tuple(Path("/sys/fs/cgroup", name) for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
-# After how many new objects Python looks for garbage. At its own 700, that is a sixth of the time that importing the
-# libraries takes; no tensor waits for it, since a step leaves no garbage of the kind (tests/test_methods_contract.py).
+# After how many new objects Python looks for garbage. At its own 700, that takes a tenth or more of a short stage. No
+# tensor waits for it, since a training step leaves none in need of it (tests/test_methods_contract.py).
 GARBAGE = 50_000
 
 

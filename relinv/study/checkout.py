@@ -32,9 +32,10 @@ def open_checkout(root: Path, folder: Path) -> Path:
             for name in ("user.name", "user.email"):
                 if value := git(root, "config", "--default", "", name).strip():
                     git(clone, "config", name, value)
+    # `root` may have been moved since, and with it the objects that the clone shares
     objects = (root / git(root, "rev-parse", "--git-path", "objects").strip()).resolve()
     alternates = folder / ".git/objects/info/alternates"
-    atomic_write_bytes(alternates, os.fsencode(f"{objects}\n"))  # `root` may have been moved
+    atomic_write_bytes(alternates, os.fsencode(f"{objects}\n"))
     git(folder, "reset", "--quiet", "--hard", git(root, "rev-parse", "HEAD").strip())
     # saving an experiment leaves files that git was to add; checksums of what a study fetched are to stay
     git(folder, "clean", "--quiet", "--force", "-d", f"--exclude={MANIFESTS}")
@@ -60,7 +61,7 @@ def _share_downloads(root: Path, folder: Path) -> None:
     shared.mkdir(parents=True, exist_ok=True)
     link.parent.mkdir(exist_ok=True)
     if link.is_symlink():
-        link.unlink()  # as above
+        link.unlink()  # `root` may have been moved
     elif link.exists():
         shutil.rmtree(link)  # checkouts once had downloads of their own
     link.symlink_to(shared.resolve())
